@@ -1,0 +1,56 @@
+# `make demo` and `make test` are all a newcomer needs: python >= 3.11, make and git.
+SHELL := bash
+PYTHON ?= python3
+BIN := .venv/bin
+STUDY ?= demo
+SNAKEMAKE := $(BIN)/python -m snakemake
+# Jobs call `python`: the environment's, also in shells that have not activated it.
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.PHONY: demo test lint format report derive lock
+
+demo: .venv/installed
+	$(SNAKEMAKE) --profile profiles/local all
+	@echo
+	@echo "The demo's report:  reports/demo/curves.png   accuracy along pre-training"
+	@echo "                    reports/demo/milestones.md   the numbers, with intervals"
+
+test: .venv/installed lint
+	$(BIN)/python -m pytest
+
+lint: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/snakefmt --check Snakefile workflow
+	$(SNAKEMAKE) --lint
+
+format: .venv/installed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/snakefmt Snakefile workflow
+
+# Tables and figures of STUDY from its stored probe files; trains and probes nothing.
+report: .venv/installed
+	$(SNAKEMAKE) --profile profiles/local --config study=$(STUDY) \
+	    --allowed-rules reports collect analyse report_study --forcerun collect -- reports
+
+# What follows from params/: the JSON schema and DVC's stages; after adding or changing a study.
+derive: .venv/installed
+	$(BIN)/python -m barlow_atlas derive
+
+.venv/installed: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	    { echo "Python 3.11 or newer is needed, $(PYTHON) is $$($(PYTHON) --version 2>&1)." \
+	           "Name another one: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet -r requirements.lock
+	$(BIN)/python -m pip install --quiet --no-deps --editable .
+	touch $@
+
+# Local version labels such as +cpu are dropped: the lock serves CPU and CUDA builds alike.
+lock: .venv/installed
+	$(BIN)/python -m piptools compile --quiet --upgrade --extra dev --strip-extras --no-annotate \
+	    --no-header --no-emit-index-url --no-emit-find-links --no-emit-trusted-host \
+	    --constraint requirements.pins -o requirements.lock pyproject.toml
+	sed -i 's/+[a-z0-9]*$$//' requirements.lock

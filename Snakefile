@@ -1,0 +1,72 @@
+"""The atlas as a graph of jobs: data -> chains of milestones -> probes -> tables and figures.
+
+`snakemake --profile profiles/local` runs the demo study here, `snakemake --profile slurm all` the
+paper's studies on a cluster, and `--config study=NAME[,NAME]` any others from params/.
+"""
+
+import os
+from pathlib import Path
+
+from snakemake.utils import min_version
+
+from barlow_atlas import sources
+from barlow_atlas.data.catalog import resolve
+from barlow_atlas.study import StudyError, load_study
+
+min_version("9.27")
+
+
+STUDY_NAMES = str(config.get("study", "demo")).split(",")
+try:
+    STUDIES = {
+        name: load_study(Path("params") / f"{name}.yaml") for name in STUDY_NAMES
+    }
+except StudyError as error:
+    raise WorkflowError(str(error))
+RUNS = {study: {run.name: run for run in STUDIES[study].runs()} for study in STUDIES}
+
+
+wildcard_constraints:
+    study="|".join(STUDIES),
+    dataset="[a-z0-9][a-z0-9_-]*",
+    run="[a-z0-9][a-z0-9_-]*",
+    epoch="[0-9]+",
+
+
+report: "workflow/report/workflow.rst"
+
+
+include: "workflow/rules/common.smk"
+include: "workflow/rules/data.smk"
+include: "workflow/rules/pretrain.smk"
+include: "workflow/rules/probe.smk"
+include: "workflow/rules/atlas.smk"
+
+
+localrules:
+    all,
+    reports,
+    prepare_data,
+    collect,
+    analyse,
+    report_study,
+
+
+rule all:
+    # The last checkpoints beside the reports: committed reports alone do not satisfy a clone.
+    default_target: True
+    input:
+        [report_files(study) for study in STUDIES],
+        [
+            milestone(
+                "checkpoints", study, run, STUDIES[study].milestones[-1], ".json"
+            )
+            for study in STUDIES
+            for run in RUNS[study]
+        ],
+
+
+rule reports:
+    # Tables and figures from the probe files that are here; see `make report`.
+    input:
+        [report_files(study) for study in STUDIES],

@@ -1,0 +1,81 @@
+"""Mean curves over seeds, with intervals."""
+
+from typing import Any
+
+import pandas as pd
+from scipy import stats
+
+from barlow_atlas.atlas.frames import CURVE
+
+CONFIDENCE = 0.95
+
+
+def mean_curves(tidy: pd.DataFrame) -> pd.DataFrame:
+    """Mean over seeds of every curve at every milestone.
+
+    Args:
+        tidy: as `frames.read_probes` gives it.
+
+    Returns:
+        One row for each curve, metric and epoch: `seeds` (n), `mean`, `low` and `high`, the 95 %
+        t interval over seeds (df n - 1). A single seed has no interval: NaN.
+    """
+    keys = [*CURVE, "metric", "epoch"]
+    grouped = tidy.groupby(keys, sort=True)["value"]
+    table = grouped.agg(seeds="count", mean="mean", deviation="std").reset_index()
+    half = [
+        t_half_width(deviation, n)
+        for deviation, n in zip(table["deviation"], table["seeds"], strict=True)
+    ]
+    table["low"], table["high"] = table["mean"] - half, table["mean"] + half
+    return table.drop(columns="deviation")
+
+
+def t_half_width(deviation: float, n: int) -> float:
+    """Half of the t interval for a mean: t_{df = n - 1} s / sqrt(n); NaN for n = 1."""
+    if n < 2:
+        return float("nan")
+    quantile = float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1))
+    return float(quantile * deviation / n**0.5)
+
+
+def headline(curves: pd.DataFrame) -> dict[str, Any]:
+    """Test accuracy (top-1, percent) of every curve: at epoch 0, the highest mean, the last.
+
+    The highest mean is chosen on the validation curve where there is one, and read on the test
+    curve; without validation images it is left out, since choosing on the test would flatter it.
+    """
+    found: dict[str, Any] = {}
+    top1 = curves[curves["metric"] == "top1"]
+    for key, curve in top1.groupby(["method", "embedding_dim", "probe", "setting"], sort=True):
+        method, dim, probe, setting = key
+        splits = {split: part.set_index("epoch")["mean"] for split, part in curve.groupby("split")}
+        test = splits["test"]
+        numbers = {"first": float(test.iloc[0]), "last": float(test.iloc[-1])}
+        if "validation" in splits:
+            peak = splits["validation"].idxmax()
+            numbers |= {
+                "peak_epoch": int(str(peak)),
+                "at_peak": float(test[test.index == peak].iloc[0]),
+            }
+        place = found.setdefault(f"{method}-d{dim}", {}).setdefault(probe, {})
+        place[setting] = {name: round(value, 4) for name, value in numbers.items()}
+    return found
+
+
+def accuracy_columns(curves: pd.DataFrame) -> pd.DataFrame:
+    """Mean test top-1 (percent) by epoch, a column for each line and probe, for plotting tools.
+
+    Columns are named as `column_name` does.
+    """
+    chosen = curves[(curves["split"] == "test") & (curves["metric"] == "top1")]
+    parts = (chosen[part] for part in ("method", "embedding_dim", "probe", "setting"))
+    names = [column_name(*line) for line in zip(*parts, strict=True)]
+    wide = chosen.assign(name=names).pivot(index="epoch", columns="name", values="mean")
+    return wide.reset_index().rename_axis(columns=None)
+
+
+def column_name(method: str, dim: int, probe: str, setting: str) -> str:
+    """Such as `mix-d1024 knn k=200 T=0.5`; a study has one linear probe, which needs no setting."""
+    neighbours = " " + " ".join(setting.split()[:2]) if probe == "knn" else ""
+    return f"{method}-d{dim} {probe}{neighbours}"

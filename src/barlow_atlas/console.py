@@ -1,0 +1,121 @@
+"""What a step tells whoever watches: a live line on a terminal, JSON lines in a log."""
+
+import json
+import signal
+import sys
+import time
+from types import FrameType, TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from barlow_atlas import pretrain
+
+SECONDS_BETWEEN_LINES = 10.0
+
+
+def log(**fields: Any) -> None:
+    """One JSON line on standard output, with the time in front."""
+    stamp = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+    print(json.dumps({"time": stamp, **fields}), flush=True)
+
+
+class StopSignals:
+    """While active, SIGTERM and SIGUSR2 are remembered instead of ending the process.
+
+    Slurm sends the first at pre-emption; the second comes before the time limit.
+    """
+
+    SIGNALS = (signal.SIGTERM, signal.SIGUSR2)
+
+    def __init__(self) -> None:
+        self.received: signal.Signals | None = None
+
+    def __enter__(self) -> "StopSignals":
+        self._before = {number: signal.signal(number, self._remember) for number in self.SIGNALS}
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _remember(self, number: int, frame: FrameType | None) -> None:
+        self.received = signal.Signals(number)
+
+
+class SegmentMonitor(pretrain.Monitor):
+    """Shows a segment's progress: losses, learning rate, images per second, time left."""
+
+    def __init__(self, segment: pretrain.Segment, signals: StopSignals) -> None:
+        self.segment = segment
+        self.signals = signals
+        self.terminal = sys.stdout.isatty()
+        self.started: tuple[float, int] | None = None
+        self.said = time.monotonic()
+        self.bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.fields[numbers]}"),
+            TimeRemainingColumn(),
+            console=Console(),
+            disable=not self.terminal,
+        )
+        self.task = self.bar.add_task(segment.run.name, numbers="", total=None)
+
+    def __enter__(self) -> "SegmentMonitor":
+        self.bar.start()
+        return self
+
+    def __exit__(self, *details: object) -> None:
+        self.bar.stop()
+
+    def say(self, line: str) -> None:
+        if self.terminal:
+            self.bar.console.print(line)
+        else:
+            log(run=self.segment.run.name, message=line)
+
+    def stop_requested(self) -> bool:
+        return self.signals.received is not None
+
+    def step(self, progress: pretrain.Progress) -> None:
+        done = progress.epoch * progress.steps_per_epoch + progress.step + 1
+        total = self.segment.until * progress.steps_per_epoch
+        now = time.monotonic()
+        if self.started is None:
+            self.started = now, done
+        last = done == total
+        if now - self.said < (0.5 if self.terminal else SECONDS_BETWEEN_LINES) and not last:
+            return
+        self.said = now
+        since, first = self.started
+        steps_per_second = (done - first) / (now - since) if now > since else 0.0
+        speed = steps_per_second * progress.batch_size
+        left = (total - done) / steps_per_second if steps_per_second else None
+        terms = {name: value.item() for name, value in progress.terms.items()}
+        if self.terminal:
+            numbers = "  ".join(f"{name} {value:.4g}" for name, value in terms.items())
+            self.bar.update(
+                self.task,
+                completed=done,
+                total=total,
+                numbers=f"epoch {progress.epoch + 1}/{self.segment.until}  {numbers}  "
+                f"lr {progress.learning_rate:.2e}  {speed:,.0f} images/s",
+            )
+            return
+        log(
+            run=self.segment.run.name,
+            epoch=progress.epoch + 1,
+            step=progress.step + 1,
+            of=progress.steps_per_epoch,
+            **{name: round(value, 6) for name, value in terms.items()},
+            learning_rate=progress.learning_rate,
+            images_per_second=round(speed, 1),
+            seconds_left=None if left is None else round(left, 1),
+        )

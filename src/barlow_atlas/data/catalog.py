@@ -1,0 +1,289 @@
+"""The data sets of the atlas: what they are, which official files they come from, how they split.
+
+Facts only. Snakemake loads this module while it plans, so it imports neither numpy nor torch.
+Checksums of the CIFAR and STL-10 files are those that torchvision lists; torchvision does not know
+Tiny ImageNet, whose archive has the checksum and size that its public loaders agree on.
+"""
+
+import re
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from barlow_atlas.data.errors import DataError
+from barlow_atlas.frozen import Frozen
+
+Part = Literal["train", "test", "unlabeled"]
+Layout = Literal["digits", "cifar", "stl10", "tiny-imagenet", "class-folders"]
+Share = Annotated[float, Field(gt=0, lt=1)]
+Md5 = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+
+# The seed of every split that is drawn here. It belongs to the data and not to a run: all runs on
+# a data set share one hold-out. Changing it makes all stored results incomparable with new ones.
+SPLIT_SEED = 2312
+# Names that would collide with other folders below results/data, or that escape from it.
+_RESERVED = ("raw",)
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
+
+
+class OfficialFile(Frozen):
+    """One file as its authors published it; `name` is relative to the archive's folder."""
+
+    name: str
+    part: Literal["train", "test", "unlabeled", "names"]
+    md5: Md5
+    size: int | None = Field(default=None, gt=0, description="bytes, where known")
+
+
+class Archive(Frozen):
+    """The official archive, and the folder that it unpacks to."""
+
+    name: str
+    folder: str
+    md5: Md5
+    size: int | None = Field(default=None, gt=0, description="bytes, where known")
+    url: str | None = Field(default=None, description="where the authors publish it")
+
+
+class Counts(Frozen):
+    """Images in each part of a prepared data set; validation images are counted in `train`."""
+
+    train: int = Field(gt=0)
+    test: int = Field(gt=0)
+    unlabeled: int = Field(default=0, ge=0)
+
+
+class DataSet(Frozen):
+    """What is known of a data set before any of its files is opened.
+
+    `counts` and `classes` are None for class folders, which only their preparation looks into.
+    `validation_share` is the share of the training images, stratified by class, that the clean
+    protocol holds out of pre-training and of probe training. `test_share` is set where the source
+    has no test part of its own.
+    """
+
+    name: str
+    title: str
+    layout: Layout
+    image_size: int = Field(gt=0, description="height and width of the stored images, pixels")
+    classes: int | None = Field(gt=1)
+    counts: Counts | None
+    validation_share: Share = 0.1
+    test_share: Share | None = None
+    split_seed: int = Field(default=SPLIT_SEED, ge=0)
+    archive: Archive | None = None
+    files: tuple[OfficialFile, ...] = ()
+    path: str | None = Field(default=None, description="the folder of a class-folder data set")
+    source: str = Field(description="where the images come from, in words")
+    licence: str
+
+    @model_validator(mode="after")
+    def _name_is_a_folder(self) -> "DataSet":
+        if not _NAME.fullmatch(self.name) or self.name in _RESERVED:
+            raise ValueError(
+                f"{self.name!r} cannot be a data set's name: it names a folder, so it is made of "
+                f"a-z, 0-9, '.', '_' and '-', begins with a letter or digit and is none of "
+                f"{', '.join(_RESERVED)}"
+            )
+        return self
+
+
+def _cifar_file(name: str, md5: str, size: int | None = None) -> OfficialFile:
+    part: Literal["train", "test", "names"]
+    part = "names" if "meta" in name else "test" if "test" in name else "train"
+    return OfficialFile(name=name, part=part, md5=md5, size=size)
+
+
+_CIFAR_LICENCE = (
+    "No formal licence; free to use with citation: A. Krizhevsky, Learning Multiple Layers of "
+    "Features from Tiny Images, 2009."
+)
+
+_SETS = (
+    DataSet(
+        name="digits",
+        title="Handwritten digits (scikit-learn)",
+        layout="digits",
+        image_size=8,
+        classes=10,
+        # The source is one block of 1,797 images: a fifth becomes the test part, a fifth of the
+        # rest (288 images) the hold-out.
+        counts=Counts(train=1438, test=359),
+        validation_share=0.2,
+        test_share=0.2,
+        source="embedded in scikit-learn: sklearn.datasets.load_digits",
+        licence=(
+            "CC BY 4.0: E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits, "
+            "UCI Machine Learning Repository, 1998."
+        ),
+    ),
+    DataSet(
+        name="cifar10",
+        title="CIFAR-10",
+        layout="cifar",
+        image_size=32,
+        classes=10,
+        counts=Counts(train=50_000, test=10_000),
+        archive=Archive(
+            name="cifar-10-python.tar.gz",
+            folder="cifar-10-batches-py",
+            md5="c58f30108f718f92721af3b95e74349a",
+            size=170_498_071,
+            url="https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
+        ),
+        files=(
+            _cifar_file("data_batch_1", "c99cafc152244af753f735de768cd75f", 31_035_704),
+            _cifar_file("data_batch_2", "d4bba439e000b95fd0a9bffe97cbabec", 31_035_320),
+            _cifar_file("data_batch_3", "54ebc095f3ab1f0389bbae665268c751", 31_035_999),
+            _cifar_file("data_batch_4", "634d18415352ddfa80567beed471001a", 31_035_696),
+            _cifar_file("data_batch_5", "482c414d41f54cd18b22e5b47cb7c3cb", 31_035_623),
+            _cifar_file("test_batch", "40351d587109b95175f43aff81a1287e", 31_035_526),
+            _cifar_file("batches.meta", "5ff9c542aee3614f3951f8cda6e48888", 158),
+        ),
+        source="official python batches, each verified by its md5",
+        licence=_CIFAR_LICENCE,
+    ),
+    DataSet(
+        name="cifar100",
+        title="CIFAR-100",
+        layout="cifar",
+        image_size=32,
+        classes=100,
+        counts=Counts(train=50_000, test=10_000),
+        archive=Archive(
+            name="cifar-100-python.tar.gz",
+            folder="cifar-100-python",
+            md5="eb9058c3a382ffc7106e4002c42a8d85",
+            size=169_001_437,
+            url="https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz",
+        ),
+        files=(
+            _cifar_file("train", "16019d7e3df5f24257cddd939b257f8d"),
+            _cifar_file("test", "f0ef6b0ae62326f3e7ffdfab6717acfc"),
+            _cifar_file("meta", "7973b15100ade9c7d40fb424638fde48"),
+        ),
+        source="official python batches, each verified by its md5; fine labels",
+        licence=_CIFAR_LICENCE,
+    ),
+    DataSet(
+        name="tiny-imagenet",
+        title="Tiny ImageNet",
+        layout="tiny-imagenet",
+        image_size=64,
+        classes=200,
+        counts=Counts(train=100_000, test=10_000),
+        archive=Archive(
+            name="tiny-imagenet-200.zip",
+            folder="tiny-imagenet-200",
+            md5="90528d7ca1a48142e341f4ef8d21d0de",
+            size=248_100_043,
+            url="http://cs231n.stanford.edu/tiny-imagenet-200.zip",
+        ),
+        # There are no official checksums of single images.
+        source="official images; the published validation images are the test part",
+        licence=(
+            "Images from ImageNet, whose terms allow non-commercial research and education only: "
+            "Y. Le and X. Yang, Tiny ImageNet Visual Recognition Challenge, 2015."
+        ),
+    ),
+    DataSet(
+        name="stl10",
+        title="STL-10",
+        layout="stl10",
+        image_size=96,
+        classes=10,
+        counts=Counts(train=5_000, test=8_000, unlabeled=100_000),
+        archive=Archive(
+            name="stl10_binary.tar.gz",
+            folder="stl10_binary",
+            md5="91f7769df0f17e558f3565bffb0c7dfb",
+            size=2_640_397_119,
+            url="http://ai.stanford.edu/~acoates/stl10/stl10_binary.tar.gz",
+        ),
+        files=(
+            OfficialFile(
+                name="train_X.bin",
+                part="train",
+                md5="918c2871b30a85fa023e0c44e0bee87f",
+                size=138_240_000,
+            ),
+            OfficialFile(
+                name="train_y.bin",
+                part="train",
+                md5="5a34089d4802c674881badbb80307741",
+                size=5_000,
+            ),
+            OfficialFile(
+                name="test_X.bin",
+                part="test",
+                md5="7f263ba9f9e0b06b93213547f721ac82",
+                size=221_184_000,
+            ),
+            OfficialFile(
+                name="test_y.bin", part="test", md5="36f9794fa4beb8a2c72628de14fa638e", size=8_000
+            ),
+            OfficialFile(
+                name="unlabeled_X.bin",
+                part="unlabeled",
+                md5="5242ba1fed5e4be9e1e742405eb56ca4",
+                size=2_764_800_000,
+            ),
+        ),
+        source="official binary files, each verified by its md5",
+        licence=(
+            "Images from ImageNet, whose terms allow non-commercial research and education only: "
+            "A. Coates, H. Lee and A. Y. Ng, An Analysis of Single Layer Networks in Unsupervised "
+            "Feature Learning, AISTATS 2011."
+        ),
+    ),
+)
+
+CATALOG: dict[str, DataSet] = {data_set.name: data_set for data_set in _SETS}
+
+
+def class_folder(name: str, path: str, stored_size: int) -> DataSet:
+    """A data set given as a folder with `train/<class>/` and `val/<class>/` or `test/<class>/`.
+
+    Its images are stored as squares of `stored_size` pixels: the shorter side is resized to it
+    (bicubic with antialiasing), the longer one cropped to its centre. Raises DataError if the name
+    is one of the catalogue's: a folder must not pass for a published data set.
+    """
+    if name in CATALOG:
+        raise DataError(
+            f"{name!r} is the published data set {CATALOG[name].title}, which takes no path: give "
+            f"the class folders in {path} another name, or leave path and stored_size out and put "
+            "the official files into the raw folder or a mirror."
+        )
+    return DataSet(
+        name=name,
+        title=name,
+        layout="class-folders",
+        image_size=stored_size,
+        classes=None,
+        counts=None,
+        path=path,
+        source="class folders given by path",
+        licence="Not known: the user's own images.",
+    )
+
+
+def resolve(name: str, path: str | None = None, stored_size: int | None = None) -> DataSet:
+    """The data set that a study means by `data: {name, path, stored_size}`.
+
+    Without a path it is one of the catalogue; with a path it is a class-folder data set, which
+    needs a stored size too. Raises DataError if that does not fit together.
+    """
+    if path is not None and stored_size is not None:
+        return class_folder(name, path, stored_size)
+    if path is not None or stored_size is not None:
+        missing = "path" if path is None else "stored_size"
+        raise DataError(
+            f"data set {name!r}: {missing} is missing. Class folders need path and stored_size; "
+            "the data sets of the catalogue take neither."
+        )
+    if name not in CATALOG:
+        raise DataError(
+            f"no data set is called {name!r}: there are {', '.join(CATALOG)}. "
+            "For a folder of images, give path and stored_size as well."
+        )
+    return CATALOG[name]

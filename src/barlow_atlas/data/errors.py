@@ -1,0 +1,8 @@
+"""The one exception of this package."""
+
+
+class DataError(Exception):
+    """A data set is missing, damaged or not what its name says.
+
+    The message states what was expected, what was found, where it was looked for and what to do.
+    """

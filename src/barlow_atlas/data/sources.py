@@ -1,0 +1,223 @@
+"""Where official files are found: the raw folder, mirrors, the authors' server. Always verified."""
+
+import hashlib
+import http.client
+import os
+import re
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
+
+from barlow_atlas.data.catalog import Archive, DataSet
+from barlow_atlas.data.errors import DataError
+
+Report = Callable[[str], None]
+
+_SEPARATOR = re.escape(os.pathsep)
+_MIRROR = re.compile(
+    # A colon separates folders, yet it is a part of a URL: behind its scheme and before its port.
+    rf"(?:https?|file)://(?:\[[^\]]*\]|[^/{_SEPARATOR}]*)(?::\d+)?(?:/[^{_SEPARATOR}]*)?"
+    rf"|[^{_SEPARATOR}]+"
+)
+
+
+def parse_mirrors(text: str) -> tuple[str, ...]:
+    """The folders and URLs in a text like that of PATH, separated by os.pathsep, in their order.
+
+    >>> parse_mirrors("/data:http://cache:8000/sets:../mine")
+    ('/data', 'http://cache:8000/sets', '../mine')
+    """
+    return tuple(m for m in (match.strip() for match in _MIRROR.findall(text)) if m)
+
+
+def locate(data_set: DataSet, raw: Path, mirrors: Sequence[str], report: Report) -> Path:
+    """The verified official archive, or the folder with the verified official files.
+
+    Looks into `raw`, then into each mirror (a folder, a file: URL or an http(s): URL), then
+    downloads the official archive. What comes over http(s) is kept in `raw`, but only once its
+    checksum is right; nothing else changes `raw`, and mirrors are read where they are. A damaged
+    copy is reported and the next place tried. Raises DataError, which lists every place with what
+    was found there.
+    """
+    archive = _archive_of(data_set)
+    findings: list[str] = []
+
+    def note(place: str, finding: str) -> None:
+        findings.append(f"{place}: {finding}")
+        report(f"{data_set.title}: {findings[-1]}")
+
+    for place in (str(raw), *mirrors):
+        scheme = urlsplit(place).scheme
+        if scheme in ("http", "https"):
+            try:
+                found, finding = _in_url(data_set, archive, place, raw, report)
+            except DataError as error:
+                found, finding = None, str(error)
+        else:
+            folder = Path(
+                url2pathname(urlsplit(place).path) if scheme == "file" else place
+            ).expanduser()
+            found, finding = _in_folder(data_set, archive, folder)
+        if found:
+            report(f"{data_set.title}: using {found}")
+            return found
+        note(place, finding)
+    if archive.url:
+        report(f"{data_set.title}: downloading {archive.url}")
+        try:
+            with _downloads(raw) as staging:
+                _download(archive.url, staging / archive.name, archive.md5, archive.size)
+                return _keep(staging / archive.name, raw / archive.name)
+        except DataError as error:
+            note(archive.url, str(error))
+    raise DataError(_not_found(data_set, archive, raw, findings))
+
+
+def _archive_of(data_set: DataSet) -> Archive:
+    if data_set.archive is None:
+        raise DataError(f"{data_set.title} has no official archive: it is not looked up by name.")
+    return data_set.archive
+
+
+def _not_found(data_set: DataSet, archive: Archive, raw: Path, findings: list[str]) -> str:
+    size = f"{archive.size:,} bytes, " if archive.size else ""
+    return "\n".join(
+        [
+            f"No intact copy of {data_set.title} was found.",
+            f"Expected: the archive {archive.name} ({size}md5 {archive.md5}), or the folder "
+            f"{archive.folder}/ with the official files in it.",
+            "Looked in:",
+            *(f"  {finding}" for finding in findings),
+            f"What to do: put {archive.name} into {raw}, or set BARLOW_ATLAS_DATA to a folder or "
+            f"URL that holds it or {archive.folder}/.",
+        ]
+    )
+
+
+def _in_folder(data_set: DataSet, archive: Archive, place: Path) -> tuple[Path | None, str]:
+    """What a folder offers: the verified path, or None and the reason in words."""
+    if not place.is_dir():
+        return None, "there is no such folder"
+    findings = []
+    candidates = [place / archive.folder, place / archive.name]
+    if not data_set.files:
+        # Only the archive has a checksum, so it is the better witness.
+        candidates.reverse()
+    for candidate in candidates:
+        if candidate.exists():
+            if candidate == place / archive.name:
+                fault = fault_of(candidate, archive.md5, archive.size)
+            else:
+                fault = _fault_in_folder(data_set, candidate)
+            if fault is None:
+                return candidate, ""
+            findings.append(fault)
+    if findings:
+        return None, "; ".join(findings)
+    finding = f"neither {archive.folder}/ nor {archive.name} is there"
+    if place.name == archive.folder:
+        finding += f" (name the folder that holds {archive.folder}/, not this one)"
+    relatives = sorted(p.name for p in place.glob(f"{data_set.name}*") if p.is_dir())
+    if relatives and data_set.layout == "tiny-imagenet":
+        # A subset is a smaller problem: its numbers must not appear under the whole set's name.
+        finding += (
+            f", only {', '.join(relatives)}: if that is a subset it is another data set, which a "
+            f"study uses as class folders: data: {{name: {relatives[0]}, "
+            f"path: {place / relatives[0]}, stored_size: {data_set.image_size}}}"
+        )
+    return None, finding
+
+
+def _fault_in_folder(data_set: DataSet, folder: Path) -> str | None:
+    """What is wrong with the first official file that is not as it should be, or None."""
+    for file in data_set.files:
+        fault = fault_of(folder / file.name, file.md5, file.size)
+        if fault:
+            return f"{folder.name}/{fault}"
+    if not data_set.files and not (folder / "train").is_dir():
+        return f"{folder.name}/train/ is missing"
+    return None
+
+
+def _in_url(
+    data_set: DataSet, archive: Archive, base: str, raw: Path, report: Report
+) -> tuple[Path | None, str]:
+    """What a web server offers: archive first, single files otherwise; fetched into `raw`."""
+    base = base.rstrip("/")
+    report(f"{data_set.title}: trying {base}")
+    findings = []
+    with _downloads(raw) as staging:
+        try:
+            _download(f"{base}/{archive.name}", staging / archive.name, archive.md5, archive.size)
+            return _keep(staging / archive.name, raw / archive.name), ""
+        except DataError as error:
+            findings.append(str(error))
+        try:
+            for file in data_set.files:
+                url = f"{base}/{archive.folder}/{file.name}"
+                _download(url, staging / archive.folder / file.name, file.md5, file.size)
+        except DataError as error:
+            findings.append(str(error))
+        else:
+            if data_set.files:
+                for file in data_set.files:
+                    name = Path(archive.folder, file.name)
+                    _keep(staging / name, raw / name)
+                return raw / archive.folder, ""
+    return None, "; ".join(findings)
+
+
+@contextmanager
+def _downloads(raw: Path) -> Iterator[Path]:
+    """A folder beside the raw files for what is not verified yet, so that a rename is atomic."""
+    try:
+        raw.mkdir(parents=True, exist_ok=True)
+        staging = tempfile.TemporaryDirectory(dir=raw, prefix=".download-")
+    except OSError as error:
+        raise DataError(f"nothing can be downloaded into {raw}: {error.strerror}") from error
+    with staging as folder:
+        yield Path(folder)
+
+
+def _keep(verified: Path, place: Path) -> Path:
+    place.parent.mkdir(parents=True, exist_ok=True)
+    os.replace(verified, place)
+    return place
+
+
+def _download(url: str, path: Path, md5: str, size: int | None) -> None:
+    """Fetch `url` into `path`. Raises DataError if it cannot be had whole, as `md5` tells."""
+    # Loading torchvision takes seconds, and only a download needs it.
+    from barlow_atlas.vision import torchvision
+
+    try:
+        torchvision.datasets.utils.download_url(url, str(path.parent), path.name, md5)
+    except (OSError, RuntimeError, ValueError, http.client.HTTPException) as error:
+        fault = fault_of(path, md5, size) if path.is_file() else None
+        raise DataError(f"{path.name}: {error}" if fault is None else fault) from error
+
+
+def fault_of(path: Path, md5: str, size: int | None) -> str | None:
+    """What is wrong with a file (name first), or None if it is the official one."""
+    if not path.is_file():
+        return f"{path.name} is missing"
+    found = path.stat().st_size
+    if size is not None and found != size:
+        kind = "truncated" if found < size else "too long"
+        return f"{path.name} is {kind}: {found:,} bytes, expected {size:,}"
+    try:
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, _md5).hexdigest()
+    except OSError as error:
+        return f"{path.name} cannot be read: {error.strerror}"
+    if digest != md5:
+        return f"{path.name} has the wrong checksum: md5 {digest}, expected {md5}"
+    return None
+
+
+def _md5() -> "hashlib._Hash":
+    # Machines with restricted cryptography allow md5 only where it does not serve security.
+    return hashlib.md5(usedforsecurity=False)

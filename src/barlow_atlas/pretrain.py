@@ -1,0 +1,324 @@
+"""Pre-training: one segment of a run, from a milestone to the next.
+
+`train` is all that happens to the weights; `pretrain_segment` keeps it safe from interruption.
+"""
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from barlow_atlas import snapshot, views
+from barlow_atlas.networks import Network, build
+from barlow_atlas.optim import build_optimizer, learning_rate
+from barlow_atlas.provenance import device_name, made_by
+from barlow_atlas.randomness import generator
+from barlow_atlas.snapshot import Manifest, ResumeFolder, SnapshotError, milestone_path
+from barlow_atlas.study import Run
+
+
+class PretrainError(RuntimeError):
+    """A segment that cannot start or cannot go on; the message says why and what to do."""
+
+
+class Interrupted(Exception):
+    """The segment was asked to stop and has saved its state."""
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One job: train `run` to the end of epoch `until`, and where its files lie."""
+
+    study: str
+    run: Run
+    parent: int | None
+    until: int
+    checkpoints: Path
+    training: Path
+    resume: Path
+    data_sha256: str
+    sources_sha256: str
+
+
+@dataclass
+class State:
+    """Everything that the next step depends on, and the metrics so far."""
+
+    network: Network
+    optimizer: torch.optim.Optimizer
+    epoch: int = 0
+    step: int = 0
+    sums: dict[str, Tensor] = field(default_factory=dict)
+    history: list[dict[str, float]] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "epoch": self.epoch,
+            "step": self.step,
+            "network": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "sums": self.sums,
+            "history": self.history,
+        }
+
+    def load_dict(self, stored: dict[str, Any]) -> None:
+        device = next(self.network.parameters()).device
+        self.network.load_state_dict(stored["network"])
+        self.optimizer.load_state_dict(stored["optimizer"])
+        self.epoch, self.step = stored["epoch"], stored["step"]
+        self.sums = {name: value.to(device) for name, value in stored["sums"].items()}
+        self.history = stored["history"]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a segment is after a step. `terms` are this step's, still on the device."""
+
+    epoch: int
+    step: int
+    steps_per_epoch: int
+    batch_size: int
+    learning_rate: float
+    terms: dict[str, Tensor]
+
+
+class Monitor:
+    """Whoever watches a segment; this one is silent and never asks to stop."""
+
+    def say(self, line: str) -> None:
+        """A line worth reading."""
+
+    def step(self, progress: Progress) -> None:
+        """Called after every step; reading `progress.terms` waits for the device."""
+
+    def stop_requested(self) -> bool:
+        """Whether the segment should save its state and end."""
+        return False
+
+
+def train(run: Run, state: State, images: Tensor, until: int) -> Iterator[Progress]:
+    """Trains `state` to the end of epoch `until` (counted from 0 done), yielding after each step.
+
+    Whatever is random in epoch e, step s is a function of (seed, e, s), so that it does not
+    matter where a state came from. The last incomplete batch of an epoch is left out.
+
+    Args:
+        images: uint8 (n, 3, H, W) on the training device.
+
+    Raises:
+        PretrainError: at the end of an epoch in which a loss was not finite, with its step.
+    """
+    network, optimizer, recipe = state.network, state.optimizer, run.recipe
+    n, _, height, width = images.shape
+    steps = n // run.batch_size
+    network.train()
+    while state.epoch < until:
+        epoch = state.epoch
+        order = torch.randperm(n, generator=generator(run.seed, "shuffle", epoch))
+        for step in range(state.step, steps):
+            batch = order[step * run.batch_size : (step + 1) * run.batch_size].to(images.device)
+            view_a, view_b = (
+                views.apply(
+                    images[batch],
+                    views.draw(
+                        augmentation,
+                        run.batch_size,
+                        height,
+                        width,
+                        generator(run.seed, name, epoch, step),
+                    ),
+                    augmentation,
+                    run.image_size,
+                    recipe.mean,
+                    recipe.std,
+                )
+                for name, augmentation in (("a", recipe.view_a), ("b", recipe.view_b))
+            )
+            draws = generator(run.seed, "method", epoch, step)
+            terms = run.settings.terms(network, view_a, view_b, draws)
+            rate = learning_rate(run, epoch, step, steps)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            optimizer.zero_grad()
+            terms["loss"].backward()
+            optimizer.step()
+            terms = {name: value.detach() for name, value in terms.items()}
+            _accumulate(state.sums, terms, step)
+            state.step = step + 1
+            if state.step == steps:
+                state.history.append(_epoch_row(state, rate))
+                state.epoch, state.step, state.sums = epoch + 1, 0, {}
+            yield Progress(epoch, step, steps, run.batch_size, rate, terms)
+
+
+def _accumulate(sums: dict[str, Tensor], terms: dict[str, Tensor], step: int) -> None:
+    """Adds a step's terms to the epoch's sums, and notes the first step whose loss is not finite.
+
+    All of it stays on the device: the loop never waits for a number.
+    """
+    loss = terms["loss"]
+    never = torch.full((), float("inf"), device=loss.device)
+    bad = torch.where(loss.isfinite(), never, torch.full_like(never, step))
+    sums["first_bad_step"] = torch.minimum(sums.get("first_bad_step", never), bad)
+    for name, value in terms.items():
+        sums[name] = sums.get(name, 0) + value
+
+
+def _epoch_row(state: State, rate: float) -> dict[str, float]:
+    """Mean terms of the epoch that has just ended, its number from 1 and its last rate."""
+    sums = {name: value.item() for name, value in state.sums.items()}
+    bad = sums.pop("first_bad_step")
+    if bad != float("inf"):
+        raise PretrainError(
+            f"the loss is not finite at epoch {state.epoch + 1}, step {int(bad) + 1}. Likely "
+            "causes: a learning rate that is too high (schedule.base_lr), a batch so small or "
+            "images so alike that an embedding dimension has no variance over the batch, or an "
+            "embedding_dim that is large for the projector. The milestones before this are intact"
+        )
+    means = {name: value / state.step for name, value in sums.items()}
+    return {"epoch": state.epoch + 1, "learning_rate": rate, **means}
+
+
+def pretrain_segment(
+    segment: Segment,
+    images: np.ndarray,
+    device: torch.device,
+    save_every: float,
+    monitor: Monitor,
+) -> Manifest:
+    """Trains from the parent milestone to `segment.until` and stores that milestone.
+
+    The training metrics are stored first, one JSON line for each epoch of the segment, then the
+    milestone, whose manifest comes last of all.
+
+    Args:
+        images: all images of pre-training, uint8 (n, 3, H, W).
+        save_every: seconds between two private states.
+
+    Raises:
+        PretrainError: too few images, or a loss that is not finite.
+        SnapshotError: a checkpoint that is missing, damaged or cannot be written.
+        Interrupted: when asked to stop; the same call goes on from there.
+    """
+    run = segment.run
+    if len(images) < run.batch_size:
+        raise PretrainError(
+            f"{len(images)} images are fewer than one batch of {run.batch_size}: lower batch_size "
+            "or use a larger fraction of the data"
+        )
+    started = time.monotonic()
+    network = build(run, generator(run.seed, "weights")).to(device)
+    state = State(network, build_optimizer(run.optimizer, network))
+    parent = _read_parent(segment)
+    if parent is not None:
+        _train_safely(segment, parent, state, images, device, save_every, monitor)
+    rows = [row for row in state.history if parent and row["epoch"] > parent.epoch]
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    snapshot.write_atomically(
+        milestone_path(segment.training, segment.until, ".jsonl"), lines.encode()
+    )
+    manifest = snapshot.write_milestone(
+        segment.checkpoints,
+        study=segment.study,
+        run=run,
+        epoch=segment.until,
+        parent=parent,
+        weights=network.state_dict(),
+        state={**state.to_dict(), "history": []},
+        data_sha256=segment.data_sha256,
+        sources_sha256=segment.sources_sha256,
+        made_by=made_by(device_name(device), time.monotonic() - started),
+    )
+    ResumeFolder(segment.resume).clear()
+    if parent is not None:
+        snapshot.prune_states(segment.checkpoints, keep=(parent.epoch, segment.until))
+    return manifest
+
+
+def _read_parent(segment: Segment) -> Manifest | None:
+    """The manifest of the milestone before this one; None for the first, which is untrained."""
+    if segment.parent is None:
+        return None
+    path = milestone_path(segment.checkpoints, segment.parent, ".json")
+    parent = snapshot.read_manifest(path)
+    if parent.run != segment.run:
+        raise SnapshotError(
+            f"{path} belongs to a run with other parameters than the study now gives to "
+            f"{segment.run.name}. Start the study through Snakemake, which trains it anew"
+        )
+    return parent
+
+
+def _train_safely(
+    segment: Segment,
+    parent: Manifest,
+    state: State,
+    images: np.ndarray,
+    device: torch.device,
+    save_every: float,
+    monitor: Monitor,
+) -> None:
+    """Continues the newest state of this segment and saves on the way."""
+    resume = ResumeFolder(segment.resume)
+    history = snapshot.lineage(
+        segment.run,
+        parent.epoch,
+        parent.weights_sha256,
+        segment.data_sha256,
+        segment.sources_sha256,
+        parent.lineage,
+    )
+    stored = resume.newest(history, monitor.say) or _parent_state(segment, parent, monitor.say)
+    if stored is not None:
+        state.load_dict(stored)
+        monitor.say(f"continues at epoch {state.epoch}, step {state.step}")
+
+    def save() -> None:
+        total = state.epoch * (len(images) // segment.run.batch_size) + state.step
+        resume.write(history, total, state.to_dict())
+
+    pixels = torch.from_numpy(np.ascontiguousarray(images)).to(device)
+    saved = time.monotonic()
+    for stop in sorted({max(state.epoch, parent.epoch), segment.until}):
+        for progress in train(segment.run, state, pixels, stop):
+            monitor.step(progress)
+            if monitor.stop_requested():
+                save()
+                raise Interrupted(f"stopped at epoch {state.epoch}, step {state.step}; state saved")
+            if time.monotonic() - saved > save_every:
+                save()
+                saved = time.monotonic()
+        if stored is None and stop == parent.epoch:
+            _must_equal_parent(segment, parent, state.network)
+
+
+def _parent_state(
+    segment: Segment, parent: Manifest, say: Callable[[str], None]
+) -> dict[str, Any] | None:
+    """What the parent milestone ended with; None if it was removed or never came here."""
+    path = milestone_path(segment.checkpoints, parent.epoch, ".state")
+    try:
+        stored = snapshot.read_state(path)
+    except SnapshotError as error:
+        say(f"{error}. Training again from the seed, which must lead to the parent's weights")
+        return None
+    if stored["lineage"] != parent.lineage:
+        raise SnapshotError(f"{path} does not belong to the manifest beside it; remove both")
+    return stored
+
+
+def _must_equal_parent(segment: Segment, parent: Manifest, network: Network) -> None:
+    """A chain that was trained again must pass through the weights it claims as its parent."""
+    if snapshot.weights_hash(network.state_dict()) != parent.weights_sha256:
+        raise SnapshotError(
+            f"training {segment.run.name} again did not lead to the weights of epoch "
+            f"{parent.epoch} that are stored (another machine or device?). Bring "
+            f"epoch_{parent.epoch:04d}.state back, or remove {segment.checkpoints} to train the "
+            "whole chain here"
+        )

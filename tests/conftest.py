@@ -1,0 +1,32 @@
+"""What several test modules share: a study that trains in a second."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from barlow_atlas.study import Run, load_study
+
+
+@pytest.fixture(scope="session")
+def tiny_run() -> Run:
+    """The demo's first run with both views and the mixing term, made small: 4 steps an epoch."""
+    run = load_study(Path("params/demo.yaml")).run("mix-d256-e100-clean-s1")
+    small: dict[str, Any] = {
+        "backbone": run.backbone.model_copy(update={"width": 4}),
+        "projector_hidden": (16,),
+        "embedding_dim": 32,
+        "batch_size": 32,
+    }
+    return run.model_copy(update=small)
+
+
+@pytest.fixture(scope="session")
+def digits() -> tuple[np.ndarray, np.ndarray]:
+    """scikit-learn's digits as stored images uint8 (1797, 3, 8, 8), and their labels."""
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    images = np.round(bunch.images * 255 / 16).astype(np.uint8)
+    return np.repeat(images[:, None], 3, axis=1), bunch.target.astype(np.int64)

@@ -1,0 +1,129 @@
+"""The catalogue's facts, and what importing it costs."""
+
+import subprocess
+import sys
+
+import pytest
+from pydantic import ValidationError
+
+from barlow_atlas.data import CATALOG, DataError, class_folder, parse_mirrors, resolve
+from barlow_atlas.data.catalog import Counts
+
+
+@pytest.mark.parametrize("module", ["barlow_atlas.data.catalog", "barlow_atlas.data"])
+def test_planning_loads_nothing_heavy(module: str) -> None:
+    script = (
+        f"import sys, {module}; "
+        "print(sorted({'torch', 'torchvision', 'numpy', 'sklearn', 'PIL'} & set(sys.modules)))"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert result.stdout.strip() == "[]"
+
+
+def test_everything_exported_exists() -> None:
+    import barlow_atlas.data as data
+
+    for name in data.__all__:
+        assert getattr(data, name) is not None
+    with pytest.raises(AttributeError, match="nonsense"):
+        data.nonsense  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    ("name", "classes", "size", "counts"),
+    [
+        ("digits", 10, 8, Counts(train=1438, test=359)),
+        ("cifar10", 10, 32, Counts(train=50_000, test=10_000)),
+        ("cifar100", 100, 32, Counts(train=50_000, test=10_000)),
+        ("tiny-imagenet", 200, 64, Counts(train=100_000, test=10_000)),
+        ("stl10", 10, 96, Counts(train=5_000, test=8_000, unlabeled=100_000)),
+    ],
+)
+def test_facts(name: str, classes: int, size: int, counts: Counts) -> None:
+    facts = CATALOG[name]
+    assert (facts.name, facts.classes, facts.image_size, facts.counts) == (
+        name,
+        classes,
+        size,
+        counts,
+    )
+    assert len(CATALOG) == 5
+
+
+@pytest.mark.parametrize(
+    ("name", "theirs"), [("cifar10", "CIFAR10"), ("cifar100", "CIFAR100"), ("stl10", "STL10")]
+)
+def test_checksums_and_urls_are_those_of_torchvision(name: str, theirs: str) -> None:
+    from barlow_atlas.vision import torchvision
+
+    official = getattr(torchvision.datasets, theirs)
+    sums = dict(map(tuple, official.train_list + official.test_list))
+    if name != "stl10":
+        sums[official.meta["filename"]] = official.meta["md5"]
+    facts = CATALOG[name]
+    assert {f.name: f.md5 for f in facts.files} == sums
+    assert facts.archive is not None
+    assert facts.archive.md5 == official.tgz_md5
+    assert (facts.archive.name, facts.archive.folder, facts.archive.url) == (
+        official.filename,
+        official.base_folder,
+        official.url,
+    )
+
+
+def test_sizes_of_stl10_follow_from_its_counts() -> None:
+    facts = CATALOG["stl10"]
+    for file in facts.files:
+        count = getattr(facts.counts, file.part)
+        assert file.size == count * (3 * 96 * 96 if file.name.endswith("X.bin") else 1)
+
+
+def test_a_study_names_a_data_set() -> None:
+    assert resolve("cifar10") is CATALOG["cifar10"]
+    own = resolve("my-images", "somewhere/images", 48)
+    assert own == class_folder("my-images", "somewhere/images", 48)
+    assert (own.name, own.path, own.image_size) == ("my-images", "somewhere/images", 48)
+    assert own.classes is None
+    assert own.counts is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("cifar11", None, None), "cifar11.*digits, cifar10, cifar100, tiny-imagenet, stl10"),
+        (("cifar10", "folder", 32), "published data set CIFAR-10, which takes no path"),
+        (("mine", "folder", None), "stored_size is missing"),
+        (("mine", None, 32), "path is missing"),
+    ],
+)
+def test_what_does_not_fit_together_is_refused(
+    arguments: tuple[str, str | None, int | None], message: str
+) -> None:
+    with pytest.raises(DataError, match=message):
+        resolve(*arguments)
+
+
+@pytest.mark.parametrize("name", ["raw", "../outside", "a/b", "", "Mine", ".hidden"])
+def test_a_name_is_a_folder_below_the_results(name: str) -> None:
+    with pytest.raises(ValidationError, match="cannot be a data set's name"):
+        class_folder(name, "folder", 32)
+
+
+@pytest.mark.parametrize(
+    ("text", "mirrors"),
+    [
+        ("", ()),
+        ("/data", ("/data",)),
+        ("/data:relative/folder:", ("/data", "relative/folder")),
+        ("http://cache:8000/sets:/data", ("http://cache:8000/sets", "/data")),
+        ("/data:https://host.example/a", ("/data", "https://host.example/a")),
+        ("http://host:http://other:81", ("http://host", "http://other:81")),
+        ("file:///data/mirror:/data", ("file:///data/mirror", "/data")),
+        ("http://[::1]:80/x:/data", ("http://[::1]:80/x", "/data")),
+        (" /with space/x : /y ", ("/with space/x", "/y")),
+    ],
+)
+def test_parse_mirrors(text: str, mirrors: tuple[str, ...]) -> None:
+    assert parse_mirrors(text) == mirrors

@@ -1,0 +1,137 @@
+"""Checkpoint files appear whole, are verified, and never mix histories."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from barlow_atlas import snapshot
+from barlow_atlas.snapshot import ResumeFolder, SnapshotError
+from barlow_atlas.study import Run
+
+
+def write(folder: Path, run: Run, epoch: int = 0, parent: Any = None) -> snapshot.Manifest:
+    weights = {"w": torch.arange(4.0) + epoch, "n": torch.tensor(epoch)}
+    return snapshot.write_milestone(
+        folder,
+        study="demo",
+        run=run,
+        epoch=epoch,
+        parent=parent,
+        weights=weights,
+        state={"epoch": epoch},
+        data_sha256="d",
+        sources_sha256="s",
+        made_by={},
+    )
+
+
+def test_a_milestone_comes_back_as_it_was_written(tmp_path: Path, tiny_run: Run) -> None:
+    first = write(tmp_path, tiny_run)
+    second = write(tmp_path, tiny_run, 5, first)
+    manifest, weights = snapshot.read_weights(tmp_path / "epoch_0005.json")
+    assert manifest == second
+    assert manifest.parent == first.lineage
+    assert torch.equal(weights["w"], torch.arange(4.0) + 5)
+    assert snapshot.read_state(tmp_path / "epoch_0005.state")["epoch"] == 5
+
+
+def test_same_content_gives_the_same_lineage_whenever_it_is_made(
+    tmp_path: Path, tiny_run: Run
+) -> None:
+    assert write(tmp_path / "a", tiny_run) == write(tmp_path / "b", tiny_run)
+    other = tiny_run.model_copy(update={"seed": 9})
+    assert write(tmp_path / "c", other).lineage != write(tmp_path / "a", tiny_run).lineage
+
+
+@pytest.mark.parametrize("damage", ["cut", "flip", "empty", "gone"])
+def test_damaged_weights_are_named(damage: str, tmp_path: Path, tiny_run: Run) -> None:
+    write(tmp_path, tiny_run)
+    path = tmp_path / "epoch_0000.safetensors"
+    content = bytearray(path.read_bytes())
+    if damage == "gone":
+        path.unlink()
+    else:
+        content[-1] ^= 1
+        path.write_bytes({"cut": content[:-3], "flip": content, "empty": b""}[damage])
+    with pytest.raises(SnapshotError, match=r"epoch_0000\.safetensors") as failure:
+        snapshot.read_weights(tmp_path / "epoch_0000.json")
+    assert ("dvc pull" if damage == "gone" else "damaged") in str(failure.value)
+
+
+def test_an_edited_manifest_is_refused(tmp_path: Path, tiny_run: Run) -> None:
+    write(tmp_path, tiny_run)
+    path = tmp_path / "epoch_0000.json"
+    path.write_text(path.read_text().replace('"seed": 1', '"seed": 2'))
+    with pytest.raises(SnapshotError, match="contradicts itself"):
+        snapshot.read_manifest(path)
+
+
+@pytest.mark.parametrize("damage", ["cut", "flip", "empty", "foreign"])
+def test_a_damaged_state_is_set_aside_and_the_one_before_used(damage: str, tmp_path: Path) -> None:
+    resume = ResumeFolder(tmp_path)
+    resume.write("history", 10, {"step": 10})
+    resume.write("history", 20, {"step": 20})
+    newest = tmp_path / "step_000000000020.state"
+    content = bytearray(newest.read_bytes())
+    content[-9] ^= 1
+    newest.write_bytes(
+        {"cut": content[:-20], "flip": content, "empty": b"", "foreign": b"PK\3\4" * 50}[damage]
+    )
+    said: list[str] = []
+    found = resume.newest("history", said.append)
+    assert found is not None
+    assert found["step"] == 10
+    assert len(said) == 1
+    assert "step_000000000020" in said[0]
+    assert (tmp_path / "step_000000000020.damaged").exists()
+
+
+def test_two_states_are_kept_and_those_of_another_history_removed(tmp_path: Path) -> None:
+    resume = ResumeFolder(tmp_path)
+    for step in (1, 2, 3):
+        resume.write("old", step, {"step": step})
+    assert len(list(tmp_path.iterdir())) == 2
+    assert resume.newest("new", lambda line: None) is None
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_state_executes_no_code(tmp_path: Path) -> None:
+    class Trap:
+        def __reduce__(self) -> Any:
+            return (os.mkdir, (str(tmp_path / "executed"),))
+
+    snapshot.write_state(tmp_path / "x.state", "history", {"trap": Trap()})
+    with pytest.raises(Exception, match=r"weights_only|Unsupported"):
+        snapshot.read_state(tmp_path / "x.state")
+    assert not (tmp_path / "executed").exists()
+
+
+def test_a_failed_write_leaves_the_old_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "file"
+    snapshot.write_atomically(path, b"old")
+
+    def full_disk(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(snapshot.os, "fsync", full_disk)
+    with pytest.raises(SnapshotError, match=r"No space left.*unchanged"):
+        snapshot.write_atomically(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_states_of_older_milestones_are_pruned(tmp_path: Path, tiny_run: Run) -> None:
+    manifest = None
+    for epoch in (0, 5, 10):
+        manifest = write(tmp_path, tiny_run, epoch, manifest)
+    snapshot.prune_states(tmp_path, keep=(5, 10))
+    assert sorted(p.name for p in tmp_path.glob("*.state")) == [
+        "epoch_0005.state",
+        "epoch_0010.state",
+    ]
+    assert len(list(tmp_path.glob("*.safetensors"))) == 3

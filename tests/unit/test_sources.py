@@ -1,0 +1,105 @@
+"""The lists of files that can change a step's numbers are whole."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from barlow_atlas import sources
+from barlow_atlas.objectives import METHODS
+from barlow_atlas.objectives.barlow_twins import BarlowTwins
+from barlow_atlas.objectives.mixed_barlow_twins import MixedBarlowTwins
+from barlow_atlas.sources import PACKAGE
+
+# Imported by a step, and yet not watched. A module gets here only for one of these reasons.
+EXCUSED = {
+    "__init__.py": "holds the version only",
+    "frozen.py": "checks parameters, which reach a step through its run",
+    "study.py": "carries parameters, which reach a step through its run",
+    "augmentation.py": "carries parameters, which reach a step through its run",
+    "data/__init__.py": "names only",
+    "data/catalog.py": "facts, which reach preparation through its params",
+    "data/errors.py": "names an exception",
+    "objectives/__init__.py": "names the methods; a run watches its own method's file",
+    "objectives/base.py": "watched through each method's base classes",
+    "objectives/barlow_twins.py": "watched by the runs of this method",
+    "objectives/mixed_barlow_twins.py": "watched by the runs of this method",
+    "provenance.py": "describes results, does not make them",
+    "snapshot.py": "stores what it is given; verified by hash at every reading",
+    "sources.py": "this list",
+    "vision.py": "imports torchvision",
+    "probes/__init__.py": "imported for its sub-modules where it is not watched",
+    "report/__init__.py": "names only",
+    "atlas/__init__.py": "names only",
+}
+# report and atlas read tidy tables, whose columns frames.py names.
+STEPS = {
+    "data/preparation.py": sources.PREPARE_DATA,
+    "pretrain.py": sources.PRETRAIN,
+    "probes/__init__.py": sources.PROBE,
+    "atlas/frames.py": sources.COLLECT,
+    "atlas/curves.py": (*sources.ANALYSE, *sources.COLLECT),
+    "report/figures.py": sources.REPORT,
+    "report/tables.py": sources.REPORT,
+}
+
+
+def imported(file: Path) -> set[Path]:
+    """The package's files that a module names in its imports, those inside functions too."""
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        names = []
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        for name in names:
+            if name.partition(".")[0] == "barlow_atlas":
+                place = PACKAGE.joinpath(*name.split(".")[1:])
+                found |= {
+                    p for p in (place.with_suffix(".py"), place / "__init__.py") if p.is_file()
+                }
+    return found
+
+
+def closure(file: Path) -> set[Path]:
+    seen, waiting = set(), {file}
+    while waiting:
+        seen |= waiting
+        waiting = set().union(*(imported(f) for f in waiting)) - seen
+    return seen
+
+
+@pytest.mark.parametrize("entry", STEPS)
+def test_every_import_is_watched_or_excused(entry: str) -> None:
+    watched = {str(path.relative_to(PACKAGE)) for path in STEPS[entry]}
+    reached = {str(path.relative_to(PACKAGE)) for path in closure(PACKAGE / entry)}
+    assert reached <= watched | EXCUSED.keys(), "watch these files or say why not"
+
+
+def test_every_listed_file_exists() -> None:
+    lists = (*STEPS.values(), sources.PROBE, sources.REPORT)
+    assert [path for files in lists for path in files if not path.is_file()] == []
+    assert [name for name in EXCUSED if not (PACKAGE / name).is_file()] == []
+
+
+def test_a_run_watches_its_own_method_only() -> None:
+    names = {path.name for path in sources.pretrain_sources(BarlowTwins)}
+    assert "barlow_twins.py" in names
+    assert "mixed_barlow_twins.py" not in names
+    mixed = {path.name for path in sources.pretrain_sources(MixedBarlowTwins)}
+    assert {"base.py", "barlow_twins.py", "mixed_barlow_twins.py"} <= mixed
+
+
+def test_every_method_has_a_file_of_its_own() -> None:
+    files = [sources.inspect.getfile(method) for method in METHODS.values()]
+    assert len(set(files)) == len(files)
+
+
+def test_the_fingerprint_sees_every_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources, "PACKAGE", tmp_path)
+    file = tmp_path / "a.py"
+    file.write_text("x = 1\n")
+    before = sources.fingerprint([file])
+    file.write_text("x = 2\n")
+    assert sources.fingerprint([file]) != before

@@ -1,0 +1,138 @@
+"""Study files: what is refused and how it is said, the grid, the settings of the paper studies."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import jsonschema
+import pytest
+from ruamel.yaml import YAML
+
+from barlow_atlas.__main__ import SCHEMA
+from barlow_atlas.study import Run, Study, StudyError, load_study
+
+PARAMS = Path("params")
+DEMO = (PARAMS / "demo.yaml").read_text()
+STUDIES = sorted(PARAMS.glob("*.yaml"))
+PAPER = ["cifar10", "cifar100", "stl10", "tiny-imagenet"]
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
+def test_committed_studies_are_valid_and_match_the_schema(path: Path) -> None:
+    study = load_study(path)
+    schema = json.loads(SCHEMA.read_text())
+    jsonschema.validate(YAML(typ="safe", pure=True).load(path), schema)
+    assert len({run.name for run in study.runs()}) == len(study.runs())
+
+
+def test_the_schema_is_in_step_with_the_models() -> None:
+    assert json.loads(SCHEMA.read_text()) == Study.model_json_schema()
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "said"),
+    [
+        ("lambda_bt:", "lamda_bt:", ["methods.bt.lamda_bt is no parameter", "mean 'lambda_bt'"]),
+        ("name: digits", "name: digitz", ["data", "unknown data set 'digitz'", "mean 'digits'"]),
+        ("twins\n", "twin\n", ["methods.bt.objective", "'barlow_twin'", "mean 'barlow_twins'"]),
+        ("    objective: barlow_twins\n", "", ["methods.bt.objective is missing", "Known:"]),
+        ("k: 200", "kk: 200", ["probes.knn.0.kk is no parameter", "mean 'k'"]),
+        ("epochs: 100", "epochs: '100'", ["epochs = '100'", "valid integer"]),
+        ("[0, 5", "[1, 5", ["milestones must begin with 0"]),
+        ("50, 100]", "50, 101]", ["milestone 101 lies past the 100 epochs"]),
+        ("25, 50", "50, 25", ["milestones must rise"]),
+        ("name: adam", "name: adma", ["optimizer.name = 'adma'", "'adam'"]),
+        ("recipe: digits", "recipe: digit", ["unknown recipe 'digit'", "mean 'digits'"]),
+        ("batch_size: 128", "batch_size: 1", ["batch_size = 1", "greater than or equal to 2"]),
+        ("seeds: [1, 2, 3]", "seeds: [1, 1]", ["seeds", "each value once"]),
+        ("width: 16", "wdth: 16", ["backbone.wdth is no parameter", "mean 'width'"]),
+        ("lambda_reg: 4.0", "lambda_reg: .nan", ["methods.mix.lambda_reg", "finite"]),
+        ("title:", "titel:", ["title is missing", "titel is no parameter"]),
+        ("bt:\n    obj", "B t:\n    obj", ["method name 'B t'"]),
+        ("protocol: clean", "protocol: reference", ["one learning rate and one weight decay"]),
+        ("image_size: 8", "image_size: 8\nimage_size: 9", ["not valid YAML", "image_size"]),
+        ("warmup_epochs: 10", "warmup_epochs: 100", ["warmup_epochs (100) must be below"]),
+        ("name: digits", "name: mine\n  path: x", ["needs `stored_size`"]),
+    ],
+)
+def test_what_is_wrong_is_named(before: str, after: str, said: list[str], tmp_path: Path) -> None:
+    assert before in DEMO
+    path = tmp_path / "broken.yaml"
+    path.write_text(DEMO.replace(before, after, 1))
+    with pytest.raises(StudyError) as failure:
+        load_study(path)
+    for part in [str(path), *said]:
+        assert part in str(failure.value)
+
+
+def test_a_missing_study_names_the_nearest() -> None:
+    with pytest.raises(StudyError, match="mean 'cifar10'"):
+        load_study(PARAMS / "cifar1.yaml")
+
+
+def test_the_grid_is_methods_by_dims_by_seeds() -> None:
+    study = load_study(PARAMS / "demo.yaml").model_copy(
+        update={"embedding_dims": (64, 256), "seeds": (1, 7)}
+    )
+    names = [run.name for run in study.runs()]
+    assert names == [
+        f"{method}-d{dim}-e100-clean-s{seed}"
+        for method in ("bt", "mix")
+        for dim in (64, 256)
+        for seed in (1, 7)
+    ]
+    assert study.run(names[3]).embedding_dim == 256
+
+
+def test_an_unknown_run_names_the_nearest() -> None:
+    with pytest.raises(StudyError, match="mean 'bt-d256-e100-clean-s1'"):
+        load_study(PARAMS / "demo.yaml").run("bt-d256-e10-clean-s1")
+
+
+def test_a_run_survives_its_json() -> None:
+    for run in load_study(PARAMS / "cifar10.yaml").runs():
+        assert Run.model_validate_json(run.model_dump_json()) == run
+
+
+def test_milestones_seeds_and_probes_are_no_part_of_a_run() -> None:
+    study = load_study(PARAMS / "demo.yaml")
+    other = study.model_copy(
+        update={"milestones": (0, 50), "seeds": (1,), "title": "x", "probes": None}
+    )
+    assert other.runs()[0] == study.runs()[0]
+
+
+def test_parents_are_the_milestones_before() -> None:
+    study = load_study(PARAMS / "demo.yaml")
+    assert [study.parent(epoch) for epoch in study.milestones] == [None, 0, 5, 10, 25, 50]
+    with pytest.raises(StudyError, match="7 is no milestone"):
+        study.parent(7)
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_paper_studies_have_the_published_settings(name: str) -> None:
+    """Sections 1.1 to 1.5 of the source table in docs/fidelity.md, README values."""
+    study = load_study(PARAMS / f"{name}.yaml")
+    assert study.backbone.name == "resnet18"
+    assert study.backbone.stem == ("3x3" if name.startswith("cifar") else "3x3-maxpool")
+    assert study.image_size == (32 if name.startswith("cifar") else 64)
+    assert study.projector_hidden == (512,)
+    assert study.embedding_dims == (1024,)
+    assert (study.epochs, study.batch_size) == (2000, 256)
+    assert (study.optimizer.name, study.optimizer.weight_decay) == ("adam", 1e-6)
+    assert (study.schedule.base_lr, study.schedule.warmup_epochs) == (0.01, 10)
+    mix, bt = study.methods["mix"], study.methods["bt"]
+    assert mix.lambda_bt == bt.lambda_bt == (0.0009765 if name == "tiny-imagenet" else 0.0078125)
+    assert mix.lambda_reg == (2.0 if name == "stl10" else 4.0)
+    assert len(study.seeds) >= 3
+
+
+def test_planning_loads_neither_torch_nor_numpy() -> None:
+    code = (
+        "import sys; from pathlib import Path; from barlow_atlas.study import load_study;"
+        "import barlow_atlas.sources; load_study(Path('params/cifar10.yaml')).runs();"
+        "print([m for m in ('torch', 'numpy', 'pandas') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,24 @@
+"""Official files -> arrays. Runs where the network is: on a cluster, the login node."""
+
+
+rule prepare_data:
+    input:
+        src=code(sources.PREPARE_DATA),
+    output:
+        manifest="results/data/{dataset}/manifest.json",
+    log:
+        "logs/data/{dataset}.log",
+    benchmark:
+        "logs/data/{dataset}.tsv"
+    conda:
+        "../../environment.yml"
+    params:
+        study=lambda wildcards: DATA_OWNER[wildcards.dataset],
+        # The facts that decide the arrays: files and checksums, split seed, shares, stored size.
+        facts=lambda wildcards: data_set(
+            DATA_OWNER[wildcards.dataset]
+        ).model_dump_json(),
+    message:
+        "Preparing the data set {wildcards.dataset}"
+    shell:
+        "python -m barlow_atlas prepare-data --study {params.study} > {log} 2>&1"

@@ -1,0 +1,29 @@
+"""Every milestone is probed once, by all probes of its study."""
+
+
+rule probe:
+    input:
+        # The manifest stands for the weights it names: small, and compared by content.
+        manifest="results/{study}/checkpoints/{run}/epoch_{epoch}.json",
+        data=data_manifest,
+        src=code(sources.PROBE),
+    output:
+        "results/{study}/probes/{run}/epoch_{epoch}.json",
+    log:
+        "logs/{study}/probe/{run}/epoch_{epoch}.log",
+    benchmark:
+        "logs/{study}/probe/{run}/epoch_{epoch}.tsv"
+    conda:
+        "../../environment.yml"
+    threads: lambda wildcards: STUDIES[wildcards.study].threads
+    resources:
+        gpu=asked("probe", "gpu"),
+        mem_mb=asked("probe", "mem_mb"),
+        runtime=asked("probe", "runtime"),
+    params:
+        probes=lambda wildcards: STUDIES[wildcards.study].probes.model_dump_json(),
+    message:
+        "Probing {wildcards.run} of {wildcards.study} at epoch {wildcards.epoch}"
+    shell:
+        "python -m barlow_atlas probe --study {wildcards.study} --run {wildcards.run}"
+        " --epoch {wildcards.epoch} > {log} 2>&1"
