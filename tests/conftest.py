@@ -5,8 +5,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from barlow_atlas.study import Run, load_study
+
+# Two threads on two busy cores wait for each other most of the time.
+torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from barlow_atlas.data.errors import DataError
+from barlow_atlas.errors import AtlasError
 from barlow_atlas.study import Run, Study, StudyError, load_study
 
 if TYPE_CHECKING:
@@ -35,18 +35,9 @@ def main(arguments: list[str] | None = None) -> int:
     step: Callable[[argparse.Namespace], int | None] = options.step
     try:
         return step(options) or 0
-    except (StudyError, DataError) as error:
-        return _fail(error)
-    except (RuntimeError, ValueError) as error:
-        # The steps' own errors derive from these two; any other is a defect and keeps its trace.
-        if not type(error).__module__.startswith("barlow_atlas"):
-            raise
-        return _fail(error)
-
-
-def _fail(error: Exception) -> int:
-    print(f"error: {error}", file=sys.stderr)
-    return 1
+    except AtlasError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -35,7 +35,9 @@ class Augmentation(Frozen):
     jitter_p: Probability = 0.0
     grayscale_p: Probability = 0.0
     blur_p: Probability = 0.0
-    blur_sigma: Range = Field((0.1, 2.0), description="range of the blur's sigma, pixels")
+    blur_sigma: Range = Field(
+        (0.1, 2.0), description="range of the blur's sigma, pixels, whatever the image's size"
+    )
     solarise_p: Probability = 0.0
     solarise_threshold: float = Field(128 / 255, ge=0, le=1, description="on the scale 0 to 1")
 
@@ -63,6 +65,7 @@ class Recipe(Frozen):
     view_a: Augmentation
     view_b: Augmentation
     evaluation_resize: int | None = Field(None, gt=0)
+    evaluation_interpolation: Literal["bilinear", "bicubic"] = "bicubic"
     mean: Triple
     std: Triple
 
@@ -128,6 +131,7 @@ RECIPES: dict[str, Recipe] = {
         view_a=Augmentation(**_BYOL, blur_p=1.0),
         view_b=Augmentation(**_BYOL, blur_p=0.1, solarise_p=0.2),
         evaluation_resize=256,
+        evaluation_interpolation="bilinear",
         mean=(0.485, 0.456, 0.406),
         std=(0.229, 0.224, 0.225),
     ),

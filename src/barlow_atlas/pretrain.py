@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from barlow_atlas import snapshot, views
+from barlow_atlas.errors import AtlasError
 from barlow_atlas.networks import Network, build
 from barlow_atlas.optim import build_optimizer, learning_rate
 from barlow_atlas.provenance import device_name, made_by
@@ -23,7 +24,7 @@ from barlow_atlas.snapshot import Manifest, ResumeFolder, SnapshotError, milesto
 from barlow_atlas.study import Run
 
 
-class PretrainError(RuntimeError):
+class PretrainError(AtlasError):
     """A segment that cannot start or cannot go on; the message says why and what to do."""
 
 

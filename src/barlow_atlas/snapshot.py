@@ -28,6 +28,7 @@ from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 from torch import Tensor
 
+from barlow_atlas.errors import AtlasError
 from barlow_atlas.frozen import Frozen
 from barlow_atlas.study import Run
 
@@ -35,7 +36,7 @@ STATE_HEADER = b"barlow-atlas state 1\n"
 DIGEST_LENGTH = 64
 
 
-class SnapshotError(RuntimeError):
+class SnapshotError(AtlasError):
     """A checkpoint file that is missing, damaged, foreign or cannot be written."""
 
 

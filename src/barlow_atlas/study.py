@@ -21,6 +21,7 @@ from ruamel.yaml.error import YAMLError
 
 from barlow_atlas.augmentation import RECIPES, Recipe
 from barlow_atlas.data.catalog import CATALOG
+from barlow_atlas.errors import AtlasError
 from barlow_atlas.frozen import Frozen
 from barlow_atlas.objectives import METHODS
 from barlow_atlas.objectives.base import Method
@@ -31,7 +32,7 @@ PositiveNumber = Annotated[float, Field(gt=0)]
 NAME = re.compile(r"[a-z0-9]+(?:[-_][a-z0-9]+)*")
 
 
-class StudyError(ValueError):
+class StudyError(AtlasError):
     """A study file that cannot be used; the message names file, key, value and what is allowed."""
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from barlow_atlas.errors import AtlasError
 from barlow_atlas.networks import Network
 from barlow_atlas.probes.features import extract
 from barlow_atlas.probes.knn import weighted_knn
@@ -15,7 +16,7 @@ from barlow_atlas.probes.linear import Chosen, clean_probe, reference_probe
 from barlow_atlas.study import Linear, Probes, Run
 
 
-class ProbeError(ValueError):
+class ProbeError(AtlasError):
     """A probe that these images cannot answer."""
 
 

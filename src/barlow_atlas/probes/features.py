@@ -34,4 +34,5 @@ def evaluation_view(run: Run, images: np.ndarray, device: torch.device) -> Tenso
         recipe.evaluation_resize,
         recipe.mean,
         recipe.std,
+        recipe.evaluation_interpolation,
     )

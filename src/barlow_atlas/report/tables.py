@@ -4,6 +4,11 @@ from pathlib import Path
 
 import pandas as pd
 
+# What LaTeX would read as a command, in a study's title.
+LATEX = str.maketrans(
+    {sign: f"\\{sign}" for sign in "&%$#_{}"}
+    | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+)
 LINE = ["method", "embedding_dim", "protocol", "probe", "setting", "seeds"]
 
 
@@ -39,7 +44,7 @@ def write(table: pd.DataFrame, caption: str, csv: Path, markdown: Path, latex: P
     styled = flat.style.hide(axis="index").format(escape="latex")
     styled.format_index(escape="latex", axis="columns")
     text = styled.to_latex(
-        caption=caption,
+        caption=caption.translate(LATEX),
         hrules=True,
         position="htbp",
         column_format="l" * 6 + "r" * (flat.shape[1] - 6),

@@ -1,0 +1,139 @@
+"""Tidy tables, mean curves and their intervals, tables and figures from them."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from barlow_atlas.atlas.curves import accuracy_columns, headline, mean_curves, t_half_width
+from barlow_atlas.atlas.frames import COLUMNS, read_probes, setting
+from barlow_atlas.report import figures, tables
+
+SETTINGS = {"k": 20, "temperature": 0.07, "distance": "cosine", "feature": "backbone"}
+EPOCHS = (0, 10, 20)
+# Validation peaks at 10, and so must the headline, although the test is best at 20.
+VALUES = {"validation": (30, 60, 50), "test": (29, 55, 57)}
+
+
+def probe_file(folder: Path, method: str, seed: int, epoch: int) -> Path:
+    place = EPOCHS.index(epoch)
+    content: dict[str, Any] = {
+        "study": "s",
+        "name": f"{method}-{seed}",
+        "epoch": epoch,
+        "run": {
+            "method": method,
+            "embedding_dim": 64,
+            "epochs": 20,
+            "protocol": "clean",
+            "seed": seed,
+        },
+        "results": [
+            {
+                "probe": "knn",
+                "settings": SETTINGS,
+                "split": split,
+                "count": 100,
+                "top1": values[place] + seed,
+                "top5": 99.0,
+            }
+            for split, values in VALUES.items()
+        ],
+    }
+    path = folder / f"{method}-{seed}-{epoch}.json"
+    path.write_text(json.dumps(content))
+    return path
+
+
+@pytest.fixture
+def tidy(tmp_path: Path) -> pd.DataFrame:
+    return read_probes(
+        probe_file(tmp_path, method, seed, epoch)
+        for method in ("bt", "mix")
+        for seed in (1, 2, 3)
+        for epoch in EPOCHS
+    )
+
+
+def test_one_row_for_each_run_epoch_probe_split_and_metric(tidy: pd.DataFrame) -> None:
+    assert list(tidy.columns) == COLUMNS
+    assert len(tidy) == 2 * 3 * 3 * 2 * 2
+    assert not tidy.duplicated(["run", "epoch", "probe", "setting", "split", "metric"]).any()
+    assert set(tidy["setting"]) == {"k=20 T=0.07 cosine backbone"}
+
+
+def test_the_interval_is_students_t(tidy: pd.DataFrame) -> None:
+    curves = mean_curves(tidy)
+    row = curves.query("method == 'bt' and epoch == 10 and split == 'test' and metric == 'top1'")
+    expected = stats.ttest_1samp([56, 57, 58], 0).confidence_interval(0.95)
+    assert row[["mean", "low", "high"]].to_numpy()[0] == pytest.approx([57, *expected])
+    assert int(row["seeds"].iloc[0]) == 3
+
+
+def test_a_single_seed_has_no_interval(tidy: pd.DataFrame) -> None:
+    assert np.isnan(t_half_width(float("nan"), 1))
+    curves = mean_curves(tidy[tidy["seed"] == 1])
+    assert curves["low"].isna().all()
+    table = tables.milestone_table(curves)
+    assert set(table.to_numpy().ravel()) == {"30.00", "56.00", "58.00"}
+
+
+def test_the_peak_is_chosen_on_validation_and_read_on_the_test(tidy: pd.DataFrame) -> None:
+    found = headline(mean_curves(tidy))["bt-d64"]["knn"]["k=20 T=0.07 cosine backbone"]
+    assert found == {"first": 31.0, "last": 59.0, "peak_epoch": 10, "at_peak": 57.0}
+
+
+def test_without_validation_there_is_no_peak(tidy: pd.DataFrame) -> None:
+    found = headline(mean_curves(tidy[tidy["split"] == "test"]))
+    assert set(found["mix-d64"]["knn"]["k=20 T=0.07 cosine backbone"]) == {"first", "last"}
+
+
+def test_columns_for_plotting_tools(tidy: pd.DataFrame) -> None:
+    wide = accuracy_columns(mean_curves(tidy))
+    assert list(wide.columns) == ["epoch", "bt-d64 knn k=20 T=0.07", "mix-d64 knn k=20 T=0.07"]
+    assert list(wide["mix-d64 knn k=20 T=0.07"]) == [31, 57, 59]
+
+
+def test_tables_in_three_forms(tidy: pd.DataFrame, tmp_path: Path) -> None:
+    names = [tmp_path / f"t.{ending}" for ending in ("csv", "md", "tex")]
+    tables.write(tables.milestone_table(mean_curves(tidy)), "A % caption & more", *names)
+    csv, markdown, latex = (name.read_text() for name in names)
+    cells = pd.read_csv(names[0])
+    assert list(cells.columns[-3:]) == ["0", "10", "20"]
+    assert cells.loc[0, "10"] == "57.00 ± 2.48"
+    assert "57.00 ± 2.48" in markdown
+    assert r"57.00 $\pm$ 2.48" in latex
+    assert r"embedding dim" in latex
+    assert r"A \% caption \& more" in latex
+    assert r"\toprule" in latex
+    assert csv
+
+
+def test_figures_are_the_same_bytes_each_time(tidy: pd.DataFrame, tmp_path: Path) -> None:
+    contents = []
+    for name in ("a", "b"):
+        figure = figures.accuracy_curves("Title", tidy, mean_curves(tidy))
+        labels = [text.get_text() for text in figure.axes[-1].get_legend().get_texts()]
+        assert labels == ["bt, d = 64", "mix, d = 64"]
+        files = tmp_path / f"{name}.pdf", tmp_path / f"{name}.png"
+        figures.save(figure, *files)
+        contents.append([file.read_bytes() for file in files])
+    assert contents[0] == contents[1]
+    assert contents[0][0].startswith(b"%PDF")
+
+
+def test_a_linear_setting_names_batch_norm_and_images() -> None:
+    said = setting(
+        "linear",
+        {
+            "epochs": 200,
+            "training_images": "augmented",
+            "batch_norm": "running statistics",
+            "feature": "backbone",
+        },
+    )
+    assert said == "200 epochs augmented BN running statistics backbone"

@@ -1,0 +1,179 @@
+"""Probes against scikit-learn's, and what each protocol does to the network."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.neighbors import KNeighborsClassifier
+
+from barlow_atlas.networks import build
+from barlow_atlas.probes import Labelled, ProbeError, pack, probe, record, unpack
+from barlow_atlas.probes.features import extract
+from barlow_atlas.probes.knn import weighted_knn
+from barlow_atlas.probes.linear import clean_probe
+from barlow_atlas.randomness import generator
+from barlow_atlas.study import KNN, Linear, Probes, Run
+
+CPU = torch.device("cpu")
+LINEAR = Linear(epochs=40, batch_size=64, learning_rates=(0.1, 1e-6), weight_decays=(0.0,))
+
+
+def clusters(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Overlapping clouds (n, 16) of 5 classes, float64."""
+    draws = np.random.default_rng(seed)
+    labels = draws.integers(5, size=n)
+    centres = np.random.default_rng(0).standard_normal((5, 16))
+    return centres[labels] + 3 * draws.standard_normal((n, 16)), labels
+
+
+@pytest.mark.parametrize(("k", "temperature"), [(1, 0.5), (20, 0.07), (200, 0.5)])
+def test_knn_equals_scikit_learn(k: int, temperature: float) -> None:
+    memory, labels = clusters(700, 1)
+    queries, _ = clusters(600, 2)  # more than one chunk
+    ours = weighted_knn(
+        *map(torch.tensor, (memory, labels, queries)), [(k, temperature), (3, 0.1)], 5
+    )[0]
+
+    def weights(cosine_distance: np.ndarray) -> Any:
+        return np.exp((1 - cosine_distance) / temperature)
+
+    theirs = KNeighborsClassifier(k, weights=weights, metric="cosine").fit(memory, labels)
+    shares = ours / ours.sum(1, keepdim=True)
+    assert shares.numpy() == pytest.approx(theirs.predict_proba(queries), abs=1e-9)
+
+
+def test_the_linear_probe_reaches_scikit_learns_optimum() -> None:
+    splits = {
+        name: clusters(n, seed)
+        for name, n, seed in (("train", 600, 1), ("validation", 300, 2), ("test", 2000, 3))
+    }
+    features = {name: torch.tensor(x, dtype=torch.float32) for name, (x, _) in splits.items()}
+    labels = {name: torch.tensor(y) for name, (_, y) in splits.items()}
+    settings = LINEAR.model_copy(update={"epochs": 200, "learning_rates": (0.03,)})
+    chosen = clean_probe(features, labels, 5, settings, seed=0)
+    x, y = splits["train"]
+    mean, std = x.mean(0), x.std(0, ddof=1)
+    theirs = LogisticRegression(C=np.inf, max_iter=1000).fit((x - mean) / std, y)
+    expected = theirs.predict_proba((splits["test"][0] - mean) / std)
+    assert chosen.scores["test"].softmax(1).numpy() == pytest.approx(expected, abs=0.02)
+
+
+def test_validation_chooses_the_rate_and_the_test_has_no_say() -> None:
+    splits = {name: clusters(300, seed) for seed, name in enumerate(("train", "validation"))}
+    features = {name: torch.tensor(x, dtype=torch.float32) for name, (x, _) in splits.items()}
+    labels = {name: torch.tensor(y) for name, (_, y) in splits.items()}
+    for wrong in (0, 1):  # a test split labelled to favour the untrained classifier
+        features["test"] = features["validation"]
+        labels["test"] = labels["validation"] * wrong
+        chosen = clean_probe(features, labels, 5, LINEAR, seed=0)
+        assert chosen.learning_rate == 0.1
+    # Where the training says nothing about the validation, the slow rate may win.
+    labels["validation"] = (labels["validation"] + 1) % 5
+    assert clean_probe(features, labels, 5, LINEAR, seed=0).learning_rate == 1e-6
+
+
+@pytest.fixture
+def splits(digits: tuple[np.ndarray, np.ndarray]) -> dict[str, Labelled]:
+    images, labels = digits
+    return {
+        "train": Labelled(images[:300], labels[:300]),
+        "validation": Labelled(images[300:400], labels[300:400]),
+        "test": Labelled(images[400:700], labels[400:700]),
+    }
+
+
+PROBES = Probes(
+    knn=(KNN(k=200, temperature=0.5), KNN(k=5, temperature=0.07)),
+    linear=LINEAR.model_copy(update={"epochs": 3}),
+)
+
+
+def test_clean_probes_leave_the_network_as_it_was(
+    tiny_run: Run, splits: dict[str, Labelled]
+) -> None:
+    network = build(tiny_run, generator(0))
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    records = probe(network, tiny_run, PROBES, splits, 10, CPU)
+    assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
+    assert [(r["probe"], r["split"]) for r in records] == [
+        ("knn", "validation"),
+        ("knn", "validation"),
+        ("knn", "test"),
+        ("knn", "test"),
+        ("linear", "validation"),
+        ("linear", "test"),
+    ]
+    assert records[-1]["settings"]["batch_norm"] == "running statistics"
+    assert probe(network, tiny_run, PROBES, splits, 10, CPU) == records
+
+
+def test_the_reference_probe_trains_through_live_batch_norm(
+    tiny_run: Run, splits: dict[str, Labelled]
+) -> None:
+    run = tiny_run.model_copy(update={"protocol": "reference"})
+    one_pair = PROBES.linear.model_copy(update={"learning_rates": (0.01,)})
+    probes = PROBES.model_copy(update={"linear": one_pair})
+    network = build(run, generator(0))
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    del splits["validation"]
+    records = probe(network, run, probes, splits, 10, CPU)
+    changed = {
+        name.rpartition(".")[2]
+        for name, value in network.state_dict().items()
+        if not torch.equal(before[name], value)
+    }
+    assert changed == {"running_mean", "running_var", "num_batches_tracked"}
+    assert {r["split"] for r in records} == {"test"}
+    settings = records[-1]["settings"]
+    assert settings["batch_norm"] == "batch statistics while training"
+    assert settings["training_images"] == "augmented"
+
+
+def test_correct_answers_can_be_paired_image_by_image(
+    tiny_run: Run, splits: dict[str, Labelled]
+) -> None:
+    network = build(tiny_run, generator(0))
+    for found in probe(network, tiny_run, PROBES, splits, 10, CPU):
+        correct = unpack(found["correct"], found["count"])
+        assert 100 * correct.mean() == pytest.approx(found["top1"])
+        assert 0 < found["top1"] < found["top5"] <= 100
+
+
+def test_packing_keeps_every_bit() -> None:
+    correct = np.random.default_rng(0).random(1003) < 0.3
+    assert np.array_equal(unpack(pack(correct), 1003), correct)
+
+
+def test_equal_scores_are_taken_in_the_order_of_the_classes() -> None:
+    found = record("knn", {}, "test", torch.zeros(3, 8), torch.tensor([0, 4, 5]))
+    assert found["top1"] == pytest.approx(100 / 3)
+    assert found["top5"] == pytest.approx(200 / 3)
+
+
+def test_features_do_not_depend_on_the_batch(tiny_run: Run, splits: dict[str, Labelled]) -> None:
+    network = build(tiny_run, generator(0))
+    images = splits["train"].images
+    whole = extract(network.backbone, tiny_run, images, CPU)
+    single = extract(network.backbone, tiny_run, images[7:8], CPU)
+    assert torch.allclose(whole[7:8], single, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [("k", "k = 301 needs at least as many training images, here are 300"), ("class", "class [3]")],
+)
+def test_what_cannot_be_answered_is_said(
+    change: str, said: str, tiny_run: Run, splits: dict[str, Labelled]
+) -> None:
+    probes = PROBES
+    if change == "k":
+        probes = PROBES.model_copy(update={"knn": (KNN(k=301, temperature=0.5),)})
+    else:
+        train = splits["train"]
+        kept = train.labels != 3
+        splits["train"] = Labelled(train.images[kept], train.labels[kept])
+    with pytest.raises(ProbeError) as failure:
+        probe(build(tiny_run, generator(0)), tiny_run, probes, splits, 10, CPU)
+    assert said in str(failure.value)

@@ -1,0 +1,67 @@
+"""The demo study, whole: `dvc repro` in a fresh clone, and what its numbers say."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from fresh_clone import Clone
+
+# What pre-training must add to random weights, in points of test top-1. Seen with three seeds:
+# kNN (k = 200) +31 to +37, kNN (k = 20) +15 to +17, linear +9 to +12.
+MARGINS = {"k=200 T=0.5 cosine backbone": 20.0, "k=20 T=0.07 cosine backbone": 8.0, "linear": 4.0}
+
+
+@pytest.fixture(scope="module")
+def reproduced(clone: Clone) -> Clone:
+    """A clone with committed results and no weights, after `dvc repro`."""
+    done = clone.run("dvc", "repro")
+    assert done.returncode == 0, (done.stdout + done.stderr)[-8000:]
+    return clone
+
+
+def test_the_demo_really_ran(reproduced: Clone) -> None:
+    weights = list(reproduced.folder.glob("results/demo/checkpoints/*/*.safetensors"))
+    assert len(weights) == 2 * 3 * 6
+    assert len(list(reproduced.folder.glob("logs/demo/pretrain/*/*.log"))) == 2 * 3 * 6
+
+
+def test_a_second_repro_and_snakemake_itself_run_nothing(reproduced: Clone) -> None:
+    again = reproduced.run("dvc", "repro")
+    assert again.returncode == 0
+    assert "Data and pipelines are up to date" in again.stdout + again.stderr
+    assert reproduced.plan("all") == {}
+
+
+def test_both_methods_learn_for_every_seed_and_probe(reproduced: Clone) -> None:
+    tidy = pd.read_csv(reproduced.folder / "results/demo/probes.csv")
+    test = tidy[(tidy["split"] == "test") & (tidy["metric"] == "top1")]
+    kind = test["setting"].where(test["probe"] == "knn", "linear")
+    values = test.assign(kind=kind).pivot(index=["method", "seed", "kind"], columns="epoch")
+    gain = values["value"][100] - values["value"][0]
+    assert len(gain) == 2 * 3 * 3
+    for (method, seed, name), points in gain.items():
+        assert points >= MARGINS[name], (method, seed, name)
+
+
+def test_dvc_shows_the_atlas_numbers(reproduced: Clone) -> None:
+    shown = reproduced.run("dvc", "metrics", "show", "dvc.yaml", "--json")
+    assert shown.returncode == 0, shown.stderr
+    metrics = json.loads((reproduced.folder / "results/demo/metrics.json").read_text())
+    (linear,) = metrics["mix-d256"]["linear"].values()
+    assert f'"last": {linear["last"]}' in shown.stdout
+    plotted = reproduced.run("dvc", "plots", "show", "accuracy-demo", "--out", "plots")
+    assert plotted.returncode == 0, plotted.stderr
+    page = (reproduced.folder / "plots/index.html").read_text()
+    assert "mix-d256 knn k=200 T=0.5" in page
+    shutil.rmtree(reproduced.folder / "plots")
+
+
+def test_committed_tables_and_figures_follow_from_committed_probes(tmp_path: Path) -> None:
+    fresh = Clone(tmp_path)
+    for step in ("collect", "analyse", "report"):
+        done = fresh.run("python", "-m", "barlow_atlas", step, "--study", "demo")
+        assert done.returncode == 0, done.stderr
+    changed = fresh.run("git", "status", "--porcelain", "results", "reports").stdout
+    assert changed == ""

@@ -1,0 +1,67 @@
+"""Planning: what a fresh clone would run, without data, weights, GPU or cluster."""
+
+import time
+
+from fresh_clone import Clone
+
+from barlow_atlas.study import load_study
+
+PAPER = ("cifar10", "cifar100", "tiny-imagenet", "stl10")
+
+
+def test_the_slurm_profile_plans_the_papers_studies_in_seconds_without_torch(clone: Clone) -> None:
+    started = time.monotonic()
+    done = clone.run(
+        *("snakemake", "--profile", "slurm", "--dry-run", "all"), PYTHONPROFILEIMPORTTIME="1"
+    )
+    took = time.monotonic() - started
+    assert done.returncode == 0, done.stderr[-4000:]
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "barlow_atlas.study" in imported
+    assert not {"torch", "submitit"} & imported
+    assert took < 30
+
+
+def test_every_run_milestone_and_data_set_is_planned(clone: Clone) -> None:
+    studies = [load_study(clone.folder / f"params/{name}.yaml") for name in PAPER]
+    segments = sum(len(study.runs()) * len(study.milestones) for study in studies)
+    assert clone.plan("all", profile="slurm") == {
+        "all": 1,
+        "prepare_data": 4,
+        "pretrain": segments,
+        "probe": segments,
+        "collect": 4,
+        "analyse": 4,
+        "report_study": 4,
+    }
+
+
+def test_config_overrides_the_profiles_studies(clone: Clone) -> None:
+    planned = clone.plan("--config", "study=cifar10", "--", "all", profile="slurm")
+    assert planned["pretrain"] == 72
+
+
+def test_committed_results_do_not_satisfy_a_clone_without_weights(clone: Clone) -> None:
+    assert list(clone.folder.glob("results/demo/probes/*/*.json"))
+    assert not (clone.folder / "results/demo/checkpoints").exists()
+    planned = clone.plan("all")
+    assert (planned["pretrain"], planned["probe"]) == (36, 36)
+
+
+def test_an_unknown_study_is_named_with_the_nearest(clone: Clone) -> None:
+    done = clone.run("snakemake", "--dry-run", "--config", "study=cifar-10")
+    assert done.returncode != 0
+    assert "params/cifar-10.yaml does not exist" in done.stderr + done.stdout
+    assert "Did you mean 'cifar10'?" in done.stderr + done.stdout
+
+
+def test_jobs_ask_slurm_for_what_the_study_says(clone: Clone) -> None:
+    said = clone.snakemake(
+        *("--dry-run", "--verbose", "--config", "study=cifar10"),
+        "--",
+        "results/cifar10/checkpoints/mix-d1024-e2000-clean-s1/epoch_0000.json",
+        profile="slurm",
+    )
+    assert "gpu=1" in said
+    assert "mem_mb=16000" in said
+    assert "runtime=720" in said

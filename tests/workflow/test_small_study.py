@@ -1,0 +1,163 @@
+"""A whole study on digits, made small: everything between the study file and the report."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from fresh_clone import Clone
+
+SMALL = (
+    ("width: 16", "width: 4"),
+    ("embedding_dims: [256]", "embedding_dims: [64]"),
+    ("seeds: [1, 2, 3]", "seeds: [1, 2]"),
+    ("\nepochs: 100", "\nepochs: 6"),
+    ("warmup_epochs: 10", "warmup_epochs: 2"),
+    ("milestones: [0, 5, 10, 25, 50, 100]", "milestones: [0, 3, 6]"),
+)
+STUDY = ("--config", "study=small", "--")
+RUN = "mix-d64-e6-clean-s2"
+
+
+@pytest.fixture(scope="module")
+def finished(clone: Clone) -> Clone:
+    """A clone in which the study has been run once, through Snakemake and submitit."""
+    clone.write_study("small", "demo", *SMALL)
+    clone.snakemake(*STUDY, "all")
+    return clone
+
+
+def probe_file(clone: Clone, epoch: int) -> dict[str, Any]:
+    path = clone.folder / f"results/small/probes/{RUN}/epoch_{epoch:04d}.json"
+    content: dict[str, Any] = json.loads(path.read_text())
+    return content
+
+
+def test_every_point_of_the_map_is_there(finished: Clone) -> None:
+    tidy = pd.read_csv(finished.folder / "results/small/probes.csv")
+    runs, milestones, probes, splits, metrics = 4, 3, 3, 2, 2
+    assert len(tidy) == runs * milestones * probes * splits * metrics
+    assert sorted(tidy["epoch"].unique()) == [0, 3, 6]
+    assert tidy["value"].between(0, 100).all()
+    curves = pd.read_csv(finished.folder / "results/small/curves.csv")
+    assert (curves["seeds"] == 2).all()
+    assert (curves["low"] <= curves["mean"]).all()
+
+
+def test_the_report_is_there_in_all_its_forms(finished: Clone) -> None:
+    reports = finished.folder / "reports/small"
+    names = ["curves.pdf", "curves.png", "milestones.csv", "milestones.md", "milestones.tex"]
+    assert sorted(path.name for path in reports.iterdir()) == names
+    assert "±" in (reports / "milestones.md").read_text()
+
+
+def test_results_say_what_they_were_made_from(finished: Clone) -> None:
+    checkpoint = finished.folder / f"results/small/checkpoints/{RUN}/epoch_0006.json"
+    manifest = json.loads(checkpoint.read_text())
+    content = probe_file(finished, 6)
+    assert content["checkpoint"]["weights_sha256"] == manifest["weights_sha256"]
+    assert content["run"] == manifest["run"]
+    assert manifest["made_by"]["code"]["commit"]
+
+
+def test_the_same_command_again_runs_nothing(finished: Clone) -> None:
+    assert "Nothing to be done" in finished.snakemake(*STUDY, "all")
+
+
+def test_what_cannot_change_a_number_plans_nothing(finished: Clone) -> None:
+    readme = finished.folder / "README.md"
+    readme.write_text(readme.read_text() + "\nMore words.\n")
+    for path in finished.folder.glob("src/barlow_atlas/**/*.py"):
+        os.utime(path)
+    for path in finished.folder.glob("results/small/checkpoints/*/*"):
+        os.utime(path)
+    assert finished.plan(*STUDY, "all") == {}
+
+
+def test_changes_plan_what_they_touch_and_no_more(finished: Clone) -> None:
+    folder = finished.folder
+    study, views = folder / "params/small.yaml", folder / "src/barlow_atlas/views.py"
+    bt = folder / "src/barlow_atlas/objectives/mixed_barlow_twins.py"
+    atlas = {"collect": 1, "analyse": 1, "report_study": 1}
+    for path, before, after, expected in (
+        (study, "k: 20,", "k: 21,", {"probe": 12}),
+        (study, "seeds: [1, 2]", "seeds: [1, 2, 3]", {"pretrain": 6, "probe": 6}),
+        (study, "[0, 3, 6]", "[0, 3, 5, 6]", {"pretrain": 8, "probe": 8}),
+        (study, "lambda_reg: 4.0", "lambda_reg: 2.0", {"pretrain": 6, "probe": 6}),
+        (views, '"""', '"""Edited. ', {"pretrain": 12, "probe": 12}),
+        (bt, '"""', '"""Edited. ', {"pretrain": 6, "probe": 6}),
+    ):
+        original = path.read_text()
+        path.write_text(original.replace(before, after, 1))
+        planned = finished.plan(*STUDY, "all")
+        path.write_text(original)
+        assert planned == {"all": 1, **expected, **atlas}, (path.name, after)
+
+
+def test_a_run_made_again_has_the_same_weights_and_metrics(finished: Clone) -> None:
+    before = probe_file(finished, 6)
+    for kind in ("checkpoints", "probes", "training"):
+        shutil.rmtree(finished.folder / f"results/small/{kind}/{RUN}")
+    finished.snakemake(*STUDY, "all")
+    after = probe_file(finished, 6)
+    assert after["checkpoint"]["lineage"] == before["checkpoint"]["lineage"]
+    assert after["results"] == before["results"]
+
+
+def test_reports_come_back_from_probe_files_alone(finished: Clone, tmp_path: Path) -> None:
+    """What `make report` does, in a clone that has the probe files and nothing else."""
+    bare = Clone(tmp_path)
+    shutil.copy(finished.folder / "params/small.yaml", tmp_path / "params")
+    probes = Path("results/small/probes")
+    shutil.copytree(finished.folder / probes, tmp_path / probes)
+    rules = ("reports", "collect", "analyse", "report_study")
+    bare.snakemake(*STUDY[:2], "--allowed-rules", *rules, "--forcerun", "collect", "--", "reports")
+    assert not (tmp_path / "results/small/checkpoints").exists()
+    for name in ("curves.pdf", "curves.png", "milestones.csv", "milestones.md", "milestones.tex"):
+        made = (tmp_path / "reports/small" / name).read_bytes()
+        assert made == (finished.folder / "reports/small" / name).read_bytes(), name
+
+
+def test_snakemakes_own_report_has_the_figures_and_captions(finished: Clone) -> None:
+    finished.snakemake(*STUDY[:2], "--report", "report.html")
+    page = (finished.folder / "report.html").read_text()
+    assert "Thin lines are single seeds" in page
+    assert "accuracy along pre-training" in page
+
+
+def test_the_reference_protocol_runs_and_says_so(finished: Clone) -> None:
+    finished.write_study(
+        "published",
+        "small",
+        ("protocol: clean", "protocol: reference"),
+        ("epochs: 100\n    batch_size: 256", "epochs: 2\n    batch_size: 256"),
+        ("learning_rates: [0.1, 0.03, 0.01, 0.003]", "learning_rates: [0.01]"),
+        ("weight_decays: [0.0, 1e-4]", "weight_decays: [5e-6]"),
+    )
+    target = "results/published/probes/bt-d64-e6-reference-s1/epoch_0003.json"
+    finished.snakemake("--config", "study=published", "--", target)
+    content = json.loads((finished.folder / target).read_text())
+    assert content["run"]["protocol"] == "reference"
+    assert {result["split"] for result in content["results"]} == {"test"}
+    settings = content["results"][-1]["settings"]
+    assert settings["batch_norm"] == "batch statistics while training"
+
+
+def test_a_failing_run_is_reported_and_does_not_stop_the_others(finished: Clone) -> None:
+    finished.write_study(
+        "failing",
+        "small",
+        ("seeds: [1, 2]", "seeds: [1]"),
+        ("base_lr: 0.01", "base_lr: 1e30"),
+        ("milestones: [0, 3, 6]", "milestones: [0, 1]"),
+    )
+    command = ("snakemake", "--profile", "profiles/local", "--config", "study=failing")
+    done = finished.run(*command, "--", "all")
+    said = done.stdout + done.stderr
+    assert done.returncode != 0
+    assert "the loss is not finite at epoch 1, step" in said
+    assert "Likely causes: a learning rate that is too high" in said
+    assert len(list(finished.folder.glob("results/failing/probes/*/epoch_0000.json"))) == 2
