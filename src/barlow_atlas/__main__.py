@@ -25,7 +25,7 @@ RESULTS = Path("results")
 REPORTS = Path("reports")
 SCHEMA = Path("workflow/schemas/study.schema.json")
 
-# "Try again": what the executor reads as saved and stopped, neither done nor failed.
+# EX_TEMPFAIL of sysexits.h: saved and stopped, neither done nor failed; start it again.
 EXIT_INTERRUPTED = 75
 
 
@@ -151,6 +151,11 @@ def probe(options: argparse.Namespace) -> None:
     results = RESULTS / options.study
     checkpoint = milestone_path(results / "checkpoints" / run.name, options.epoch, ".json")
     manifest, weights = read_weights(checkpoint)
+    if manifest.run != run:
+        raise StudyError(
+            f"{checkpoint} belongs to a run with other parameters than the study now gives to "
+            f"{run.name}. Start the study through Snakemake, which trains it anew"
+        )
     prepared = load(RESULTS / "data" / run.data.name)
     chosen = _select(run, prepared)
     train, labels = prepared.train_images, prepared.train_labels

@@ -1,7 +1,9 @@
 """The DVC stages of a study, derived from what its Snakemake rules depend on.
 
-DVC decides whether to call Snakemake at all, so both must watch the same files: the lists come
-from `sources.py`, and tests/unit/test_dvc.py compares the committed stages with these.
+DVC decides whether to call Snakemake at all, so it must watch all that Snakemake's rules watch:
+the lists come from `sources.py`. Where Snakemake compares resolved parameters, DVC watches the
+files they are resolved from; Snakemake then finds out whether anything that matters has changed.
+tests/unit/test_dvc.py compares the committed stages with these.
 """
 
 import os
@@ -46,7 +48,8 @@ def _data_stage(study: str, dataset: str) -> dict[str, Any]:
     folder = f"results/data/{dataset}"
     return {
         "cmd": f"{SNAKEMAKE} --config study={study} -- {folder}/manifest.json",
-        "deps": _relative(sources.PREPARE_DATA),
+        "deps": _relative({*sources.PREPARE_DATA, *sources.RESOLVE_DATA}),
+        "params": [{f"params/{study}.yaml": ["data"]}],
         "outs": [{folder: {"persist": True}}],
     }
 
@@ -63,6 +66,7 @@ def _study_stage(name: str, study: Study) -> dict[str, Any]:
         *sources.COLLECT,
         *sources.ANALYSE,
         *sources.REPORT,
+        *sources.RESOLVE_RUNS,
     }
     return {
         "cmd": f"{SNAKEMAKE} --config study={name} -- all",

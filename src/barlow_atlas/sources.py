@@ -48,6 +48,9 @@ PROBE = _files(
     "randomness.py",
     "views.py",
 )
+# What parameters are resolved with: named recipes and defaults, facts of data sets.
+RESOLVE_RUNS = _files("augmentation.py", "study.py")
+RESOLVE_DATA = _files("data/catalog.py")
 COLLECT = _files("atlas/frames.py")
 ANALYSE = _files("atlas/curves.py")
 REPORT = _files("report/figures.py", "report/tables.py", "report/style.mplstyle")

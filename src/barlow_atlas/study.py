@@ -46,7 +46,9 @@ class Data(Frozen):
     """Which images, and how many of them."""
 
     name: str = Field(description="a known data set, or a name of your own together with `path`")
-    path: str | None = Field(None, description="folder with train/<class>/ and test/<class>/")
+    path: str | None = Field(
+        None, description="folder with train/<class>/ and test/<class>/ (or val/<class>/)"
+    )
     stored_size: Positive | None = Field(
         None, description="pixels a side at which images of `path` are stored"
     )

@@ -10,6 +10,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from barlow_atlas.__main__ import SCHEMA
+from barlow_atlas.augmentation import RECIPES
 from barlow_atlas.study import Run, Study, StudyError, load_study
 
 PARAMS = Path("params")
@@ -136,3 +137,26 @@ def test_planning_loads_neither_torch_nor_numpy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_recipes_are_the_columns_of_the_published_table() -> None:
+    """Section 1.2 of the protocol facts (docs/fidelity.md, data and augmentation)."""
+    cifar, tiny, stl = (RECIPES[f"mix-{name}"] for name in ("cifar", "tiny-imagenet", "stl10"))
+    for recipe in (cifar, tiny, stl):
+        assert recipe.view_a == recipe.view_b
+        view = recipe.view_a
+        assert (view.brightness, view.contrast, view.saturation, view.hue) == (0.4, 0.4, 0.4, 0.1)
+        assert (view.jitter_p, view.flip_p, view.blur_p, view.solarise_p) == (0.8, 0.5, 0, 0)
+        assert view.crop_ratio == (3 / 4, 4 / 3)
+    assert (cifar.view_a.crop_scale, cifar.view_a.grayscale_p) == ((0.08, 1), 0.2)
+    assert (cifar.view_a.interpolation, cifar.view_a.crop_last) == ("bilinear", False)
+    assert (cifar.mean, cifar.std) == ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
+    for recipe in (tiny, stl):
+        assert (recipe.view_a.crop_scale, recipe.view_a.grayscale_p) == ((0.2, 1), 0.1)
+        assert (recipe.view_a.interpolation, recipe.view_a.crop_last) == ("bicubic", True)
+    assert (tiny.mean, tiny.std) == ((0.480, 0.448, 0.398), (0.277, 0.269, 0.282))
+    assert (stl.mean, stl.std) == ((0.43, 0.42, 0.39), (0.27, 0.26, 0.27))
+    resizes = (cifar.evaluation_resize, tiny.evaluation_resize, stl.evaluation_resize)
+    assert resizes == (None, None, 70)
+    # CIFAR-100 is normalised with CIFAR-10's statistics.
+    assert load_study(PARAMS / "cifar100.yaml").recipe == cifar

@@ -1,6 +1,5 @@
 """What the rules share: paths, and what a job of a study depends on and asks for."""
 
-DATA_OWNER = {STUDIES[study].data.name: study for study in reversed(STUDIES)}
 REPORT_FILES = [
     "curves.png",
     "curves.pdf",
@@ -23,6 +22,23 @@ def milestone(kind, study, run, epoch, suffix):
 def data_set(study):
     data = STUDIES[study].data
     return resolve(data.name, data.path, data.stored_size)
+
+
+def data_owners():
+    """For each data set a study that names it; studies must agree on what it is."""
+    owners = {}
+    for study in STUDIES:
+        name = STUDIES[study].data.name
+        if data_set(owners.setdefault(name, study)) != data_set(study):
+            raise WorkflowError(
+                f"The studies {owners[name]} and {study} give the data set {name} different paths "
+                "or stored sizes, and both would be prepared in "
+                f"results/data/{name}: give one of them another name."
+            )
+    return owners
+
+
+DATA_OWNER = data_owners()
 
 
 def parent_manifest(wildcards):
