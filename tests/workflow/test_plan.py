@@ -53,15 +53,3 @@ def test_an_unknown_study_is_named_with_the_nearest(clone: Clone) -> None:
     assert done.returncode != 0
     assert "params/cifar-10.yaml does not exist" in done.stderr + done.stdout
     assert "Did you mean 'cifar10'?" in done.stderr + done.stdout
-
-
-def test_jobs_ask_slurm_for_what_the_study_says(clone: Clone) -> None:
-    said = clone.snakemake(
-        *("--dry-run", "--verbose", "--config", "study=cifar10"),
-        "--",
-        "results/cifar10/checkpoints/mix-d1024-e2000-clean-s1/epoch_0000.json",
-        profile="slurm",
-    )
-    assert "gpu=1" in said
-    assert "mem_mb=16000" in said
-    assert "runtime=720" in said

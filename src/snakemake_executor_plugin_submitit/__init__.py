@@ -1,0 +1,63 @@
+"""Snakemake executor plugin that runs every job through submitit.
+
+Snakemake finds it by the name of this folder on ``sys.path`` and imports it on *every* call, of a
+job as well, so nothing here may import submitit.  See ``executor.py`` for how a job travels.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from snakemake_interface_executor_plugins.settings import CommonSettings, ExecutorSettingsBase
+
+from snakemake_executor_plugin_submitit.executor import Executor
+
+__all__ = ["Executor", "ExecutorSettings", "common_settings"]
+
+
+# Snakemake turns each field into `--submitit-<name>` and the profile key `submitit-<name>:`.
+@dataclass
+class ExecutorSettings(ExecutorSettingsBase):  # type: ignore[misc]
+    """Settings of the plugin; the help texts give units and defaults."""
+
+    cluster: str = field(
+        default="local",
+        metadata={
+            "help": "Where jobs run: 'local' (this machine, whose cores and GPUs are the queue) "
+            "or 'slurm' (sbatch). Default: local.",
+            "choices": ["local", "slurm"],
+        },
+    )
+    folder: Path = field(
+        default=Path("logs/submitit"),
+        metadata={
+            "help": "Folder for the logs of jobs, one sub-folder a rule and its wildcards. On "
+            "Slurm it must be on a file system that the compute nodes share. "
+            "Default: logs/submitit.",
+        },
+    )
+    signal_delay: int = field(
+        default=120,
+        metadata={
+            "help": "Seconds before its time limit (resource 'runtime') at which a job gets "
+            "SIGUSR2, so that it can save its state, exit and be started again; at most half of "
+            "the limit. Default: 120.",
+        },
+    )
+    status_interval: int = field(
+        default=30,
+        metadata={
+            "help": "Least number of seconds between two questions to Slurm about the states of "
+            "all jobs. Results are noticed within seconds without asking. Default: 30.",
+        },
+    )
+
+
+common_settings = CommonSettings(
+    non_local_exec=True,
+    implies_no_shared_fs=False,
+    job_deploy_sources=False,
+    # Jobs inherit the environment (sbatch exports it), so values need not be put into commands.
+    pass_envvar_declarations_to_cmd=False,
+    auto_deploy_default_storage_provider=False,
+    init_seconds_before_status_checks=0,
+)

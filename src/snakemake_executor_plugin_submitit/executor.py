@@ -1,0 +1,210 @@
+"""How a Snakemake job travels: Snakemake -> this executor -> submitit -> ``ShellJob`` -> bash.
+
+Snakemake's main thread only hands a job over (:meth:`Executor.run_job`).  Everything that may take
+time (starting processes, sbatch, looking at a shared file system, asking Slurm) happens in other
+threads; Snakemake's polling thread (:meth:`Executor.check_active_jobs`) waits for one of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import textwrap
+from collections.abc import AsyncGenerator
+from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
+from typing import Any
+
+from snakemake_interface_common.exceptions import WorkflowError
+from snakemake_interface_executor_plugins.executors.base import SubmittedJobInfo
+from snakemake_interface_executor_plugins.executors.remote import RemoteExecutor
+from snakemake_interface_executor_plugins.jobs import JobExecutorInterface
+from snakemake_interface_executor_plugins.utils import format_cli_arg, join_cli_args
+
+from snakemake_executor_plugin_submitit.local import LocalCluster
+from snakemake_executor_plugin_submitit.resources import read_request
+from snakemake_executor_plugin_submitit.slurm import SlurmCluster
+from snakemake_executor_plugin_submitit.submission import (
+    Cluster,
+    Outcome,
+    Submission,
+    block_sigint,
+    log_folder,
+    log_tail,
+)
+
+
+class Executor(RemoteExecutor):  # type: ignore[misc]
+    """Found and used by Snakemake as ``--executor submitit``."""
+
+    def __post_init__(self) -> None:
+        if find_spec("submitit") is None:
+            raise WorkflowError(
+                "The executor `submitit` needs the Python package submitit, which "
+                f"{sys.executable} does not have. Install it: pip install submitit"
+            )
+        self._cluster = self._make_cluster()
+        self._worker = ThreadPoolExecutor(1, "submitit", initializer=block_sigint)
+        self._cancelled = False
+        self._capped_rules: set[str] = set()
+
+    @property
+    def next_seconds_between_status_checks(self) -> float:
+        # Needed by Snakemake's polling thread, which may run before `__post_init__`.
+        slurm = self.workflow.executor_settings.cluster == "slurm"
+        return (SlurmCluster if slurm else LocalCluster).poll_seconds
+
+    def _make_cluster(self) -> Cluster:
+        settings = self.workflow.executor_settings
+        warn = self.logger.warning
+        if settings.cluster == "slurm":
+            return SlurmCluster(settings.signal_delay, settings.status_interval, warn)
+        cores = self.workflow.resource_settings.cores or len(os.sched_getaffinity(0))
+        return LocalCluster(cores, settings.signal_delay, warn)
+
+    def get_job_args(self, job: JobExecutorInterface) -> str:
+        """The arguments of the inner Snakemake; of an option given twice the last one counts.
+
+        ``--cores``: those of the job.  Without it the inner one believes to have the outer
+        ``--cores``: the login node's for a Slurm job, the whole machine's for each local one.
+
+        ``--max-jobs-per-timespan``: the rate limit's timer keeps each Snakemake alive for a whole
+        timespan (1 s by default) after its last job.  A single job needs no limit; in a group the
+        timer would have Snakemake look for jobs without a pause.
+        """
+        args = [
+            super().get_job_args(job),
+            format_cli_arg("--cores", self._cluster.cores_for(job.threads)),
+            format_cli_arg("--max-jobs-per-timespan", "1/0s", skip=job.is_group()),
+        ]
+        return str(join_cli_args(args))
+
+    def run_job(self, job: JobExecutorInterface) -> None:
+        info = SubmittedJobInfo(job)
+        wildcards = {} if job.is_group() else dict(job.wildcards_dict)
+        try:
+            submission = Submission(
+                info=info,
+                request=read_request(job.name, job.threads, job.resources),
+                command=self.format_job_exec(job),
+                folder=log_folder(self.workflow.executor_settings.folder, job.name, wildcards),
+                priority=job.priority,
+            )
+            self._cluster.accept(submission)
+        except WorkflowError as error:
+            # Fails this job only: others may have been running for hours.
+            self._report_failure(info, f"Job {job.jobid} was not submitted. {error}", log=None)
+            return
+        info.aux = {"submission": submission}
+        self._warn_if_capped(job)
+        self.report_job_submission(info)
+
+    async def check_active_jobs(
+        self, active_jobs: list[SubmittedJobInfo]
+    ) -> AsyncGenerator[SubmittedJobInfo, None]:
+        if not active_jobs:
+            return  # also when Snakemake's polling thread is ahead of `__post_init__`
+        submissions = [_submission(info) for info in active_jobs]
+        waiting = [s for s in submissions if s.info.external_jobid is None]
+        loop = asyncio.get_running_loop()
+        try:
+            outcomes = await loop.run_in_executor(
+                self._worker, self._cluster.step, submissions, self._stopping()
+            )
+        except Exception:
+            # Snakemake stops the workflow then, but would leave the jobs running.
+            self._cluster.cancel()
+            raise
+        for submission in waiting:
+            if submission.log is not None:
+                self.logger.info(
+                    f"Job {submission.info.job.jobid} runs as {submission.info.external_jobid}, "
+                    f"log: {os.path.relpath(submission.log)}"
+                )
+        for submission in submissions:
+            outcome = outcomes.get(submission)
+            if outcome is None or self._cancelled:
+                yield submission.info
+            else:
+                self._report(submission, outcome)
+
+    def cancel_jobs(self, active_jobs: list[SubmittedJobInfo]) -> None:
+        """Stops all jobs.
+
+        ``active_jobs`` is not relied on: Snakemake passes an empty list while
+        :meth:`check_active_jobs` is running.
+        """
+        self._cancelled = True
+        self._cluster.cancel()
+
+    def shutdown(self) -> None:
+        super().shutdown()
+        self._worker.shutdown()
+
+    def _stopping(self) -> bool:
+        """Whether Snakemake only waits for running jobs, after an error or a SIGTERM.
+
+        It believes that all jobs handed over are running, so those that wait here for a free core
+        must be given back, or it would run the whole list.  There is no public way to ask.
+        """
+        scheduler = self.workflow.scheduler
+        if getattr(scheduler, "_user_kill", None):
+            return True
+        keep_going = self.workflow.execution_settings.keep_going
+        return bool(getattr(scheduler, "_errors", False)) and not keep_going
+
+    def _report(self, submission: Submission, outcome: Outcome) -> None:
+        info = submission.info
+        if outcome.succeeded:
+            self.report_job_success(info)
+        elif outcome.dropped:
+            self.logger.info(f"Job {info.job.jobid} was not started, as the workflow is stopping.")
+            self.workflow.scheduler.error_callback(info.job)
+        else:
+            self._report_failure(info, _failure_text(submission, outcome), submission.log)
+
+    def _report_failure(self, info: SubmittedJobInfo, message: str, log: Any) -> None:
+        if info.job.is_group():
+            # Snakemake drops the message of a failed group.
+            self.logger.error(message)
+        # Snakemake appends a sentence of its own to the message.
+        logs = [] if log is None else [os.path.relpath(log)]
+        self.report_job_error(info, msg=message + "\n", aux_logs=logs)
+
+    def _warn_if_capped(self, job: JobExecutorInterface) -> None:
+        """On Slurm, says once a rule that ``--cores`` lowered its threads.
+
+        Snakemake applies ``--cores`` (also ``cores:`` of a profile) to the threads of remote jobs.
+        """
+        cores = self.workflow.resource_settings.cores
+        if self.workflow.executor_settings.cluster != "slurm" or cores is None or job.is_group():
+            return
+        declared = job.rule.resources["_cores"]
+        wanted = 0 if declared.is_evaluable() else declared.value
+        if wanted > job.threads == cores and job.name not in self._capped_rules:
+            self._capped_rules.add(job.name)
+            self.logger.warning(
+                f"Rule {job.name} asks for {wanted} threads, but `--cores {cores}` (command line "
+                f"or profile) lowers that to {job.threads}, for Slurm jobs too. Pass a larger "
+                "`--cores`, or none, to give it what it asks for."
+            )
+
+
+def _submission(info: SubmittedJobInfo) -> Submission:
+    assert info.aux is not None
+    submission: Submission = info.aux["submission"]
+    return submission
+
+
+def _failure_text(submission: Submission, outcome: Outcome) -> str:
+    info = submission.info
+    text = f"Job {info.job.jobid} of rule {submission.request.rule} failed: {outcome.reason}."
+    if submission.log is None:
+        return text
+    tail = log_tail(submission.log)
+    shown = f"its last lines:\n{textwrap.indent(tail, '  | ')}" if tail else "it is empty."
+    return (
+        f"{text}\nIt ran as {info.external_jobid}. All of its output is in "
+        f"{os.path.relpath(submission.log)}; {shown}"
+    )

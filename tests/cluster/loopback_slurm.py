@@ -1,0 +1,273 @@
+"""A whole Slurm on the loopback interface, beside whatever runs on the machine.
+
+munged, MariaDB, slurmdbd, slurmctld and two slurmd run as children of the test process, each with
+files in one temporary folder and a port of its own.  Nothing in /etc and no service is touched;
+clients find the cluster through SLURM_CONF.
+
+Two nodes n1 and n2 with 4 CPUs, 4000 MiB and 2 GPUs (device files that stand for GPUs) each,
+whatever the machine has, and two partitions over both: `low`, the default, whose jobs are requeued
+when one of `high` needs their place.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import stat
+import subprocess
+import tempfile
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+
+PACKAGES = "slurmctld slurmd slurm-client munge slurmdbd mariadb-server"
+PROGRAMS = (
+    *("munged", "mariadbd", "mariadb-install-db", "slurmdbd", "slurmctld", "slurmd"),
+    *("sacctmgr", "sacct", "sbatch", "srun", "squeue", "scancel", "scontrol"),
+)
+SEARCH_PATH = os.pathsep.join((os.environ.get("PATH", ""), "/usr/local/sbin", "/usr/sbin", "/sbin"))
+
+# Seconds between Slurm's SIGTERM and SIGKILL.
+KILL_WAIT_S = 5
+# Seconds that a requeued job waits before it starts again.  Slurm's default is 120, which is also
+# the lifetime of a credential, for nodes whose clocks disagree; here all share one clock.
+REQUEUE_WAIT_S = 25
+
+
+def require_packages() -> None:
+    """Skips the test where Slurm is not installed; fails it in continuous integration."""
+    missing = [name for name in PROGRAMS if shutil.which(name, path=SEARCH_PATH) is None]
+    reasons = []
+    if missing:
+        reasons.append(f"not installed: {', '.join(missing)}; apt-get install -y {PACKAGES}")
+    if os.geteuid() != 0:
+        reasons.append("Slurm's daemons must be started as root")
+    if not reasons:
+        return
+    message = f"no Slurm for the tests of the cluster: {'; '.join(reasons)}"
+    if os.environ.get("CI"):
+        pytest.fail(message)
+    pytest.skip(message)
+
+
+def free_ports(number: int) -> list[int]:
+    sockets = [socket.socket() for _ in range(number)]
+    try:
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
+    finally:
+        for each in sockets:
+            each.close()
+
+
+class LoopbackSlurm:
+    def __init__(self) -> None:
+        # Short, because the path of a socket may have 107 characters only.
+        self.folder = Path(tempfile.mkdtemp(prefix="slurm-", dir="/tmp"))
+        self.environment = {
+            "SLURM_CONF": str(self.folder / "slurm.conf"),
+            "MYSQL_UNIX_PORT": str(self.folder / "db.sock"),
+            "PATH": SEARCH_PATH,
+        }
+        self._daemons: list[subprocess.Popen[bytes]] = []
+
+    def run(self, *command: str) -> str:
+        """The output of one of Slurm's programs; fails the test if that fails."""
+        done = self._call(*command)
+        assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
+        return done.stdout
+
+    def start(self) -> None:
+        """Returns when both nodes are idle."""
+        self._write_configuration()
+        folder = self.folder
+        self._daemon(
+            *("munged", "--foreground", "--force", f"--socket={folder}/munge.sock"),
+            *(f"--key-file={folder}/munge.key", f"--pid-file={folder}/munged.pid"),
+            *(f"--log-file={folder}/munged.log", f"--seed-file={folder}/munge.seed"),
+        )
+        self._wait_for_success("munge", "--no-input", f"--socket={folder}/munge.sock")
+        install = self._call(
+            *("mariadb-install-db", "--no-defaults", f"--datadir={folder}/db", "--user=root"),
+            *("--auth-root-authentication-method=normal", "--skip-test-db"),
+        )
+        assert install.returncode == 0, install.stdout + install.stderr
+        self._daemon(
+            *("mariadbd", "--no-defaults", f"--datadir={folder}/db", "--user=root"),
+            *(f"--socket={folder}/db.sock", "--skip-networking", f"--pid-file={folder}/db.pid"),
+            *("--innodb-buffer-pool-size=64M", "--innodb-flush-log-at-trx-commit=0"),
+        )
+        self._wait_for_success("mariadb-admin", "--no-defaults", f"-S{folder}/db.sock", "ping")
+        self._daemon("slurmdbd", "-D")
+        self._wait_for_success("sacctmgr", "--immediate", "add", "cluster", "loopback")
+        self._daemon("slurmctld", "-D", "-i")
+        for node in ("n1", "n2"):
+            self._daemon("slurmd", "-D", "-N", node)
+        deadline = time.monotonic() + 60
+        nodes = ("sinfo", "--Node", "--noheader", "--format=%N %T")
+        while set(self._call(*nodes).stdout.splitlines()) != {"n1 idle", "n2 idle"}:
+            self._check_alive()
+            if time.monotonic() > deadline:
+                pytest.fail(f"the nodes are not idle after a minute\n{self.diagnosis()}")
+            time.sleep(0.3)
+
+    def stop(self) -> None:
+        """Ends all jobs, all daemons and whatever they started, and removes the folder."""
+        try:
+            if any("slurmd" in str(daemon.args) for daemon in self._daemons):
+                self._call("scancel", "--user=root")
+        finally:
+            for daemon in reversed(self._daemons):
+                daemon.terminate()
+            for daemon in self._daemons:
+                try:
+                    daemon.wait(timeout=10)
+                except subprocess.TimeoutExpired:
+                    daemon.kill()
+                    daemon.wait()
+            for pid in self._processes_of_this_cluster():
+                os.kill(pid, signal.SIGKILL)
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    def diagnosis(self) -> str:
+        """The last lines of all logs."""
+        logs = sorted(self.folder.glob("*.log"))
+        tails = (f"{log.name}:\n" + "\n".join(_lines(log)[-8:]) for log in logs)
+        return "\n\n".join(tails)
+
+    def _write_configuration(self) -> None:
+        folder = self.folder
+        folder.chmod(0o755)
+        for name in ("db", "state", "spool.n1", "spool.n2"):
+            (folder / name).mkdir()
+        for number in range(4):
+            # The devices of /dev/null, in the place of GPUs.
+            os.mknod(folder / f"gpu{number}", 0o666 | stat.S_IFCHR, os.makedev(1, 3))
+        _write_private(folder / "munge.key", os.urandom(128))
+        host = socket.gethostname().partition(".")[0]
+        controller, dbd, first, second = free_ports(4)
+        slurmdbd = f"""
+            AuthType=auth/munge
+            AuthInfo=socket={folder}/munge.sock
+            DbdHost={host}
+            DbdAddr=127.0.0.1
+            DbdPort={dbd}
+            SlurmUser=root
+            StorageType=accounting_storage/mysql
+            StorageHost=localhost
+            StorageUser=root
+            StorageLoc=slurm
+            LogFile={folder}/slurmdbd.log
+            PidFile={folder}/slurmdbd.pid
+            """
+        _write_private(folder / "slurmdbd.conf", textwrap.dedent(slurmdbd).encode())
+        slurm = f"""
+            ClusterName=loopback
+            SlurmctldHost={host}(127.0.0.1)
+            SlurmctldPort={controller}
+            SlurmUser=root
+            AuthType=auth/munge
+            AuthInfo=socket={folder}/munge.sock,cred_expire={REQUEUE_WAIT_S}
+            CryptoType=crypto/munge
+            StateSaveLocation={folder}/state
+            SlurmdSpoolDir={folder}/spool.%n
+            SlurmctldPidFile={folder}/slurmctld.pid
+            SlurmdPidFile={folder}/slurmd.%n.pid
+            SlurmctldLogFile={folder}/slurmctld.log
+            SlurmdLogFile={folder}/slurmd.%n.log
+            ProctrackType=proctrack/linuxproc
+            TaskPlugin=task/none
+            SelectType=select/cons_tres
+            SelectTypeParameters=CR_Core_Memory
+            JobAcctGatherType=jobacct_gather/none
+            AccountingStorageType=accounting_storage/slurmdbd
+            AccountingStorageHost=127.0.0.1
+            AccountingStoragePort={dbd}
+            AccountingStoragePass={folder}/munge.sock
+            AccountingStorageTRES=gres/gpu
+            GresTypes=gpu
+            MpiDefault=none
+            KillWait={KILL_WAIT_S}
+            ReturnToService=2
+            SlurmdParameters=config_overrides
+            SchedulerParameters=sched_interval=5,bf_interval=5
+            PreemptType=preempt/partition_prio
+            PreemptMode=REQUEUE
+            NodeName=n1 NodeHostname={host} NodeAddr=127.0.0.1 Port={first} CPUs=4 \
+RealMemory=4000 Gres=gpu:2
+            NodeName=n2 NodeHostname={host} NodeAddr=127.0.0.1 Port={second} CPUs=4 \
+RealMemory=4000 Gres=gpu:2
+            PartitionName=low Nodes=n1,n2 Default=YES PriorityTier=1 PreemptMode=REQUEUE \
+GraceTime=10 MaxTime=60 DefMemPerCPU=100
+            PartitionName=high Nodes=n1,n2 PriorityTier=10 PreemptMode=OFF MaxTime=60 \
+DefMemPerCPU=100
+            """
+        (folder / "slurm.conf").write_text(textwrap.dedent(slurm))
+        (folder / "gres.conf").write_text(
+            f"NodeName=n1 Name=gpu File={folder}/gpu[0-1]\n"
+            f"NodeName=n2 Name=gpu File={folder}/gpu[2-3]\n"
+        )
+
+    def _daemon(self, *command: str) -> None:
+        with (self.folder / f"{command[0]}.out.log").open("ab") as log:
+            program = shutil.which(command[0], path=SEARCH_PATH)
+            assert program is not None
+            self._daemons.append(
+                subprocess.Popen(
+                    [program, *command[1:]],
+                    env=os.environ | self.environment,
+                    stdout=log,
+                    stderr=log,
+                    cwd=self.folder,
+                    start_new_session=True,
+                )
+            )
+
+    def _call(self, *command: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            command,
+            env=os.environ | self.environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    def _wait_for_success(self, *command: str) -> None:
+        deadline = time.monotonic() + 60
+        while (done := self._call(*command)).returncode != 0:
+            self._check_alive()
+            if time.monotonic() > deadline:
+                pytest.fail(f"{command}: {done.stdout}{done.stderr}\n{self.diagnosis()}")
+            time.sleep(0.2)
+
+    def _check_alive(self) -> None:
+        for daemon in self._daemons:
+            if daemon.poll() is not None:
+                pytest.fail(f"{daemon.args!r} ended with {daemon.returncode}\n{self.diagnosis()}")
+
+    def _processes_of_this_cluster(self) -> list[int]:
+        """Those that have the cluster's SLURM_CONF in their environment, but for this process."""
+        marker = f"SLURM_CONF={self.folder}/".encode()
+        found = []
+        for path in Path("/proc").glob("[0-9]*/environ"):
+            try:
+                if marker in path.read_bytes() and int(path.parent.name) != os.getpid():
+                    found.append(int(path.parent.name))
+            except OSError:
+                continue  # it ended meanwhile
+        return found
+
+
+def _write_private(path: Path, content: bytes) -> None:
+    path.touch(mode=0o600)
+    path.write_bytes(content)
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text(errors="replace").splitlines()

@@ -1,0 +1,180 @@
+"""The mapping from Snakemake's resources to submitit's parameters, case by case."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from snakemake_interface_common.exceptions import WorkflowError
+
+from snakemake_executor_plugin_submitit.resources import (
+    read_request,
+    save_grace_s,
+    signal_delay_s,
+    slurm_parameters,
+)
+
+# What every job has: one thread, an hour.
+BASE: dict[str, Any] = {
+    "name": "train",
+    "timeout_min": 60,
+    "cpus_per_task": 1,
+    "nodes": 1,
+    "tasks_per_node": 1,
+    "slurm_signal_delay_s": 120,
+    "slurm_srun_args": ["--cpus-per-task=1"],
+    "slurm_additional_parameters": {"requeue": True},
+    "stderr_to_stdout": True,
+}
+
+
+def parameters(threads: int = 1, **resources: Any) -> dict[str, Any]:
+    request = read_request("train", threads, {"runtime": 60, **resources})
+    return slurm_parameters(request, "train", wanted_signal_delay_s=120)
+
+
+@pytest.mark.parametrize(
+    ("resources", "changed"),
+    [
+        ({}, {}),
+        ({"tmpdir": "/tmp", "disk_mb": 5, "own": 3}, {}),
+        ({"runtime": 3}, {"timeout_min": 3, "slurm_signal_delay_s": 90}),
+        ({"mem_mb": 2048}, {"mem_gb": 2.0}),
+        ({"mem_mb": 1500}, {"mem_gb": 1500 / 1024}),
+        ({"mem_mb_per_cpu": 700, "mem_mb": 1000}, {"slurm_mem_per_cpu": "700M"}),
+        ({"gpu": 2}, {"gpus_per_node": 2}),
+        ({"gpu": 0}, {}),
+        ({"gpu": 1, "gpu_model": "a100"}, {"slurm_gres": "gpu:a100:1"}),
+        ({"gres": "gpu:a100:2,shard:4"}, {"slurm_gres": "gpu:a100:2,shard:4"}),
+        ({"slurm_partition": "low"}, {"slurm_partition": "low"}),
+        ({"slurm_account": 4711}, {"slurm_account": "4711"}),
+        ({"qos": "long", "constraint": "v100&nvlink"}, None),
+        (
+            {"nodes": 2, "tasks_per_node": 4},
+            {
+                "nodes": 2,
+                "tasks_per_node": 4,
+                "slurm_srun_args": ["--cpus-per-task=1", "--nodes=1", "--ntasks=1"],
+            },
+        ),
+        (
+            {"slurm_extra": "--exclusive --mail-type=END --comment 'two words'"},
+            {
+                "slurm_additional_parameters": {
+                    "requeue": True,
+                    "exclusive": True,
+                    "mail-type": "END",
+                    "comment": "two words",
+                }
+            },
+        ),
+        (
+            {"slurm_extra": "--no-requeue"},
+            {"slurm_additional_parameters": {"no-requeue": True}},
+        ),
+    ],
+)
+def test_slurm_parameters(resources: dict[str, Any], changed: dict[str, Any] | None) -> None:
+    if changed is None:
+        changed = {"slurm_qos": "long", "slurm_constraint": "v100&nvlink"}
+    assert parameters(**resources) == BASE | changed
+
+
+def test_threads_become_cpus_of_the_task_and_of_the_step() -> None:
+    changed = {"cpus_per_task": 6, "slurm_srun_args": ["--cpus-per-task=6"]}
+    assert parameters(threads=6) == BASE | changed
+
+
+def test_submitit_accepts_all_parameters(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """submitit itself checks names and types, without any Slurm."""
+    import submitit
+    from submitit.slurm.slurm import SlurmExecutor
+
+    monkeypatch.setattr(SlurmExecutor, "affinity", classmethod(lambda cls: 2))
+    everything = parameters(
+        threads=2,
+        mem_mb=1500,
+        gpu=1,
+        gpu_model="a100",
+        nodes=2,
+        tasks_per_node=2,
+        slurm_partition="p",
+        slurm_account="a",
+        qos="q",
+        constraint="c",
+        slurm_extra="--exclusive",
+    )
+    executor = submitit.AutoExecutor(tmp_path, cluster="slurm")
+    executor.update_parameters(**everything)
+    script = executor._executor._make_submission_file_text("true", "")
+    for line in (
+        "#SBATCH --mem=1500MB",
+        "#SBATCH --time=60",
+        "#SBATCH --signal=USR2@120",
+        "#SBATCH --gres=gpu:a100:1",
+        "#SBATCH --exclusive",
+        "#SBATCH --requeue",
+    ):
+        assert line in script.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("resources", "expected"),
+    [
+        ({"mem_mb": 0}, "MiB, 1 or more"),
+        ({"mem_mb": "much"}, "MiB, 1 or more"),
+        ({"runtime": 0}, "minutes, 1 or more"),
+        ({"runtime": True}, "minutes, 1 or more"),
+        ({"gpu": -1}, "GPUs, 0 or more"),
+        ({"gpu": 1.5}, "GPUs, 0 or more"),
+        ({"nodes": 0}, "nodes, 1 or more"),
+        ({"tasks_per_node": "2"}, "tasks, 1 or more"),
+        ({"gres": "gpu:1", "gpu": 1}, "either `gres` or `gpu`"),
+        ({"gres": "gpu=1"}, "name[:type][:count]"),
+        ({"gpu_model": "a100"}, "`gpu` count"),
+        ({"gpu_model": "a100:2", "gpu": 2}, "count goes into `gpu`"),
+        ({"slurm_partition": "a b"}, "one word"),
+        ({"qos": ""}, "a word"),
+        ({"gpus": 1}, "the name `gpu`"),
+        ({"partition": "low"}, "the name `slurm_partition`"),
+        ({"slurm_extra": "--exclusive 'open"}, "No closing quotation"),
+        ({"slurm_extra": "-N 2"}, "'-N' is not one"),
+        ({"slurm_extra": "--exclusive yes no"}, "'no' belongs to no option"),
+        ({"slurm_extra": "--mem=5G"}, "the resource `mem_mb` instead"),
+        ({"slurm_extra": "--output=x"}, "left to the plugin"),
+        ({"slurm_extra": 5}, "sbatch options"),
+    ],
+)
+def test_a_wrong_value_names_rule_resource_value_and_what_was_expected(
+    resources: dict[str, Any], expected: str
+) -> None:
+    with pytest.raises(WorkflowError) as caught:
+        parameters(**resources)
+    message = str(caught.value)
+    name = next(iter(resources))
+    assert "Rule train" in message
+    assert f"{name}={resources[name]!r}" in message
+    assert expected in message
+
+
+def test_slurm_needs_a_time_limit() -> None:
+    request = read_request("train", 1, {})
+    with pytest.raises(WorkflowError, match=r"Rule train: resource runtime is missing.*profile"):
+        slurm_parameters(request, "train", 120)
+
+
+@pytest.mark.parametrize(
+    ("gres", "gpus"), [(None, 0), ("gpu", 1), ("gpu:3", 3), ("gpu:a100:2,shard:9", 2), ("fpga", 0)]
+)
+def test_gpus_in_gres_are_counted(gres: str | None, gpus: int) -> None:
+    assert read_request("train", 1, {"gres": gres}).gpus_per_node == gpus
+
+
+@pytest.mark.parametrize(
+    ("wanted_s", "runtime_min", "delay_s"), [(120, 60, 120), (120, 1, 30), (600, 15, 450)]
+)
+def test_the_signal_comes_at_half_of_the_limit_at_the_earliest(
+    wanted_s: int, runtime_min: int, delay_s: int
+) -> None:
+    assert signal_delay_s(wanted_s, runtime_min) == delay_s
+    assert 0 < save_grace_s(delay_s) < delay_s
