@@ -17,6 +17,7 @@ from snakemake_interface_common.exceptions import WorkflowError
 from snakemake_executor_plugin_submitit.job import STRAGGLERS_S, TERM_GRACE_S
 from snakemake_executor_plugin_submitit.resources import Request, save_grace_s, signal_delay_s
 from snakemake_executor_plugin_submitit.submission import (
+    TIME_LIMIT_REQUEUES,
     Outcome,
     Submission,
     read_result,
@@ -197,7 +198,7 @@ class LocalCluster:
     def _launch(self, submission: Submission, gpus: Sequence[str]) -> Any:
         import submitit
 
-        executor = submitit.LocalExecutor(submission.folder)
+        executor = submitit.LocalExecutor(submission.folder, max_num_timeout=TIME_LIMIT_REQUEUES)
         limit_min = submission.request.runtime_min or _NO_LIMIT_MIN
         delay_s = signal_delay_s(self._signal_delay, limit_min)
         executor.update_parameters(

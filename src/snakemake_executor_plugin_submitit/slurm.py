@@ -17,6 +17,7 @@ from snakemake_executor_plugin_submitit.resources import (
     slurm_parameters,
 )
 from snakemake_executor_plugin_submitit.submission import (
+    TIME_LIMIT_REQUEUES,
     Outcome,
     Submission,
     block_sigint,
@@ -29,9 +30,6 @@ from snakemake_executor_plugin_submitit.watch import ENDED, StateWatch
 
 # sbatch calls at the same time; each takes 0.05 s on an idle cluster and seconds on a busy one.
 _SUBMITTERS = 4
-# How often a job may be requeued at its time limit; submitit's default of 3 is too few for a long
-# training, and a bound is needed for one that makes no progress.
-_TIME_LIMIT_REQUEUES = 100
 # Seconds that the report of a failure waits for Slurm's word on it (out of memory, for instance).
 _STATE_WAIT_S = 15.0
 _SCANCEL_TIMEOUT_S = 120.0
@@ -122,7 +120,7 @@ class SlurmCluster:
         import submitit
 
         executor = submitit.AutoExecutor(
-            submission.folder, cluster="slurm", slurm_max_num_timeout=_TIME_LIMIT_REQUEUES
+            submission.folder, cluster="slurm", slurm_max_num_timeout=TIME_LIMIT_REQUEUES
         )
         executor.update_parameters(**parameters)
         grace_s = save_grace_s(parameters["slurm_signal_delay_s"])

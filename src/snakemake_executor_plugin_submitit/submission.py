@@ -17,6 +17,9 @@ from snakemake_interface_executor_plugins.executors.base import SubmittedJobInfo
 from snakemake_executor_plugin_submitit import job as job_module
 from snakemake_executor_plugin_submitit.resources import Request
 
+# How often a job may be started again at its time limit; submitit's default of 3 is too few for a
+# long training, and a bound is needed for one that makes no progress.
+TIME_LIMIT_REQUEUES = 100
 # Longest name of a log folder; file systems allow 255 bytes, and submitit adds file names to it.
 _LONGEST_NAME = 100
 # How much of a failed job's log is repeated in Snakemake's output.
