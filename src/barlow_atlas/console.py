@@ -9,6 +9,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Column
 
 from barlow_atlas import pretrain
 
@@ -60,16 +61,19 @@ class SegmentMonitor(pretrain.Monitor):
         self.said = time.monotonic()
         self.bar = Progress(
             TextColumn("{task.description}"),
-            BarColumn(),
-            TextColumn("{task.fields[numbers]}"),
-            TimeRemainingColumn(),
+            BarColumn(bar_width=10),
+            TimeRemainingColumn(compact=True),
+            # Last, and cut off where the terminal is narrow.
+            TextColumn("{task.fields[numbers]}", table_column=Column(ratio=1, no_wrap=True)),
             console=Console(),
             disable=not self.terminal,
         )
-        self.task = self.bar.add_task(segment.run.name, numbers="", total=None)
+        self.task = self.bar.add_task("", numbers="", total=None)
 
     def __enter__(self) -> "SegmentMonitor":
         self.bar.start()
+        if self.terminal:
+            self.say(f"{self.segment.run.name} to epoch {self.segment.until}")
         return self
 
     def __exit__(self, *details: object) -> None:
@@ -100,13 +104,13 @@ class SegmentMonitor(pretrain.Monitor):
         left = (total - done) / steps_per_second if steps_per_second else None
         terms = {name: value.item() for name, value in progress.terms.items()}
         if self.terminal:
-            numbers = "  ".join(f"{name} {value:.4g}" for name, value in terms.items())
+            numbers = " ".join(f"{name} {value:.4g}" for name, value in terms.items())
             self.bar.update(
                 self.task,
                 completed=done,
                 total=total,
-                numbers=f"epoch {progress.epoch + 1}/{self.segment.until}  {numbers}  "
-                f"lr {progress.learning_rate:.2e}  {speed:,.0f} images/s",
+                description=f"epoch {progress.epoch + 1}/{self.segment.until}",
+                numbers=f"{speed:,.0f} images/s lr {progress.learning_rate:.1e} {numbers}",
             )
             return
         log(
