@@ -67,6 +67,7 @@ class SegmentMonitor(pretrain.Monitor):
             TextColumn("{task.fields[numbers]}", table_column=Column(ratio=1, no_wrap=True)),
             console=Console(),
             disable=not self.terminal,
+            expand=True,
         )
         self.task = self.bar.add_task("", numbers="", total=None)
 

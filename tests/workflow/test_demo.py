@@ -9,7 +9,7 @@ import pytest
 from fresh_clone import Clone
 
 # What pre-training must add to random weights, in points of test top-1. Seen with three seeds:
-# kNN (k = 200) +31 to +37, kNN (k = 20) +15 to +17, linear +9 to +12.
+# kNN (k = 200) +27 to +38, kNN (k = 20) +13 to +18, linear +10 to +18.
 MARGINS = {"k=200 T=0.5 cosine backbone": 20.0, "k=20 T=0.07 cosine backbone": 8.0, "linear": 4.0}
 
 
@@ -46,7 +46,7 @@ def test_both_methods_learn_for_every_seed_and_probe(reproduced: Clone) -> None:
 
 
 def test_dvc_shows_the_atlas_numbers(reproduced: Clone) -> None:
-    shown = reproduced.run("dvc", "metrics", "show", "dvc.yaml", "--json")
+    shown = reproduced.run("dvc", "metrics", "show", "results/demo/metrics.json", "--json")
     assert shown.returncode == 0, shown.stderr
     metrics = json.loads((reproduced.folder / "results/demo/metrics.json").read_text())
     (linear,) = metrics["mix-d256"]["linear"].values()
