@@ -91,12 +91,12 @@ def _kept_in_git(path: str) -> dict[str, Any]:
 
 def _plots(name: str, study: Study, up: str) -> list[dict[str, Any]]:
     """The study's curves; unlike a stage's, these paths are relative to the DVC file."""
+    probes = [*(f"knn {knn.label}" for knn in study.probes.knn), "linear"]
     columns = [
         f"{method}-d{dim} {probe}"
         for method in study.methods
         for dim in study.embedding_dims
-        for probe in [f"knn k={knn.k} T={knn.temperature:g}" for knn in study.probes.knn]
-        + ["linear"]
+        for probe in probes
     ]
     return [
         {

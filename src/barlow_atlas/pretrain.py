@@ -28,6 +28,10 @@ class PretrainError(AtlasError):
     """A segment that cannot start or cannot go on; the message says why and what to do."""
 
 
+class NonFiniteLoss(PretrainError):
+    """The loss became infinite or NaN; the message names the step and likely causes."""
+
+
 class Interrupted(Exception):
     """The segment was asked to stop and has saved its state."""
 
@@ -113,7 +117,7 @@ def train(run: Run, state: State, images: Tensor, until: int) -> Iterator[Progre
         images: uint8 (n, 3, H, W) on the training device.
 
     Raises:
-        PretrainError: at the end of an epoch in which a loss was not finite, with its step.
+        NonFiniteLoss: at the end of an epoch in which it occurred.
     """
     network, optimizer, recipe = state.network, state.optimizer, run.recipe
     n, _, height, width = images.shape
@@ -176,11 +180,11 @@ def _epoch_row(state: State, rate: float) -> dict[str, float]:
     sums = {name: value.item() for name, value in state.sums.items()}
     bad = sums.pop("first_bad_step")
     if bad != float("inf"):
-        raise PretrainError(
+        raise NonFiniteLoss(
             f"the loss is not finite at epoch {state.epoch + 1}, step {int(bad) + 1}. Likely "
             "causes: a learning rate that is too high (schedule.base_lr), a batch so small or "
             "images so alike that an embedding dimension has no variance over the batch, or an "
-            "embedding_dim that is large for the projector. The milestones before this are intact"
+            "embedding_dim that is large for the projector."
         )
     means = {name: value / state.step for name, value in sums.items()}
     return {"epoch": state.epoch + 1, "learning_rate": rate, **means}
@@ -218,7 +222,11 @@ def pretrain_segment(
     state = State(network, build_optimizer(run.optimizer, network))
     parent = _read_parent(segment)
     if parent is not None:
-        _train_safely(segment, parent, state, images, device, save_every, monitor)
+        try:
+            _train_safely(segment, parent, state, images, device, save_every, monitor)
+        except NonFiniteLoss as error:
+            good = milestone_path(segment.checkpoints, parent.epoch, ".json")
+            raise PretrainError(f"{error} The last good checkpoint is {good}") from error
     rows = [row for row in state.history if parent and row["epoch"] > parent.epoch]
     lines = "".join(json.dumps(row) + "\n" for row in rows)
     snapshot.write_atomically(

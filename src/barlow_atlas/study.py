@@ -106,12 +106,26 @@ class Schedule(Frozen):
 
 
 class KNN(Frozen):
-    """One weighted k-nearest-neighbour probe."""
+    """One k-nearest-neighbour probe."""
 
     k: Positive
-    temperature: PositiveNumber
-    distance: Literal["cosine"] = "cosine"
-    feature: Literal["backbone"] = "backbone"
+    temperature: PositiveNumber | None = Field(
+        description="T in a neighbour's weight exp(cosine / T); null: each neighbour counts one"
+    )
+    distance: Literal["cosine", "euclidean"] = "cosine"
+    feature: Literal["backbone", "projector"] = "backbone"
+
+    @model_validator(mode="after")
+    def _only_cosines_have_a_temperature(self) -> "KNN":
+        if self.distance == "euclidean" and self.temperature is not None:
+            raise ValueError("euclidean neighbours are not weighted: give `temperature: null`")
+        return self
+
+    @property
+    def label(self) -> str:
+        """All that a number of this probe must be printed with."""
+        weight = "unweighted" if self.temperature is None else f"T={self.temperature:g}"
+        return f"k={self.k} {weight} {self.distance} {self.feature}"
 
 
 class Linear(Frozen):

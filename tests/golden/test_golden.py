@@ -16,8 +16,8 @@ from barlow_atlas.networks import Network, build_backbone, projector_layers
 from barlow_atlas.objectives.barlow_twins import BarlowTwins
 from barlow_atlas.objectives.mixed_barlow_twins import MixedBarlowTwins, mixing_terms
 from barlow_atlas.optim import build_optimizer, exponential, learning_rate
-from barlow_atlas.probes.knn import weighted_knn
-from barlow_atlas.study import Backbone, Data, Optimizer, Run, Schedule
+from barlow_atlas.probes.knn import knn_scores
+from barlow_atlas.study import KNN, Backbone, Data, Optimizer, Run, Schedule
 
 REFERENCE = Path(__file__).parent / "reference"
 LOSS_TOLERANCE = 1e-9
@@ -245,29 +245,37 @@ def test_training_steps(case: dict[str, Any]) -> None:
     check_array(normalize(embeddings, dim=1), expected["probe_embedding"], TRAINING_TOLERANCE)
 
 
-@pytest.mark.parametrize("case", cases("knn", protocol="mix"))
-def test_weighted_knn(case: dict[str, Any]) -> None:
+def knn_case(case: dict[str, Any], setting: KNN) -> tuple[Tensor, np.ndarray]:
+    """Class scores of a golden case's queries, and the queries' labels."""
     p = case["params"]
     draws = np.random.default_rng(case["seed"])
     centres = draws.standard_normal((p["classes"], case["d"]))
     memory_labels = np.arange(p["memory"]) % p["classes"]
     labels = np.arange(p["queries"]) % p["classes"]
-    memory = p["separation"] * centres[memory_labels] + draws.standard_normal(
-        (p["memory"], case["d"])
-    )
+    noise = draws.standard_normal((p["memory"], case["d"]))
+    memory = p["separation"] * centres[memory_labels] + noise
     queries = p["separation"] * centres[labels] + draws.standard_normal((p["queries"], case["d"]))
     check_input(case, memory=memory, queries=queries)
-    (scores,) = weighted_knn(
-        torch.tensor(memory),
-        torch.tensor(memory_labels),
-        torch.tensor(queries),
-        [(p["k"], p["T"])],
-        p["classes"],
-    )
-    expected = case["outputs"]
+    arrays = map(torch.tensor, (memory, memory_labels, queries))
+    (scores,) = knn_scores(*arrays, [setting], p["classes"])
+    return scores, labels
+
+
+@pytest.mark.parametrize("case", cases("knn", protocol="mix"))
+def test_weighted_knn(case: dict[str, Any]) -> None:
+    p, expected = case["params"], case["outputs"]
+    scores, labels = knn_case(case, KNN(k=p["k"], temperature=p["T"]))
     assert scores.argmax(1).tolist() == expected["predicted"]
     assert scores[:3].numpy() == pytest.approx(np.array(expected["scores_first3"]), rel=1e-9)
     ranked = scores.sort(dim=1, descending=True, stable=True).indices[:, :5].numpy()
     found = int((ranked == labels[:, None]).any(1).sum())
     ambiguous = expected["queries_whose_top5_depends_on_order_of_zero_scores"]
     assert abs(found - expected["top5_correct"]) <= ambiguous
+
+
+@pytest.mark.parametrize("case", cases("knn", protocol="ssl_sota"))
+def test_euclidean_majority(case: dict[str, Any]) -> None:
+    setting = KNN(k=case["params"]["k"], temperature=None, distance="euclidean")
+    scores, _ = knn_case(case, setting)
+    first = scores.sort(dim=1, descending=True, stable=True).indices[:, 0]
+    assert first.tolist() == case["outputs"]["predicted"]

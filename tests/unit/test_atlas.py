@@ -94,8 +94,12 @@ def test_without_validation_there_is_no_peak(tidy: pd.DataFrame) -> None:
 
 def test_columns_for_plotting_tools(tidy: pd.DataFrame) -> None:
     wide = accuracy_columns(mean_curves(tidy))
-    assert list(wide.columns) == ["epoch", "bt-d64 knn k=20 T=0.07", "mix-d64 knn k=20 T=0.07"]
-    assert list(wide["mix-d64 knn k=20 T=0.07"]) == [31, 57, 59]
+    assert list(wide.columns) == [
+        "epoch",
+        "bt-d64 knn k=20 T=0.07 cosine backbone",
+        "mix-d64 knn k=20 T=0.07 cosine backbone",
+    ]
+    assert list(wide["mix-d64 knn k=20 T=0.07 cosine backbone"]) == [31, 57, 59]
 
 
 def test_tables_in_three_forms(tidy: pd.DataFrame, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from barlow_atlas.networks import build
 from barlow_atlas.probes import Labelled, ProbeError, pack, probe, record, unpack
 from barlow_atlas.probes.features import extract
-from barlow_atlas.probes.knn import weighted_knn
+from barlow_atlas.probes.knn import knn_scores
 from barlow_atlas.probes.linear import clean_probe
 from barlow_atlas.randomness import generator
 from barlow_atlas.study import KNN, Linear, Probes, Run
@@ -32,9 +32,8 @@ def clusters(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 def test_knn_equals_scikit_learn(k: int, temperature: float) -> None:
     memory, labels = clusters(700, 1)
     queries, _ = clusters(600, 2)  # more than one chunk
-    ours = weighted_knn(
-        *map(torch.tensor, (memory, labels, queries)), [(k, temperature), (3, 0.1)], 5
-    )[0]
+    settings = [KNN(k=3, temperature=0.1), KNN(k=k, temperature=temperature)]
+    ours = knn_scores(*map(torch.tensor, (memory, labels, queries)), settings, 5)[1]
 
     def weights(cosine_distance: np.ndarray) -> Any:
         return np.exp((1 - cosine_distance) / temperature)
@@ -42,6 +41,37 @@ def test_knn_equals_scikit_learn(k: int, temperature: float) -> None:
     theirs = KNeighborsClassifier(k, weights=weights, metric="cosine").fit(memory, labels)
     shares = ours / ours.sum(1, keepdim=True)
     assert shares.numpy() == pytest.approx(theirs.predict_proba(queries), abs=1e-9)
+
+
+def test_euclidean_neighbours_are_counted_as_scikit_learn_does() -> None:
+    memory, labels = clusters(700, 1)
+    queries, _ = clusters(600, 2)
+    settings = [KNN(k=5, temperature=None, distance="euclidean")]
+    (ours,) = knn_scores(*map(torch.tensor, (memory, labels, queries)), settings, 5)
+    theirs = KNeighborsClassifier(5).fit(memory, labels).predict_proba(queries)
+    assert (ours / 5).numpy() == pytest.approx(theirs)
+
+
+def test_knn_on_the_projectors_output(tiny_run: Run, splits: dict[str, Labelled]) -> None:
+    network = build(tiny_run, generator(0))
+    knn = (KNN(k=5, temperature=0.1), KNN(k=5, temperature=0.1, feature="projector"))
+    records = probe(network, tiny_run, PROBES.model_copy(update={"knn": knn}), splits, 10, CPU)
+    found = {
+        r["settings"]["feature"]: r["correct"]
+        for r in records
+        if (r["probe"], r["split"]) == ("knn", "test")
+    }
+    network.projector.eval()
+    with torch.inference_mode():
+        features = {
+            name: network.projector(extract(network.backbone, tiny_run, s.images, CPU))
+            for name, s in splits.items()
+        }
+    labels = torch.from_numpy(splits["train"].labels)
+    (scores,) = knn_scores(features["train"], labels, features["test"], [knn[1]], 10)
+    expected = record("knn", {}, "test", scores, torch.from_numpy(splits["test"].labels))
+    assert found["projector"] == expected["correct"]
+    assert found["backbone"] != found["projector"]
 
 
 def test_the_linear_probe_reaches_scikit_learns_optimum() -> None:

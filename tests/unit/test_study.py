@@ -55,6 +55,7 @@ def test_the_schema_is_in_step_with_the_models() -> None:
         ("image_size: 8", "image_size: 8\nimage_size: 9", ["not valid YAML", "image_size"]),
         ("warmup_epochs: 10", "warmup_epochs: 100", ["warmup_epochs (100) must be below"]),
         ("name: digits", "name: mine\n  path: x", ["needs `stored_size`"]),
+        ("0.07}", "0.07, distance: euclidean}", ["probes.knn.1", "`temperature: null`"]),
     ],
 )
 def test_what_is_wrong_is_named(before: str, after: str, said: list[str], tmp_path: Path) -> None:

@@ -76,6 +76,8 @@ def accuracy_columns(curves: pd.DataFrame) -> pd.DataFrame:
 
 
 def column_name(method: str, dim: int, probe: str, setting: str) -> str:
-    """Such as `mix-d1024 knn k=200 T=0.5`; a study has one linear probe, which needs no setting."""
-    neighbours = " " + " ".join(setting.split()[:2]) if probe == "knn" else ""
-    return f"{method}-d{dim} {probe}{neighbours}"
+    """Such as `mix-d1024 knn k=20 T=0.07 cosine backbone`.
+
+    A study has one linear probe, whose setting is left out.
+    """
+    return f"{method}-d{dim} {probe}" + (f" {setting}" if probe == "knn" else "")

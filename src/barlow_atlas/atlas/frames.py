@@ -7,6 +7,8 @@ from typing import Any
 
 import pandas as pd
 
+from barlow_atlas.study import KNN
+
 CURVE = ["study", "method", "embedding_dim", "epochs", "protocol", "probe", "setting", "split"]
 COLUMNS = [*CURVE, "metric", "run", "seed", "epoch", "count", "value"]
 METRICS = ("top1", "top5")
@@ -47,10 +49,7 @@ def probe_rows(content: dict[str, Any]) -> Iterable[dict[str, Any]]:
 def setting(probe: str, settings: dict[str, Any]) -> str:
     """What a number of this probe must be printed with; the same for all runs of a study."""
     if probe == "knn":
-        return (
-            f"k={settings['k']} T={settings['temperature']:g} {settings['distance']} "
-            f"{settings['feature']}"
-        )
+        return KNN.model_validate(settings).label
     return (
         f"{settings['epochs']} epochs {settings['training_images']} BN {settings['batch_norm']} "
         f"{settings['feature']}"

@@ -11,7 +11,7 @@ from torch import Tensor
 from barlow_atlas.errors import AtlasError
 from barlow_atlas.networks import Network
 from barlow_atlas.probes.features import extract
-from barlow_atlas.probes.knn import weighted_knn
+from barlow_atlas.probes.knn import knn_scores
 from barlow_atlas.probes.linear import Chosen, clean_probe, reference_probe
 from barlow_atlas.study import Linear, Probes, Run
 
@@ -60,11 +60,12 @@ def probe(
     }
     evaluated = [split for split in ("validation", "test") if split in splits]
     records = []
-    for split in evaluated:
-        pairs = [(knn.k, knn.temperature) for knn in probes.knn]
-        scores = weighted_knn(features["train"], labels["train"], features[split], pairs, classes)
-        for knn, found in zip(probes.knn, scores, strict=True):
-            records.append(record("knn", knn.model_dump(), split, found, labels[split]))
+    for name, space in feature_spaces(network, features, probes).items():
+        asked = [knn for knn in probes.knn if knn.feature == name]
+        for split in evaluated:
+            scores = knn_scores(space["train"], labels["train"], space[split], asked, classes)
+            for knn, found in zip(asked, scores, strict=True):
+                records.append(record("knn", knn.model_dump(), split, found, labels[split]))
     if run.protocol == "clean":
         chosen = clean_probe(features, labels, classes, probes.linear, run.seed)
     else:
@@ -76,6 +77,21 @@ def probe(
     for split in evaluated:
         records.append(record("linear", settings, split, chosen.scores[split], labels[split]))
     return records
+
+
+@torch.inference_mode()
+def feature_spaces(
+    network: Network, features: dict[str, Tensor], probes: Probes
+) -> dict[str, dict[str, Tensor]]:
+    """The features of each split, (n, f), in every space that a kNN probe asks for.
+
+    "projector" is what the objective sees, in evaluation mode, before any normalisation.
+    """
+    spaces = {"backbone": features}
+    if any(knn.feature == "projector" for knn in probes.knn):
+        network.projector.eval()
+        spaces["projector"] = {split: network.projector(found) for split, found in features.items()}
+    return spaces
 
 
 def _answerable(probes: Probes, train_labels: Tensor, classes: int) -> None:
