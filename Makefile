@@ -51,6 +51,6 @@ derive: .venv/installed
 # Local version labels such as +cpu are dropped: the lock serves CPU and CUDA builds alike.
 lock: .venv/installed
 	$(BIN)/python -m piptools compile --quiet --upgrade --extra dev --strip-extras --no-annotate \
-	    --no-header --no-emit-index-url --no-emit-find-links --no-emit-trusted-host \
+	    --no-header --no-emit-options \
 	    --constraint requirements.pins -o requirements.lock pyproject.toml
 	sed -i 's/+[a-z0-9]*$$//' requirements.lock
