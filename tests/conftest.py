@@ -1,5 +1,6 @@
 """What several test modules share: a study that trains in a second."""
 
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,9 @@ import torch
 
 from barlow_atlas.study import Run, load_study
 
+# A shell's background jobs ignore SIGINT, and their children would inherit that: tests that press
+# Ctrl-C need programs that take notice, as those started from a terminal do.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 # Two threads on two busy cores wait for each other most of the time.
 torch.set_num_threads(1)
 

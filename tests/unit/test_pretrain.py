@@ -182,8 +182,8 @@ def workspace(tmp_path: Path) -> Path:
     text = Path("params/demo.yaml").read_text()
     for before, after in (
         ("width: 16", "width: 4"),
-        ("epochs: 100", "epochs: 12"),
-        ("milestones: [0, 5, 10, 25, 50, 100]", "milestones: [0, 12]"),
+        ("\nepochs: 100", "\nepochs: 30"),
+        ("milestones: [0, 5, 10, 25, 50, 100]", "milestones: [0, 30]"),
     ):
         assert before in text
         text = text.replace(before, after, 1)
@@ -193,8 +193,8 @@ def workspace(tmp_path: Path) -> Path:
     return tmp_path
 
 
-RUN = "mix-d256-e12-clean-s1"
-SEGMENT = ("--run", RUN, "--until", "12", "--save-every", "0.05")
+RUN = "mix-d256-e30-clean-s1"
+SEGMENT = ("--run", RUN, "--until", "30", "--save-every", "0.05")
 
 
 def command(name: str, *arguments: str) -> list[str]:
@@ -221,23 +221,23 @@ def start_until_saved(folder: Path, count: int) -> subprocess.Popen[bytes]:
 
 
 def weights(folder: Path) -> bytes:
-    return (folder / f"results/small/checkpoints/{RUN}/epoch_0012.safetensors").read_bytes()
+    return (folder / f"results/small/checkpoints/{RUN}/epoch_0030.safetensors").read_bytes()
 
 
 def test_killed_in_the_middle_the_weights_are_the_same(workspace: Path) -> None:
     step(workspace, "pretrain", *SEGMENT).check_returncode()
     expected = weights(workspace)
-    rows = (workspace / f"results/small/training/{RUN}/epoch_0012.jsonl").read_bytes()
-    for path in workspace.glob("results/small/*/*/epoch_0012.*"):
+    rows = (workspace / f"results/small/training/{RUN}/epoch_0030.jsonl").read_bytes()
+    for path in workspace.glob("results/small/*/*/epoch_0030.*"):
         path.unlink()
     for count in (1, 2, 3):
         process = start_until_saved(workspace, count)
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
-        assert not list(workspace.glob("results/small/checkpoints/*/epoch_0012.json"))
+        assert not list(workspace.glob("results/small/checkpoints/*/epoch_0030.json"))
     step(workspace, "pretrain", *SEGMENT).check_returncode()
     assert weights(workspace) == expected
-    assert (workspace / f"results/small/training/{RUN}/epoch_0012.jsonl").read_bytes() == rows
+    assert (workspace / f"results/small/training/{RUN}/epoch_0030.jsonl").read_bytes() == rows
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2])
@@ -252,5 +252,5 @@ def test_a_signal_saves_and_asks_to_be_started_again(
     messages = [json.loads(line) for line in done.stdout.splitlines()]
     assert any("continues at epoch" in line.get("message", "") for line in messages)
     last = messages[-1]
-    assert (last["epoch"], last["step"], last["seconds_left"]) == (12, last["of"], 0.0)
+    assert (last["epoch"], last["step"], last["seconds_left"]) == (30, last["of"], 0.0)
     assert last["images_per_second"] > 0
