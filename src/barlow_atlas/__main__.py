@@ -103,8 +103,8 @@ def pretrain(options: argparse.Namespace) -> int | None:
 
     from barlow_atlas import console
     from barlow_atlas.data import load
+    from barlow_atlas.data.prepared import sha256_of
     from barlow_atlas.pretrain import Interrupted, Segment, pretrain_segment
-    from barlow_atlas.snapshot import sha256
     from barlow_atlas.sources import fingerprint, pretrain_sources
 
     study = _study(options)
@@ -125,7 +125,7 @@ def pretrain(options: argparse.Namespace) -> int | None:
         checkpoints=results / "checkpoints" / run.name,
         training=results / "training" / run.name,
         resume=RESULTS / "resume" / options.study / run.name,
-        data_sha256=sha256(folder / "manifest.json"),
+        data_sha256=sha256_of(folder / "manifest.json"),
         sources_sha256=fingerprint(pretrain_sources(type(run.settings))),
     )
     device = _device(options.device, run)

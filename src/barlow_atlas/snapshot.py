@@ -61,12 +61,6 @@ def lineage(run: Run, epoch: int, weights: str, data: str, sources: str, parent:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
-def sha256(path: Path) -> str:
-    """Hexadecimal sha256 of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def write_atomically(path: Path, content: bytes) -> None:
     """Writes a file so that a crash at any moment leaves the old content or the new one.
 

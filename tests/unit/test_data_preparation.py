@@ -197,7 +197,7 @@ def drop(folder: Path) -> None:
 
 def header(folder: Path) -> None:
     path = folder / "test_labels.npy"
-    path.write_bytes(b"XXXX" + path.read_bytes()[4:])
+    path.write_bytes(b"junk" + path.read_bytes()[4:])
 
 
 @pytest.mark.parametrize(
