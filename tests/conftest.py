@@ -23,7 +23,7 @@ def tiny_run() -> Run:
     run = load_study(Path("params/demo.yaml")).run("mix-d256-e100-clean-s1")
     small: dict[str, Any] = {
         "backbone": run.backbone.model_copy(update={"width": 4}),
-        "projector_hidden": (16,),
+        "projector": run.projector.model_copy(update={"hidden": (16,)}),
         "embedding_dim": 32,
         "batch_size": 32,
     }

@@ -1,7 +1,7 @@
 """What happens to an image before the network sees it: parameters only, no computation.
 
 `views.py` carries these out on the device. The named recipes are columns of the tables in the
-papers' code; see docs/fidelity.md for where each value was read.
+papers' code; see docs/recipes.md for where each value was read.
 """
 
 from typing import Annotated, Any, Literal
@@ -76,30 +76,36 @@ class Recipe(Frozen):
         return self
 
 
-_MIX_JITTER: dict[str, Any] = {
+def _recipe(view: Augmentation, **rest: Any) -> Recipe:
+    """A recipe that draws both views from one pipeline."""
+    return Recipe(view_a=view, view_b=view, **rest)
+
+
+def _changed(recipe: Recipe, change: dict[str, Any]) -> Recipe:
+    """`recipe` with the same change in both views."""
+    views = {name: getattr(recipe, name).model_copy(update=change) for name in ("view_a", "view_b")}
+    return recipe.model_copy(update=views)
+
+
+_JITTER: dict[str, Any] = {
     "brightness": 0.4,
     "contrast": 0.4,
     "saturation": 0.4,
     "hue": 0.1,
     "jitter_p": 0.8,
 }
-_MIX_CIFAR = Augmentation(crop_scale=(0.08, 1.0), grayscale_p=0.2, **_MIX_JITTER)
-_MIX_TINY = Augmentation(
-    crop_scale=(0.2, 1.0),
-    interpolation="bicubic",
-    crop_last=True,
-    grayscale_p=0.1,
-    **_MIX_JITTER,
+# MIX's CIFAR pipeline; MoCo's CIFAR-10 demo, where it comes from, has the same numbers.
+_MIX_CIFAR = Augmentation(crop_scale=(0.08, 1.0), grayscale_p=0.2, **_JITTER)
+# The pipeline of MIX's baselines (ssl-sota) on every data set; MIX took it for these two.
+_SSL_SOTA = Augmentation(
+    crop_scale=(0.2, 1.0), interpolation="bicubic", crop_last=True, grayscale_p=0.1, **_JITTER
 )
 # BYOL's pair, which the BT paper takes over: view A is always blurred, view B may be solarised.
 _BYOL: dict[str, Any] = {
+    **_JITTER,
     "crop_scale": (0.08, 1.0),
     "interpolation": "bicubic",
-    "brightness": 0.4,
-    "contrast": 0.4,
     "saturation": 0.2,
-    "hue": 0.1,
-    "jitter_p": 0.8,
     "grayscale_p": 0.2,
 }
 # Handwritten digits are upright and grey: a crop and a change of contrast keep what they mean.
@@ -107,25 +113,26 @@ _DIGITS = Augmentation(
     crop_scale=(0.5, 1.0), flip_p=0.0, brightness=0.4, contrast=0.4, jitter_p=0.8
 )
 
-RECIPES: dict[str, Recipe] = {
-    "digits": Recipe(
-        view_a=_DIGITS, view_b=_DIGITS, mean=(0.305, 0.305, 0.305), std=(0.376, 0.376, 0.376)
+_CIFAR10: dict[str, Any] = {"mean": (0.4914, 0.4822, 0.4465), "std": (0.2023, 0.1994, 0.2010)}
+_CIFAR100: dict[str, Any] = {"mean": (0.5071, 0.4867, 0.4408), "std": (0.2675, 0.2565, 0.2761)}
+
+_PUBLISHED: dict[str, Recipe] = {
+    "digits": _recipe(_DIGITS, mean=(0.305, 0.305, 0.305), std=(0.376, 0.376, 0.376)),
+    "mix-cifar": _recipe(_MIX_CIFAR, **_CIFAR10),
+    "mix-tiny-imagenet": _recipe(_SSL_SOTA, mean=(0.480, 0.448, 0.398), std=(0.277, 0.269, 0.282)),
+    "mix-stl10": _recipe(
+        _SSL_SOTA, evaluation_resize=70, mean=(0.43, 0.42, 0.39), std=(0.27, 0.26, 0.27)
     ),
-    "mix-cifar": Recipe(
-        view_a=_MIX_CIFAR,
-        view_b=_MIX_CIFAR,
-        mean=(0.4914, 0.4822, 0.4465),
-        std=(0.2023, 0.1994, 0.2010),
+    "ssl-sota-cifar10": _recipe(_SSL_SOTA, **_CIFAR10),
+    "ssl-sota-cifar100": _recipe(_SSL_SOTA, **_CIFAR100),
+    # MoCo v2's pipeline without its blur.
+    "simsiam-cifar": _recipe(
+        Augmentation(crop_scale=(0.2, 1.0), grayscale_p=0.2, **_JITTER), **_CIFAR10
     ),
-    "mix-tiny-imagenet": Recipe(
-        view_a=_MIX_TINY, view_b=_MIX_TINY, mean=(0.480, 0.448, 0.398), std=(0.277, 0.269, 0.282)
-    ),
-    "mix-stl10": Recipe(
-        view_a=_MIX_TINY,
-        view_b=_MIX_TINY,
-        evaluation_resize=70,
-        mean=(0.43, 0.42, 0.39),
-        std=(0.27, 0.26, 0.27),
+    # Only the crop is lightly's; the jitter, whose strength changed there, is MIX's.
+    "swav-cifar": _recipe(_MIX_CIFAR.model_copy(update={"crop_scale": (0.14, 1.0)}), **_CIFAR10),
+    "vicreg-cifar": _recipe(
+        Augmentation(**{**_BYOL, "crop_scale": (0.2, 1.0), "solarise_p": 0.1}), **_CIFAR10
     ),
     "byol-imagenet": Recipe(
         view_a=Augmentation(**_BYOL, blur_p=1.0),
@@ -135,4 +142,21 @@ RECIPES: dict[str, Recipe] = {
         mean=(0.485, 0.456, 0.406),
         std=(0.229, 0.224, 0.225),
     ),
+}
+
+# What figure 3 of the BT paper takes away, one step after the other.
+_REMOVED: dict[str, dict[str, Any]] = {"no-grayscale": {"grayscale_p": 0.0}}
+_REMOVED["no-colour"] = {**_REMOVED["no-grayscale"], "jitter_p": 0.0}
+_REMOVED["crop-blur"] = {**_REMOVED["no-colour"], "flip_p": 0.0, "solarise_p": 0.0}
+_REMOVED["crop"] = {**_REMOVED["crop-blur"], "blur_p": 0.0}
+
+RECIPES: dict[str, Recipe] = {
+    **_PUBLISHED,
+    **{
+        f"{name}-{step}": _changed(_PUBLISHED[name], change)
+        for name in ("mix-cifar", "byol-imagenet")
+        for step, change in _REMOVED.items()
+        # MIX's pipeline has no blur.
+        if (name, step) != ("mix-cifar", "crop-blur")
+    },
 }

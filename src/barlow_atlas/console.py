@@ -91,7 +91,7 @@ class SegmentMonitor(pretrain.Monitor):
 
     def step(self, progress: pretrain.Progress) -> None:
         done = progress.epoch * progress.steps_per_epoch + progress.step + 1
-        total = self.segment.until * progress.steps_per_epoch
+        total = self.segment.end * progress.steps_per_epoch
         now = time.monotonic()
         if self.started is None:
             self.started = now, done
@@ -110,7 +110,7 @@ class SegmentMonitor(pretrain.Monitor):
                 self.task,
                 completed=done,
                 total=total,
-                description=f"epoch {progress.epoch + 1}/{self.segment.until}",
+                description=f"epoch {progress.epoch + 1}/{self.segment.end}",
                 numbers=f"{speed:,.0f} images/s lr {progress.learning_rate:.1e} {numbers}",
             )
             return

@@ -1,12 +1,14 @@
 """Backbones with their stems, and projectors."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
-from barlow_atlas.study import Backbone, Run
+from barlow_atlas.settings import Backbone, Projector
+from barlow_atlas.study import ForeignRun, Run
 from barlow_atlas.vision import torchvision
 
 
@@ -23,21 +25,32 @@ class Network(nn.Module):
         return embeddings
 
 
-def build(run: Run, generator: torch.Generator) -> Network:
+def build(run: Run | ForeignRun, generator: torch.Generator) -> Network:
     """The run's network with torch's default initialisation, drawn from `generator`.
 
-    Its weights are laid out channels last, which convolutions then keep to: 2.5 times faster on a
+    Foreign weights have no projector: their embeddings are the features.
+
+    The weights are laid out channels last, which convolutions then keep to: 2.5 times faster on a
     CPU at 16 x 16 pixels and width 16, and what tensor cores want.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(generator.initial_seed())
+    with initialised_from(generator):
         backbone, features = build_backbone(run.backbone)
-        widths = [features, *run.projector_hidden, run.embedding_dim]
-        network = Network(backbone, nn.Sequential(*projector_layers(widths)))
+        projector: nn.Module = nn.Identity()
+        if isinstance(run, Run):
+            projector = nn.Sequential(*projector_layers(features, run.projector, run.embedding_dim))
+    network = Network(backbone, projector)
     for parameter in network.parameters():
         if parameter.dim() == 4:
             parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
     return network
+
+
+@contextmanager
+def initialised_from(generator: torch.Generator) -> Iterator[None]:
+    """Modules made inside draw their weights from `generator`; torch's own state is left alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(generator.initial_seed())
+        yield
 
 
 def build_backbone(settings: Backbone) -> tuple[nn.Module, int]:
@@ -45,12 +58,15 @@ def build_backbone(settings: Backbone) -> tuple[nn.Module, int]:
     if settings.name == "small":
         assert settings.width is not None  # guaranteed by the settings' own check
         return small(settings.stem, settings.width)
-    resnet = getattr(torchvision.models, settings.name)(weights=None)
+    resnet = getattr(torchvision.models, settings.name)(
+        weights=None, zero_init_residual=settings.zero_init_residual
+    )
     features = resnet.fc.in_features
     resnet.fc = nn.Identity()
     if settings.stem != "7x7-maxpool":
-        resnet.conv1 = nn.Conv2d(3, 64, kernel_size=3, stride=1, padding=1, bias=False)
-    if settings.stem == "3x3":
+        padding = 2 if settings.stem == "3x3-pad2" else 1
+        resnet.conv1 = nn.Conv2d(3, 64, kernel_size=3, stride=1, padding=padding, bias=False)
+    if not settings.stem.endswith("maxpool"):
         resnet.maxpool = nn.Identity()
     return resnet, features
 
@@ -82,15 +98,22 @@ def _stage(before: int, after: int) -> nn.Module:
     return block(before, after, stride=2, downsample=shortcut)
 
 
-def projector_layers(widths: list[int]) -> Iterator[nn.Module]:
-    """Linear, batch norm and ReLU for each hidden width, then a linear layer with a bias.
+def projector_layers(features: int, settings: Projector, embedding_dim: int) -> Iterator[nn.Module]:
+    """Linear, batch norm and ReLU for each hidden width, then a linear layer, then its norm.
 
-    Mixed Barlow Twins has one hidden layer of 512 whatever the embedding's width (protocol
-    "mix-small", docs/fidelity.md).
+    Mixed Barlow Twins' small-data code has one hidden layer of 512 whatever the embedding's width;
+    Barlow Twins has two of 8192 and no bias anywhere (docs/fidelity.md).
+
+    Args:
+        features: what the backbone gives, (N, features).
+        embedding_dim: d of the embeddings, (N, d).
     """
-    *hidden, embedding = widths
-    for before, after in pairwise(hidden):
-        yield nn.Linear(before, after, bias=False)
-        yield nn.BatchNorm1d(after)
+    widths = [features, *settings.hidden]
+    for before, after in pairwise(widths):
+        yield nn.Linear(before, after, bias=settings.hidden_bias)
+        if settings.batch_norm:
+            yield nn.BatchNorm1d(after)
         yield nn.ReLU(inplace=True)
-    yield nn.Linear(hidden[-1], embedding)
+    yield nn.Linear(widths[-1], embedding_dim, bias=settings.output_bias)
+    if settings.output_norm != "none":
+        yield nn.BatchNorm1d(embedding_dim, affine=settings.output_norm == "affine")

@@ -12,15 +12,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from barlow_atlas import snapshot, views
 from barlow_atlas.errors import AtlasError
-from barlow_atlas.networks import Network, build
-from barlow_atlas.optim import build_optimizer, learning_rate
+from barlow_atlas.lock import RunLock
+from barlow_atlas.networks import Network, build, initialised_from
+from barlow_atlas.objectives.base import Moment
+from barlow_atlas.optim import build_optimizer, learning_rate, peak_rate, set_learning_rate
+from barlow_atlas.paths import COOLED, milestone_path
 from barlow_atlas.provenance import device_name, made_by
 from barlow_atlas.randomness import generator
-from barlow_atlas.snapshot import Manifest, ResumeFolder, SnapshotError, milestone_path
+from barlow_atlas.snapshot import Manifest, ResumeFolder, SnapshotError
 from barlow_atlas.study import Run
 
 
@@ -38,17 +41,32 @@ class Interrupted(Exception):
 
 @dataclass(frozen=True)
 class Segment:
-    """One job: train `run` to the end of epoch `until`, and where its files lie."""
+    """One job: train `run` from one milestone to the next, and where its files lie.
+
+    A segment of `cooldown` epochs is a branch: it starts from the milestone `parent`, which is also
+    the `until` it is known by, anneals the rate over that many epochs and stores no state.
+    """
 
     study: str
     run: Run
     parent: int | None
     until: int
+    cooldown: int
     checkpoints: Path
     training: Path
     resume: Path
     data_sha256: str
     sources_sha256: str
+
+    @property
+    def end(self) -> int:
+        """The epoch at which training stops, cool-down included."""
+        return self.until + self.cooldown
+
+    @property
+    def milestones(self) -> Path:
+        """Where this segment's milestone is stored; its parent lies in `checkpoints`."""
+        return self.checkpoints / COOLED if self.cooldown else self.checkpoints
 
 
 @dataclass
@@ -56,6 +74,7 @@ class State:
     """Everything that the next step depends on, and the metrics so far."""
 
     network: Network
+    parts: nn.Module
     optimizer: torch.optim.Optimizer
     epoch: int = 0
     step: int = 0
@@ -67,6 +86,7 @@ class State:
             "epoch": self.epoch,
             "step": self.step,
             "network": self.network.state_dict(),
+            "parts": self.parts.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "sums": self.sums,
             "history": self.history,
@@ -75,10 +95,20 @@ class State:
     def load_dict(self, stored: dict[str, Any]) -> None:
         device = next(self.network.parameters()).device
         self.network.load_state_dict(stored["network"])
+        self.parts.load_state_dict(stored["parts"])
         self.optimizer.load_state_dict(stored["optimizer"])
         self.epoch, self.step = stored["epoch"], stored["step"]
         self.sums = {name: value.to(device) for name, value in stored["sums"].items()}
         self.history = stored["history"]
+
+
+def initial_state(run: Run, device: torch.device) -> State:
+    """The run's untrained network, the method's own parts, and an optimizer over both."""
+    network = build(run, generator(run.seed, "weights")).to(device)
+    with initialised_from(generator(run.seed, "parts")):
+        parts = run.settings.parts(network, run.embedding_dim).to(device)
+    constant = run.settings.constant_rate_parameters(parts)
+    return State(network, parts, build_optimizer(run.optimizer, network, parts, constant))
 
 
 @dataclass(frozen=True)
@@ -107,7 +137,9 @@ class Monitor:
         return False
 
 
-def train(run: Run, state: State, images: Tensor, until: int) -> Iterator[Progress]:
+def train(
+    run: Run, state: State, images: Tensor, until: int, cooldown_from: int | None = None
+) -> Iterator[Progress]:
     """Trains `state` to the end of epoch `until` (counted from 0 done), yielding after each step.
 
     Whatever is random in epoch e, step s is a function of (seed, e, s), so that it does not
@@ -115,14 +147,16 @@ def train(run: Run, state: State, images: Tensor, until: int) -> Iterator[Progre
 
     Args:
         images: uint8 (n, 3, H, W) on the training device.
+        cooldown_from: epoch from which the rate of the schedule `trunk` is annealed.
 
     Raises:
         NonFiniteLoss: at the end of an epoch in which it occurred.
     """
-    network, optimizer, recipe = state.network, state.optimizer, run.recipe
+    network, parts, optimizer, recipe = state.network, state.parts, state.optimizer, run.recipe
     n, _, height, width = images.shape
     steps = n // run.batch_size
     network.train()
+    parts.train()
     while state.epoch < until:
         epoch = state.epoch
         order = torch.randperm(n, generator=generator(run.seed, "shuffle", epoch))
@@ -146,13 +180,14 @@ def train(run: Run, state: State, images: Tensor, until: int) -> Iterator[Progre
                 for name, augmentation in (("a", recipe.view_a), ("b", recipe.view_b))
             )
             draws = generator(run.seed, "method", epoch, step)
-            terms = run.settings.terms(network, view_a, view_b, draws)
-            rate = learning_rate(run, epoch, step, steps)
-            for group in optimizer.param_groups:
-                group["lr"] = rate
+            moment = Moment(epoch, step, steps, run.epochs, draws)
+            terms = run.settings.terms(network, parts, view_a, view_b, moment)
+            rate = learning_rate(run, epoch, step, steps, cooldown_from)
+            set_learning_rate(optimizer, rate, peak_rate(run))
             optimizer.zero_grad()
             terms["loss"].backward()
             optimizer.step()
+            run.settings.after_step(network, parts, moment)
             terms = {name: value.detach() for name, value in terms.items()}
             _accumulate(state.sums, terms, step)
             state.step = step + 1
@@ -208,44 +243,75 @@ def pretrain_segment(
 
     Raises:
         PretrainError: too few images, or a loss that is not finite.
-        SnapshotError: a checkpoint that is missing, damaged or cannot be written.
+        SnapshotError: a checkpoint that is missing, damaged, exchanged meanwhile, or cannot be
+            written.
+        LockError: another trainer holds this run.
         Interrupted: when asked to stop; the same call goes on from there.
     """
-    run = segment.run
-    if len(images) < run.batch_size:
+    if len(images) < segment.run.batch_size:
         raise PretrainError(
-            f"{len(images)} images are fewer than one batch of {run.batch_size}: lower batch_size "
-            "or use a larger fraction of the data"
+            f"{len(images)} images are fewer than one batch of {segment.run.batch_size}: lower "
+            "batch_size or use a larger fraction of the data"
         )
+
+    def pause(seconds: float) -> None:
+        if monitor.stop_requested():
+            raise Interrupted("stopped before it began")
+        time.sleep(seconds)
+
+    with RunLock(segment.resume, monitor.say, pause) as lock:
+        return _pretrain_alone(segment, images, device, save_every, monitor, lock)
+
+
+def _pretrain_alone(
+    segment: Segment,
+    images: np.ndarray,
+    device: torch.device,
+    save_every: float,
+    monitor: Monitor,
+    lock: RunLock,
+) -> Manifest:
+    """`pretrain_segment`, while no other trainer touches the run."""
+    run = segment.run
+    milestone = milestone_path(segment.milestones, segment.until, "").name
+    for folder, stem in (
+        (segment.resume, ""),
+        (segment.training, milestone),
+        (segment.milestones, milestone),
+    ):
+        snapshot.remove_temporaries(folder, stem)
     started = time.monotonic()
-    network = build(run, generator(run.seed, "weights")).to(device)
-    state = State(network, build_optimizer(run.optimizer, network))
+    state = initial_state(run, device)
     parent = _read_parent(segment)
     if parent is not None:
         try:
-            _train_safely(segment, parent, state, images, device, save_every, monitor)
+            _train_safely(segment, parent, state, images, device, save_every, monitor, lock)
         except NonFiniteLoss as error:
             good = milestone_path(segment.checkpoints, parent.epoch, ".json")
             raise PretrainError(f"{error} The last good checkpoint is {good}") from error
+    lock.check()
+    if parent is not None:
+        _must_still_be_there(segment, parent)
     rows = [row for row in state.history if parent and row["epoch"] > parent.epoch]
     lines = "".join(json.dumps(row) + "\n" for row in rows)
     snapshot.write_atomically(
         milestone_path(segment.training, segment.until, ".jsonl"), lines.encode()
     )
     manifest = snapshot.write_milestone(
-        segment.checkpoints,
+        segment.milestones,
         study=segment.study,
         run=run,
         epoch=segment.until,
         parent=parent,
-        weights=network.state_dict(),
-        state={**state.to_dict(), "history": []},
+        weights=state.network.state_dict(),
+        state=None if segment.cooldown else {**state.to_dict(), "history": []},
+        cooldown_epochs=segment.cooldown,
         data_sha256=segment.data_sha256,
         sources_sha256=segment.sources_sha256,
         made_by=made_by(device_name(device), time.monotonic() - started),
     )
     ResumeFolder(segment.resume).clear()
-    if parent is not None:
+    if parent is not None and not run.cooldown_epochs:
         snapshot.prune_states(segment.checkpoints, keep=(parent.epoch, segment.until))
     return manifest
 
@@ -255,13 +321,28 @@ def _read_parent(segment: Segment) -> Manifest | None:
     if segment.parent is None:
         return None
     path = milestone_path(segment.checkpoints, segment.parent, ".json")
-    parent = snapshot.read_manifest(path)
-    if parent.run != segment.run:
+    return snapshot.read_manifest_of(path, segment.run)
+
+
+def _must_still_be_there(segment: Segment, parent: Manifest) -> None:
+    """A milestone is stored only beside the one it was trained from.
+
+    A checkout of other results, or a folder that was removed, would leave a chain with a gap.
+    """
+    path = milestone_path(segment.checkpoints, parent.epoch, ".json")
+    advice = (
+        f"Nothing was stored for epoch {segment.until}; bring the parent back or start the study "
+        "again through Snakemake"
+    )
+    try:
+        now = snapshot.read_manifest(path)
+    except SnapshotError as error:
+        raise SnapshotError(f"the parent changed during training: {error}. {advice}") from error
+    if now.lineage != parent.lineage:
         raise SnapshotError(
-            f"{path} belongs to a run with other parameters than the study now gives to "
-            f"{segment.run.name}. Start the study through Snakemake, which trains it anew"
+            f"{path} changed during training: lineage {parent.lineage[:12]} when it began, now "
+            f"{now.lineage[:12]} (a checkout of other results?). {advice}"
         )
-    return parent
 
 
 def _train_safely(
@@ -272,6 +353,7 @@ def _train_safely(
     device: torch.device,
     save_every: float,
     monitor: Monitor,
+    lock: RunLock,
 ) -> None:
     """Continues the newest state of this segment and saves on the way."""
     resume = ResumeFolder(segment.resume)
@@ -289,13 +371,16 @@ def _train_safely(
         monitor.say(f"continues at epoch {state.epoch}, step {state.step}")
 
     def save() -> None:
+        lock.check()
         total = state.epoch * (len(images) // segment.run.batch_size) + state.step
         resume.write(history, total, state.to_dict())
 
     pixels = torch.from_numpy(np.ascontiguousarray(images)).to(device)
     saved = time.monotonic()
-    for stop in sorted({max(state.epoch, parent.epoch), segment.until}):
-        for progress in train(segment.run, state, pixels, stop):
+    for stop in sorted({max(state.epoch, parent.epoch), segment.end}):
+        # Without its parent's state, a branch is preceded by the trunk as it was trained.
+        branch = parent.epoch if segment.cooldown and stop > parent.epoch else None
+        for progress in train(segment.run, state, pixels, stop, branch):
             monitor.step(progress)
             if monitor.stop_requested():
                 save()
@@ -314,11 +399,12 @@ def _parent_state(
     path = milestone_path(segment.checkpoints, parent.epoch, ".state")
     try:
         stored = snapshot.read_state(path)
+        if stored["lineage"] != parent.lineage:
+            raise SnapshotError(f"{path} does not belong to the manifest beside it")
     except SnapshotError as error:
-        say(f"{error}. Training again from the seed, which must lead to the parent's weights")
+        snapshot.set_aside(path, error, say)
+        say("training again from the seed, which must lead to the parent's weights")
         return None
-    if stored["lineage"] != parent.lineage:
-        raise SnapshotError(f"{path} does not belong to the manifest beside it; remove both")
     return stored
 
 

@@ -7,6 +7,10 @@ A milestone of a run is three files in `results/<study>/checkpoints/<run>/`:
     epoch_0100.state         what training goes on from; of the last two milestones only, so that
                              the newest segment can be trained again
 
+Under the schedule `trunk` each milestone has an annealed branch, stored in the same form but
+without a state in the folder `cooled/` beside it; the trunk keeps the states of all milestones,
+since branches and later segments start from them.
+
 Between milestones the trainer keeps private states of the same form in `results/resume/`.
 
 Every file appears whole or not at all, and survives a power cut once it is there. A manifest's
@@ -14,6 +18,7 @@ Every file appears whole or not at all, and survives a power cut once it is ther
 or a milestone that belongs to another history is never continued.
 """
 
+import contextlib
 import hashlib
 import io
 import os
@@ -30,10 +35,12 @@ from torch import Tensor
 
 from barlow_atlas.errors import AtlasError
 from barlow_atlas.frozen import Frozen
-from barlow_atlas.study import Run
+from barlow_atlas.paths import COOLED, milestone_path
+from barlow_atlas.study import ForeignRun, Run
 
 STATE_HEADER = b"barlow-atlas state 1\n"
 DIGEST_LENGTH = 64
+TEMPORARY = ".tmp"
 
 
 class SnapshotError(AtlasError):
@@ -45,8 +52,9 @@ class Manifest(Frozen):
 
     format: int = 1
     study: str
-    run: Run
+    run: Run | ForeignRun
     epoch: int
+    cooldown_epochs: int
     weights_sha256: str
     data_sha256: str
     sources_sha256: str
@@ -55,7 +63,9 @@ class Manifest(Frozen):
     made_by: dict[str, Any]
 
 
-def lineage(run: Run, epoch: int, weights: str, data: str, sources: str, parent: str | None) -> str:
+def lineage(
+    run: Run | ForeignRun, epoch: int, weights: str, data: str, sources: str, parent: str | None
+) -> str:
     """The hash that a milestone hands to its successor: all that its weights follow from."""
     parts = [run.model_dump_json(), str(epoch), weights, data, sources, parent or "seed"]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
@@ -67,22 +77,42 @@ def write_atomically(path: Path, content: bytes) -> None:
     Raises:
         SnapshotError: if the folder cannot be written or is full; the old file is untouched.
     """
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}{TEMPORARY}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        try:
+            with temporary.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        except BaseException:
+            with contextlib.suppress(OSError):  # as on a read-only disk: there is nothing then
+                temporary.unlink(missing_ok=True)
+            raise
         _sync_folder(path.parent)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise SnapshotError(
             f"cannot write {path} ({len(content):,} bytes): {error.strerror}. What was there "
             "before is unchanged; make room or make the folder writable, then start the same "
             "command again"
         ) from error
+
+
+def remove_temporaries(folder: Path, stem: str) -> None:
+    """Removes what writers of `stem*` left that were killed; the caller is the only writer now."""
+    for path in folder.glob(f".{stem}*{TEMPORARY}"):
+        path.unlink(missing_ok=True)
+
+
+def set_aside(path: Path, why: SnapshotError, say: Callable[[str], None]) -> None:
+    """Renames a file that cannot be used to `*.damaged`, where it does no harm, and says so."""
+    if not path.exists():
+        say(str(why))
+        return
+    aside = path.with_name(f"{path.name}.damaged")
+    path.replace(aside)
+    say(f"{why}; set aside as {aside.name}")
 
 
 def _sync_folder(folder: Path) -> None:
@@ -94,25 +124,21 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def milestone_path(folder: Path, epoch: int, suffix: str) -> Path:
-    """`folder/epoch_0100<suffix>` (suffix with its dot)."""
-    return folder / f"epoch_{epoch:04d}{suffix}"
-
-
 def write_milestone(
     folder: Path,
     *,
     study: str,
-    run: Run,
+    run: Run | ForeignRun,
     epoch: int,
     parent: Manifest | None,
     weights: dict[str, Tensor],
-    state: dict[str, Any],
+    state: dict[str, Any] | None,
     data_sha256: str,
     sources_sha256: str,
     made_by: dict[str, Any],
+    cooldown_epochs: int = 0,
 ) -> Manifest:
-    """Stores weights, state and, last of all, the manifest that makes them a milestone."""
+    """Stores weights, state if any and, last of all, the manifest that makes them a milestone."""
     payload = _weights_file(weights)
     weights_sha256 = hashlib.sha256(payload).hexdigest()
     before = parent.lineage if parent else None
@@ -120,6 +146,7 @@ def write_milestone(
         study=study,
         run=run,
         epoch=epoch,
+        cooldown_epochs=cooldown_epochs,
         weights_sha256=weights_sha256,
         data_sha256=data_sha256,
         sources_sha256=sources_sha256,
@@ -128,7 +155,8 @@ def write_milestone(
         made_by=made_by,
     )
     write_atomically(milestone_path(folder, epoch, ".safetensors"), payload)
-    write_state(milestone_path(folder, epoch, ".state"), manifest.lineage, state)
+    if state is not None:
+        write_state(milestone_path(folder, epoch, ".state"), manifest.lineage, state)
     text = manifest.model_dump_json(indent=2) + "\n"
     write_atomically(milestone_path(folder, epoch, ".json"), text.encode())
     return manifest
@@ -147,14 +175,21 @@ def read_manifest(path: Path) -> Manifest:
     """Reads a milestone's manifest and checks that its lineage follows from its content.
 
     Raises:
-        SnapshotError: if it is missing, damaged or edited.
+        SnapshotError: if it is missing, damaged, edited, or another milestone's.
     """
     try:
         manifest = Manifest.model_validate_json(path.read_bytes())
     except FileNotFoundError as error:
         raise SnapshotError(f"no manifest at {path}; pre-train this milestone first") from error
+    except OSError as error:
+        raise SnapshotError(f"cannot read {path}: {error.strerror}") from error
     except ValidationError as error:
-        raise SnapshotError(f"{path} is no manifest of this version: {error}") from error
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise SnapshotError(
+            f"{path} is no manifest of this version ({key + ': ' if key else ''}{first['msg']}). "
+            "Delete it and run the study again"
+        ) from error
     expected = lineage(
         manifest.run,
         manifest.epoch,
@@ -168,32 +203,56 @@ def read_manifest(path: Path) -> Manifest:
             f"{path} contradicts itself: lineage {manifest.lineage[:12]}, but its content gives "
             f"{expected[:12]}. It was edited or damaged; delete it and run the study again"
         )
+    branch = bool(manifest.cooldown_epochs)
+    place = milestone_path(path.parent, manifest.epoch, path.suffix)
+    if path != place or branch != (path.parent.name == COOLED):
+        kind = "the cooled branch of epoch" if branch else "epoch"
+        raise SnapshotError(
+            f"{path} is the manifest of {kind} {manifest.epoch}: files were exchanged. Delete it "
+            "and run the study again"
+        )
     return manifest
 
 
-def read_weights(path: Path) -> tuple[Manifest, dict[str, Tensor]]:
-    """Manifest and weights of the milestone whose manifest is at `path`; the hash is verified.
+def read_manifest_of(path: Path, run: Run | ForeignRun) -> Manifest:
+    """The manifest at `path`, which must be of `run`.
 
     Raises:
-        SnapshotError: if a file is missing or the weights are not the manifest's.
+        SnapshotError: as `read_manifest`, and if it belongs to a run with other parameters.
     """
     manifest = read_manifest(path)
+    if manifest.run != run:
+        raise SnapshotError(
+            f"{path} belongs to a run with other parameters than the study now gives to "
+            f"{run.name}. Start the study through Snakemake, which makes it anew"
+        )
+    return manifest
+
+
+def read_weights(path: Path, manifest: Manifest) -> dict[str, Tensor]:
+    """The weights of the milestone whose manifest lies at `path`; the hash is verified.
+
+    Raises:
+        SnapshotError: if the file is missing or the weights are not the manifest's.
+    """
     weights = path.with_suffix(".safetensors")
     try:
         payload = weights.read_bytes()
     except FileNotFoundError as error:
-        folder = "/".join(weights.parts[-4:-1])
         raise SnapshotError(
             f"{weights} is not here, though its manifest is. If it was shared, "
-            f"`dvc pull {folder}` brings it; else delete the manifest and run the study again"
+            f"`dvc pull {weights.parent}` brings it; else delete the manifest and run the study "
+            "again"
         ) from error
+    except OSError as error:
+        raise SnapshotError(f"cannot read {weights}: {error.strerror}") from error
     found = hashlib.sha256(payload).hexdigest()
     if found != manifest.weights_sha256:
         raise SnapshotError(
             f"{weights} is damaged: sha256 {found[:12]}, its manifest says "
             f"{manifest.weights_sha256[:12]}. Delete both and run the study again"
         )
-    return manifest, load_safetensors(payload)
+    return load_safetensors(payload)
 
 
 def write_state(path: Path, lineage: str, state: dict[str, Any]) -> None:
@@ -253,15 +312,14 @@ class ResumeFolder:
     def newest(self, lineage: str, report: Callable[[str], None]) -> dict[str, Any] | None:
         """The newest valid state of this history, if there is one.
 
-        A damaged file is set aside as `*.damaged`; one of another history is removed, since the
-        run, the code or the data have changed since. Each gives `report` a line.
+        A damaged file is set aside; one of another history is removed, since the run, the code or
+        the data have changed since. Each gives `report` a line.
         """
         for path in reversed(self._states()):
             try:
                 state = read_state(path)
             except SnapshotError as error:
-                path.replace(path.with_suffix(".damaged"))
-                report(f"{error}; set aside as {path.stem}.damaged")
+                set_aside(path, error, report)
                 continue
             if state["lineage"] == lineage:
                 return state

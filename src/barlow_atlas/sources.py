@@ -6,6 +6,8 @@ carry them, store files or show progress are not here; tests/unit/test_sources.p
 import of a step that it is listed, or excused with a reason.
 """
 
+import ast
+import functools
 import hashlib
 import inspect
 from collections.abc import Iterable
@@ -24,8 +26,10 @@ PREPARE_DATA = _files(
     "data/formats.py",
     "data/preparation.py",
     "data/prepared.py",
+    "data/reading.py",
     "data/selection.py",
     "data/sources.py",
+    "data/target_formats.py",
 )
 PRETRAIN = _files(
     "data/prepared.py",
@@ -36,6 +40,7 @@ PRETRAIN = _files(
     "randomness.py",
     "views.py",
 )
+IMPORT = _files("foreign.py", "networks.py")
 PROBE = _files(
     "data/prepared.py",
     "data/selection.py",
@@ -45,11 +50,13 @@ PROBE = _files(
     "probes/features.py",
     "probes/knn.py",
     "probes/linear.py",
+    "probes/signals.py",
+    "probes/transfer.py",
     "randomness.py",
     "views.py",
 )
 # What parameters are resolved with: named recipes and defaults, facts of data sets.
-RESOLVE_RUNS = _files("augmentation.py", "study.py")
+RESOLVE_RUNS = _files("augmentation.py", "probe_settings.py", "settings.py", "study.py")
 RESOLVE_DATA = _files("data/catalog.py")
 COLLECT = _files("atlas/frames.py")
 ANALYSE = _files("atlas/curves.py")
@@ -57,12 +64,23 @@ REPORT = _files("report/figures.py", "report/tables.py", "report/style.mplstyle"
 
 
 def pretrain_sources(method: type[Method]) -> list[Path]:
-    """The files that decide a run's weights: the loop's, and the method's with its base classes.
+    """The files that decide a run's weights: the loop's, and the method's with what it builds on.
 
     Other methods' files are not among them, so that adding a method retrains nothing.
     """
-    classes = [base for base in inspect.getmro(method) if issubclass(base, Method)]
-    return sorted({*PRETRAIN, *(Path(inspect.getfile(base)) for base in classes)})
+    return sorted({*PRETRAIN, *_with_imports(Path(inspect.getfile(method)))})
+
+
+@functools.cache
+def _with_imports(file: Path) -> frozenset[Path]:
+    """A method's file and the files beside it that it imports, inside its functions too."""
+    package = f"{Method.__module__.rpartition('.')[0]}."
+    named = (
+        file.with_name(f"{node.module.removeprefix(package)}.py")
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith(package)
+    )
+    return frozenset({file}.union(*(_with_imports(other) for other in named)))
 
 
 def fingerprint(files: Iterable[Path]) -> str:

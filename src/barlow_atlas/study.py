@@ -11,6 +11,7 @@ import difflib
 import functools
 import itertools
 import operator
+import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
@@ -20,15 +21,23 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from barlow_atlas.augmentation import RECIPES, Recipe
-from barlow_atlas.data.catalog import CATALOG
+from barlow_atlas.data.catalog import CATALOG, TARGETS, DataSet, resolve
 from barlow_atlas.errors import AtlasError
 from barlow_atlas.frozen import Frozen
 from barlow_atlas.objectives import METHODS
 from barlow_atlas.objectives.base import Method
+from barlow_atlas.probe_settings import KNN, Linear, LinearProbes, Transfer
+from barlow_atlas.settings import (
+    Backbone,
+    Optimizer,
+    Positive,
+    Projector,
+    Schedule,
+    Trunk,
+)
 
 Protocol = Literal["clean", "reference"]
-Positive = Annotated[int, Field(gt=0)]
-PositiveNumber = Annotated[float, Field(gt=0)]
+Layout = Literal["mix-bt", "barlowtwins", "solo-learn", "lightly", "torchvision"]
 NAME = re.compile(r"[a-z0-9]+(?:[-_][a-z0-9]+)*")
 
 
@@ -72,84 +81,19 @@ class Data(Frozen):
         return self
 
 
-class Backbone(Frozen):
-    """The encoder whose features are probed."""
-
-    name: Literal["resnet18", "resnet50", "small"]
-    stem: Literal["3x3", "3x3-maxpool", "7x7-maxpool"] = Field(
-        description="first convolution (stride 1 for 3x3, 2 for 7x7) and whether max-pool follows"
-    )
-    width: Positive | None = Field(None, description="channels of `small`'s first stage")
-
-    @model_validator(mode="after")
-    def _width_belongs_to_small(self) -> "Backbone":
-        if (self.name == "small") != (self.width is not None):
-            raise ValueError("`width` must be given for the backbone small, and for no other")
-        return self
-
-
-class Optimizer(Frozen):
-    """How gradients become steps."""
-
-    name: Literal["adam"]
-    weight_decay: Annotated[float, Field(ge=0)] = Field(
-        description="added to the gradient (L2) of every parameter"
-    )
-
-
-class Schedule(Frozen):
-    """Learning rate along pre-training; formulas in `optim.py`."""
-
-    name: Literal["mix_cosine", "mix_step"]
-    base_lr: PositiveNumber = Field(description="mix_cosine multiplies it by batch_size / 256")
-    warmup_epochs: Annotated[int, Field(ge=0)] = 10
-
-
-class KNN(Frozen):
-    """One k-nearest-neighbour probe."""
-
-    k: Positive
-    temperature: PositiveNumber | None = Field(
-        description="T in a neighbour's weight exp(cosine / T); null: each neighbour counts one"
-    )
-    distance: Literal["cosine", "euclidean"] = "cosine"
-    feature: Literal["backbone", "projector"] = "backbone"
-
-    @model_validator(mode="after")
-    def _only_cosines_have_a_temperature(self) -> "KNN":
-        if self.distance == "euclidean" and self.temperature is not None:
-            raise ValueError("euclidean neighbours are not weighted: give `temperature: null`")
-        return self
-
-    @property
-    def label(self) -> str:
-        """All that a number of this probe must be printed with."""
-        weight = "unweighted" if self.temperature is None else f"T={self.temperature:g}"
-        return f"k={self.k} {weight} {self.distance} {self.feature}"
-
-
-class Linear(Frozen):
-    """The linear probe: Adam, a rate that falls exponentially, softmax regression.
-
-    All pairs of rate and weight decay are trained at once; in the clean protocol the validation
-    images choose the pair, the reference protocol admits one pair only.
-    """
-
-    epochs: Positive
-    batch_size: Positive
-    learning_rates: Annotated[tuple[PositiveNumber, ...], Field(min_length=1, strict=False)]
-    final_lr_ratio: PositiveNumber = Field(1e-4, description="last epoch's rate over the first's")
-    weight_decays: Annotated[
-        tuple[Annotated[float, Field(ge=0)], ...], Field(min_length=1, strict=False)
-    ]
-    feature: Literal["backbone"] = "backbone"
-
-
 class Probes(Frozen):
     """What every milestone is asked."""
 
     knn: Annotated[tuple[KNN, ...], Field(min_length=1, strict=False)]
-    linear: Linear
+    linear: LinearProbes = Field(description="one linear probe, or a list of them")
+    transfer: Transfer | None = Field(None, description="linear probes on other data sets")
+
+    def faults(self, protocol: Protocol) -> list[str]:
+        """Which of these probes cannot be asked in a protocol, and why."""
+        asked: list[Linear | Transfer] = [*self.linear]
+        if self.transfer:
+            asked.append(self.transfer)
+        return [fault for settings in asked if (fault := settings.fault(protocol))]
 
 
 class Resources(Frozen):
@@ -175,6 +119,19 @@ def _recipe_by_name(value: Any) -> Any:
     return value
 
 
+def _tag(model: type[Frozen]) -> str:
+    """The name by which a study file chooses this optimizer or schedule."""
+    (tag,) = get_args(model.model_fields["name"].annotation)
+    return str(tag)
+
+
+# Every model that a study file chooses by its `objective` or `name`.
+TAGGED: dict[str, type[Frozen]] = {
+    **METHODS,
+    **{_tag(model): model for model in (*get_args(Optimizer), *get_args(Schedule))},
+}
+
+
 if TYPE_CHECKING:
     MethodSettings = Method
     NamedRecipe = Recipe
@@ -188,29 +145,86 @@ else:  # types that follow from the registries, for pydantic and the JSON schema
     ]
 
 
-class Run(Frozen):
-    """One pre-training: everything that decides its weights, and nothing else."""
+class Subject(Frozen):
+    """A chain of checkpoints as the probes see it, wherever its weights come from."""
 
     data: Data
     image_size: int
     recipe: Recipe
     backbone: Backbone
-    projector_hidden: Annotated[tuple[int, ...], Field(strict=False)]
     method: str
-    settings: MethodSettings
-    embedding_dim: int
-    batch_size: int
-    optimizer: Optimizer
-    schedule: Schedule
-    epochs: int
+    embedding_dim: int | None
     protocol: Protocol
     threads: int
     seed: int
 
+
+class Run(Subject):
+    """One pre-training: everything that decides its weights, and nothing else."""
+
+    projector: Projector
+    settings: MethodSettings
+    embedding_dim: int
+    batch_size: int
+    optimizer: Optimizer = Field(discriminator="name")
+    schedule: Schedule = Field(discriminator="name")
+    epochs: int | None
+
     @property
     def name(self) -> str:
         """Readable identity within the study, e.g. `mix-d1024-e2000-clean-s1`."""
-        return f"{self.method}-d{self.embedding_dim}-e{self.epochs}-{self.protocol}-s{self.seed}"
+        length = "trunk" if self.epochs is None else f"e{self.epochs}"
+        return f"{self.method}-d{self.embedding_dim}-{length}-{self.protocol}-s{self.seed}"
+
+    @property
+    def cooldown_epochs(self) -> int:
+        """Epochs of the branch that anneals a milestone; 0 where the schedule anneals the run."""
+        return self.schedule.cooldown_epochs if isinstance(self.schedule, Trunk) else 0
+
+
+class ForeignRun(Subject):
+    """Weights that were trained elsewhere: probed like a run's, trained never."""
+
+    layout: Layout
+
+    @property
+    def name(self) -> str:
+        """Readable identity within the study, e.g. `mix-published-imported-clean`."""
+        return f"{self.method}-imported-{self.protocol}"
+
+
+class Foreign(Frozen):
+    """Existing weights that a study puts on its map."""
+
+    layout: Layout = Field(description="how the file names its tensors; see docs/foreign.md")
+    files: dict[Annotated[int, Field(ge=0)], str] = Field(
+        min_length=1, description="epoch at which the weights were taken -> file"
+    )
+    backbone: Backbone | None = Field(None, description="if it is not the study's")
+
+    @field_validator("files", mode="before")
+    @classmethod
+    def _epochs_are_numbers(cls, value: Any) -> Any:
+        # JSON, unlike YAML, has text for keys.
+        if isinstance(value, dict):
+            return {
+                int(k) if isinstance(k, str) and k.isdigit() else k: v for k, v in value.items()
+            }
+        return value
+
+
+class Overrides(Frozen):
+    """What one method of a study has otherwise than the study says."""
+
+    fraction: Annotated[float, Field(gt=0, le=1)] | None = Field(None, description="data.fraction")
+    recipe: NamedRecipe | None = None
+    backbone: Backbone | None = None
+    projector: Projector | None = None
+    embedding_dims: Annotated[tuple[Positive, ...], Field(min_length=1, strict=False)] | None = None
+    batch_size: Annotated[int, Field(ge=2)] | None = None
+    optimizer: Optimizer | None = Field(None, discriminator="name")
+    schedule: Schedule | None = Field(None, discriminator="name")
+    epochs: Positive | None = None
 
 
 class Study(Frozen):
@@ -223,18 +237,26 @@ class Study(Frozen):
         description="name of a recipe in augmentation.py, or one spelled out"
     )
     backbone: Backbone
-    projector_hidden: Annotated[tuple[Positive, ...], Field(strict=False)] = Field(
-        description="widths of the projector's hidden layers"
-    )
+    projector: Projector
     methods: dict[str, MethodSettings] = Field(
-        min_length=1, description="name in runs and figures -> objective and its settings"
+        default_factory=dict,
+        description="name in runs and figures -> objective and its settings",
+    )
+    overrides: dict[str, Overrides] = Field(
+        default_factory=dict,
+        description="name of a method -> what it has otherwise than the study says",
+    )
+    foreign: dict[str, Foreign] = Field(
+        default_factory=dict, description="name in figures -> existing weights to probe"
     )
     embedding_dims: Annotated[tuple[Positive, ...], Field(min_length=1, strict=False)]
     seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1, strict=False)]
-    epochs: Positive = Field(description="total; fixes the schedule")
+    epochs: Positive | None = Field(
+        None, description="total; fixes the schedule. Left out where the schedule is trunk"
+    )
     batch_size: Annotated[int, Field(ge=2)]
-    optimizer: Optimizer
-    schedule: Schedule
+    optimizer: Optimizer = Field(discriminator="name")
+    schedule: Schedule = Field(discriminator="name")
     milestones: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(strict=False)] = Field(
         min_length=2, description="epochs whose checkpoint is kept and probed; begins with 0"
     )
@@ -248,7 +270,7 @@ class Study(Frozen):
         (), description="folders or URLs that hold the data set's official files"
     )
 
-    @field_validator("methods")
+    @field_validator("methods", "foreign")
     @classmethod
     def _methods_have_plain_names(cls, value: dict[str, Any]) -> dict[str, Any]:
         for name in value:
@@ -269,40 +291,102 @@ class Study(Frozen):
             raise ValueError("milestones must begin with 0: every curve starts at random weights")
         if any(a >= b for a, b in itertools.pairwise(self.milestones)):
             raise ValueError(f"milestones must rise: {list(self.milestones)}")
-        if self.milestones[-1] > self.epochs:
-            raise ValueError(f"milestone {self.milestones[-1]} lies past the {self.epochs} epochs")
-        if self.schedule.warmup_epochs >= self.epochs:
+        if not self.methods and not self.foreign:
+            raise ValueError("nothing to map: give `methods` to train, or `foreign` weights")
+        twice = sorted(set(self.methods) & set(self.foreign))
+        if twice:
+            raise ValueError(f"{twice[0]!r} names a method and foreign weights: rename one")
+        for name in self.overrides:
+            if name not in self.methods:
+                raise _allowed("method in overrides", name, list(self.methods))
+        for foreign in self.imported():
+            if foreign.backbone.name == "small":
+                raise ValueError(
+                    f"foreign.{foreign.method}: the backbone small exists in this project only; "
+                    "give `backbone`, the one that the weights were trained in"
+                )
+        for fault in self.probes.faults(self.protocol):
+            raise ValueError(fault)
+        runs = self.trained()
+        for run in runs:
+            _check_run(run, self.milestones)
+        ends = [run.epochs for run in runs if run.epochs is not None]
+        if len(ends) == len(runs) and ends and self.milestones[-1] > max(ends):
             raise ValueError(
-                f"schedule.warmup_epochs ({self.schedule.warmup_epochs}) must be below epochs "
-                f"({self.epochs})"
-            )
-        pairs = len(self.probes.linear.learning_rates) * len(self.probes.linear.weight_decays)
-        if self.protocol == "reference" and pairs != 1:
-            raise ValueError(
-                "protocol reference has no validation images to choose by: probes.linear must "
-                "give one learning rate and one weight decay"
+                f"milestone {self.milestones[-1]} lies past the {max(ends)} epochs of training"
             )
         return self
 
-    def runs(self) -> list[Run]:
-        """The grid methods x embedding dims x seeds, in this order."""
-        grid = itertools.product(self.methods.items(), self.embedding_dims, self.seeds)
+    def trained(self) -> list[Run]:
+        """The runs to train: the grid methods x embedding dims x seeds, in this order."""
+        return [
+            run
+            for method, settings in self.methods.items()
+            for run in self._runs_of(method, settings)
+        ]
+
+    def _runs_of(self, method: str, settings: Method) -> list[Run]:
+        own = self.overrides.get(method, Overrides())
+        given = {
+            key: value for key in Overrides.model_fields if (value := getattr(own, key)) is not None
+        }
+        dims = given.pop("embedding_dims", self.embedding_dims)
+        fraction = given.pop("fraction", self.data.fraction)
         shared = {
             key: getattr(self, key)
             for key in Run.model_fields
-            if key not in {"method", "settings", "embedding_dim", "seed"}
+            if key not in {"data", "method", "settings", "embedding_dim", "seed"}
         }
+        shared |= given
+        if isinstance(shared["schedule"], Trunk) and "epochs" not in given:
+            shared["epochs"] = None
+        data = self.data.model_copy(update={"fraction": fraction})
         return [
-            Run(method=method, settings=settings, embedding_dim=dim, seed=seed, **shared)
-            for (method, settings), dim, seed in grid
+            Run(data=data, method=method, settings=settings, embedding_dim=dim, seed=seed, **shared)
+            for dim, seed in itertools.product(dims, self.seeds)
         ]
 
-    def run(self, name: str) -> Run:
+    def imported(self) -> list[ForeignRun]:
+        """The chains of foreign weights."""
+        return [
+            ForeignRun(
+                data=self.data,
+                image_size=self.image_size,
+                recipe=self.recipe,
+                backbone=foreign.backbone or self.backbone,
+                method=name,
+                embedding_dim=None,
+                protocol=self.protocol,
+                threads=self.threads,
+                seed=self.seeds[0],
+                layout=foreign.layout,
+            )
+            for name, foreign in self.foreign.items()
+        ]
+
+    def runs(self) -> list[Run | ForeignRun]:
+        """Everything on the map: what is trained, then what is imported."""
+        return [*self.trained(), *self.imported()]
+
+    def run(self, name: str) -> Run | ForeignRun:
         """The run of that name; raises StudyError with the nearest one."""
         runs = {run.name: run for run in self.runs()}
         if name not in runs:
             raise StudyError(str(_allowed("run", name, list(runs))))
         return runs[name]
+
+    def data_sets(self) -> list[DataSet]:
+        """The study's images, then the targets of transfer at the size that the network sees."""
+        data, transfer = self.data, self.probes.transfer
+        own = resolve(data.name, data.path, data.stored_size)
+        targets = transfer.targets if transfer else ()
+        return [own, *(TARGETS[target].at(self.image_size) for target in targets)]
+
+    def milestones_of(self, run: Run | ForeignRun) -> tuple[int, ...]:
+        """The epochs at which a run is probed."""
+        if isinstance(run, ForeignRun):
+            return tuple(sorted(self.foreign[run.method].files))
+        return tuple(m for m in self.milestones if run.epochs is None or m <= run.epochs)
 
     def parent(self, epoch: int) -> int | None:
         """The milestone before `epoch`, None for the first; raises StudyError if it is none."""
@@ -312,18 +396,98 @@ class Study(Frozen):
         return self.milestones[place - 1] if place else None
 
 
+def _check_run(run: Run, milestones: tuple[int, ...]) -> None:
+    """Raises ValueError if a run's parts do not go together."""
+    trunk = isinstance(run.schedule, Trunk)
+    if trunk == (run.epochs is not None):
+        raise ValueError(
+            f"{run.method}: leave `epochs` out, the schedule trunk has no end"
+            if trunk
+            else f"{run.method}: `epochs` is missing; only the schedule trunk does without"
+        )
+    if run.epochs is None:
+        if run.settings.needs_an_end:
+            raise ValueError(
+                f"{run.method}: {run.settings.objective} follows the share of training done, "
+                "which the schedule trunk does not know; take another schedule"
+            )
+    else:
+        if milestones[1] > run.epochs:
+            raise ValueError(
+                f"{run.method}: no milestone but 0 lies within its {run.epochs} epochs"
+            )
+        warmup = getattr(run.schedule, "warmup_epochs", 0)
+        if warmup >= run.epochs:
+            raise ValueError(
+                f"{run.method}: schedule.warmup_epochs ({warmup}) must be below epochs "
+                f"({run.epochs})"
+            )
+    try:
+        run.settings.check(run.batch_size, run.embedding_dim)
+    except ValueError as error:
+        raise ValueError(f"{run.method}: {error}") from error
+
+
+def find_studies(params: Path) -> dict[str, Path]:
+    """Study files below `params` by name, such as `cifar10` or `ablations/lambda-reg`.
+
+    Those that others build on come first: files in `params` itself.
+    """
+    files = [path for path in params.rglob("*.yaml") if path.name != "dvc.yaml"]
+    names = {path.relative_to(params).with_suffix("").as_posix(): path for path in files}
+    return dict(sorted(names.items(), key=lambda item: (item[0].count("/"), item[0])))
+
+
 def load_study(path: Path) -> Study:
-    """Reads and checks a study file.
+    """Reads and checks a study file, and the study files it builds on.
 
     Raises:
         StudyError: with one line for each thing that is wrong.
     """
-    name = path.stem
-    if not NAME.fullmatch(name):
+    try:
+        return Study.model_validate(_content(path, ()))
+    except ValidationError as error:
+        lines = [f"{path}: {_explain(detail)}" for detail in error.errors()]
+        raise StudyError("\n".join(lines)) from error
+
+
+def files_of(path: Path) -> list[Path]:
+    """A study file and those it builds on, nearest first."""
+    base = _read(path).get("base")
+    return [path, *(files_of(_base_path(path, base)) if base else ())]
+
+
+def file_with(key: str, path: Path) -> Path:
+    """Of a study file and those it builds on, the one whose `key` holds."""
+    return next(file for file in files_of(path) if key in _read(file))
+
+
+def _content(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
+    """A study's parameters: its base's, each replaced where the file has the key itself."""
+    content = _read(path)
+    base = content.pop("base", None)
+    if base is None:
+        return content
+    under = _base_path(path, base)
+    if under in (*above, path):
+        raise StudyError(f"{path}: base {base!r} leads back to a file that builds on it")
+    return _content(under, (*above, path)) | content
+
+
+def _base_path(path: Path, base: Any) -> Path:
+    if not isinstance(base, str) or not base.endswith(".yaml"):
+        raise StudyError(
+            f"{path}: base = {base!r}: expected a study file seen from this one, as ../cifar10.yaml"
+        )
+    return Path(os.path.normpath(path.parent / base))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not NAME.fullmatch(path.stem):
         raise StudyError(f"{path}: a study's name must be lower-case words joined by - or _")
     if not path.is_file():
         known = sorted(p.stem for p in path.parent.glob("*.yaml"))
-        raise StudyError(f"{path} does not exist. {_allowed('study', name, known)}")
+        raise StudyError(f"{path} does not exist. {_allowed('study', path.stem, known)}")
     try:
         # YAML 1.2 as ruamel reads it: 1e-6 is a number and a key given twice is an error.
         content = YAML(typ="safe", pure=True).load(path)
@@ -331,17 +495,24 @@ def load_study(path: Path) -> Study:
         raise StudyError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(content, dict):
         raise StudyError(f"{path} must be a mapping of parameters, found: {content!r}")
-    try:
-        return Study.model_validate(content)
-    except ValidationError as error:
-        lines = [f"{path}: {_explain(detail)}" for detail in error.errors()]
-        raise StudyError("\n".join(lines)) from error
+    return content
+
+
+def file_schema() -> dict[str, Any]:
+    """JSON schema of a study file, for editors: with a `base`, no key must be there."""
+    schema = Study.model_json_schema()
+    required = schema.pop("required")
+    schema["properties"]["base"] = {
+        "type": "string",
+        "description": "study file, seen from this one, whose keys hold where this one has none",
+    }
+    return schema | {"if": {"required": ["base"]}, "else": {"required": required}}
 
 
 def _explain(detail: Any) -> str:
     """One pydantic error as: key, value, what is allowed, nearest name."""
-    # A method's settings are reported below their objective's name, which is no key in the file.
-    keys = [str(part) for part in detail["loc"] if part not in METHODS]
+    # What is chosen by a name is reported below that name, which is no key in the file.
+    keys = [str(part) for part in detail["loc"] if part not in TAGGED]
     key = ".".join(keys) or "study"
     if detail["type"] == "extra_forbidden":
         known = sorted(_model_at(detail["loc"][:-1]).model_fields)
@@ -350,10 +521,12 @@ def _explain(detail: Any) -> str:
         return f"{key} is no parameter.{meant} Known here: {', '.join(known)}."
     if detail["type"] == "missing":
         return f"{key} is missing."
-    if detail["type"] == "union_tag_not_found":
-        return f"{key}.objective is missing. Known: {', '.join(sorted(METHODS))}."
-    if detail["type"] == "union_tag_invalid":
-        return f"{key}.objective: {_allowed('objective', detail['ctx']['tag'], list(METHODS))}"
+    if detail["type"].startswith("union_tag"):
+        chosen_by = detail["ctx"]["discriminator"].strip("'")
+        known = re.findall(r"'([^']+)'", detail["ctx"].get("expected_tags", ""))
+        if detail["type"] == "union_tag_not_found":
+            return f"{key}.{chosen_by} is missing."
+        return f"{key}.{chosen_by}: {_allowed(chosen_by, detail['ctx']['tag'], known)}"
     message = detail["msg"].removeprefix("Value error, ")
     if isinstance(detail["input"], dict):
         return f"{key}: {message}"
@@ -364,8 +537,8 @@ def _model_at(location: tuple[int | str, ...]) -> type[Frozen]:
     """The model whose parameters stand at `location` (pydantic's `loc`) of a study."""
     model: type[Frozen] = Study
     for part in location:
-        if part in METHODS:
-            model = METHODS[str(part)]
+        if part in TAGGED:
+            model = TAGGED[str(part)]
         elif part in model.model_fields:
             model = _model_in(model.model_fields[str(part)].annotation) or model
     return model

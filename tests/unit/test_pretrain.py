@@ -1,11 +1,13 @@
 """The loop: deterministic, resumable at any step, and clear when it cannot go on."""
 
+import dataclasses
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,9 @@ import pytest
 import torch
 
 from barlow_atlas import pretrain, snapshot
+from barlow_atlas.lock import LockError
 from barlow_atlas.pretrain import Interrupted, Monitor, PretrainError, Segment, pretrain_segment
+from barlow_atlas.settings import Trunk
 from barlow_atlas.snapshot import SnapshotError
 from barlow_atlas.study import Run
 
@@ -22,12 +26,13 @@ CPU = torch.device("cpu")
 NEVER = 1e9
 
 
-def segment(folder: Path, run: Run, parent: int | None, until: int) -> Segment:
+def segment(folder: Path, run: Run, parent: int | None, until: int, cooldown: int = 0) -> Segment:
     return Segment(
         study="tiny",
         run=run,
         parent=parent,
         until=until,
+        cooldown=cooldown,
         checkpoints=folder / "checkpoints",
         training=folder / "training",
         resume=folder / "resume",
@@ -128,7 +133,90 @@ def test_a_lost_parent_state_is_trained_again(
     found = pretrain_segment(segment(tmp_path, tiny_run, 2, 4), images, CPU, NEVER, monitor)
     assert found.lineage == undisturbed[0].lineage
     assert (tmp_path / "training/epoch_0004.jsonl").read_text() == undisturbed[1]
-    assert "Training again from the seed" in monitor.said[0]
+    assert any("training again from the seed" in line for line in monitor.said)
+
+
+@pytest.mark.parametrize("damage", ["cut", "exchanged"])
+def test_a_damaged_parent_state_is_set_aside(
+    damage: str, undisturbed: Any, tmp_path: Path, tiny_run: Run, images: np.ndarray
+) -> None:
+    train_chain(tmp_path, tiny_run, images, (0, 2))
+    state = tmp_path / "checkpoints/epoch_0002.state"
+    other = tmp_path / "checkpoints/epoch_0000.state"
+    state.write_bytes(state.read_bytes()[:-5] if damage == "cut" else other.read_bytes())
+    monitor = Stopper(-1)
+    found = pretrain_segment(segment(tmp_path, tiny_run, 2, 4), images, CPU, NEVER, monitor)
+    assert found.lineage == undisturbed[0].lineage
+    assert "set aside as epoch_0002.state.damaged" in monitor.said[0]
+    assert state.with_name("epoch_0002.state.damaged").exists()
+
+
+class Meddler(Monitor):
+    """Does something during the first step."""
+
+    def __init__(self, meddle: Callable[[], Any]) -> None:
+        self.meddle: Callable[[], Any] | None = meddle
+
+    def step(self, progress: pretrain.Progress) -> None:
+        if self.meddle:
+            self.meddle()
+        self.meddle = None
+
+
+@pytest.mark.parametrize("what", ["another history", "gone"])
+def test_a_parent_that_changes_during_training_is_refused(
+    what: str, tmp_path: Path, tiny_run: Run, images: np.ndarray
+) -> None:
+    train_chain(tmp_path, tiny_run, images, (0,))
+    train_chain(tmp_path / "other", tiny_run, images, (0,))
+    path = tmp_path / "checkpoints/epoch_0000.json"
+
+    def exchange() -> None:
+        path.unlink()
+        if what == "another history":
+            other = segment(tmp_path, tiny_run, None, 0)
+            other = dataclasses.replace(other, data_sha256="other", resume=tmp_path / "elsewhere")
+            pretrain_segment(other, images, CPU, NEVER, Monitor())
+
+    last = segment(tmp_path, tiny_run, 0, 1)
+    with pytest.raises(SnapshotError, match="changed during training"):
+        pretrain_segment(last, images, CPU, NEVER, Meddler(exchange))
+    assert not list((tmp_path / "checkpoints").glob("epoch_0001.*"))
+
+
+def test_a_second_trainer_is_refused(tmp_path: Path, tiny_run: Run, images: np.ndarray) -> None:
+    train_chain(tmp_path, tiny_run, images, (0,))
+    last = segment(tmp_path, tiny_run, 0, 1)
+    second = Meddler(lambda: pretrain_segment(last, images, CPU, NEVER, Monitor()))
+    with pytest.raises(LockError, match="another trainer holds"):
+        pretrain_segment(last, images, CPU, NEVER, second)
+    assert list(last.resume.iterdir()) == []
+
+
+def test_stop_is_heard_while_another_trainer_is_awaited(
+    tmp_path: Path, tiny_run: Run, images: np.ndarray
+) -> None:
+    train_chain(tmp_path, tiny_run, images, (0,))
+    last = segment(tmp_path, tiny_run, 0, 1)
+    (last.resume / "holder_000001.json").touch()
+    with pytest.raises(Interrupted, match="before it began"):
+        pretrain_segment(last, images, CPU, NEVER, Stopper(0))
+
+
+def test_rests_of_a_killed_writer_are_removed(
+    tmp_path: Path, tiny_run: Run, images: np.ndarray
+) -> None:
+    first = segment(tmp_path, tiny_run, None, 0)
+    rests = [
+        first.checkpoints / ".epoch_0000.safetensors.ab.tmp",
+        first.training / ".epoch_0000.jsonl.ab.tmp",
+        first.resume / ".step_000000000001.state.ab.tmp",
+    ]
+    for rest in rests:
+        rest.parent.mkdir(parents=True, exist_ok=True)
+        rest.write_bytes(b"half")
+    pretrain_segment(first, images, CPU, NEVER, Monitor())
+    assert not [rest for rest in rests if rest.exists()]
 
 
 def test_a_chain_that_cannot_be_repeated_is_refused(
@@ -159,7 +247,8 @@ def test_a_loss_that_is_not_finite_names_its_step(
         match=r"not finite at epoch 1, step 1\. Likely causes.*good.*epoch_0000\.json",
     ):
         pretrain_segment(segment(tmp_path, tiny_run, 0, 1), black, CPU, NEVER, Monitor())
-    assert snapshot.read_weights(tmp_path / "checkpoints/epoch_0000.json")
+    good = tmp_path / "checkpoints/epoch_0000.json"
+    assert snapshot.read_weights(good, snapshot.read_manifest(good))
 
 
 def test_too_few_images_are_refused(tmp_path: Path, tiny_run: Run, images: np.ndarray) -> None:
@@ -254,3 +343,63 @@ def test_a_signal_saves_and_asks_to_be_started_again(
     last = messages[-1]
     assert (last["epoch"], last["step"], last["seconds_left"]) == (30, last["of"], 0.0)
     assert last["images_per_second"] > 0
+
+
+@pytest.fixture(scope="module")
+def trunk_run(tiny_run: Run) -> Run:
+    schedule = Trunk(name="trunk", base_lr=0.01, warmup_epochs=1, cooldown_epochs=2)
+    return tiny_run.model_copy(update={"schedule": schedule, "epochs": None})
+
+
+def test_a_branch_anneals_a_milestone_and_leaves_the_trunk_alone(
+    tmp_path: Path, trunk_run: Run, images: np.ndarray
+) -> None:
+    train_chain(tmp_path / "bare", trunk_run, images, (0, 2, 4))
+    folder = tmp_path / "branched"
+    train_chain(folder, trunk_run, images, (0, 2))
+    branch = segment(folder, trunk_run, 2, 2, cooldown=2)
+    cooled = pretrain_segment(branch, images, CPU, NEVER, Monitor())
+    trunk = pretrain_segment(segment(folder, trunk_run, 2, 4), images, CPU, NEVER, Monitor())
+    undisturbed = snapshot.read_manifest(tmp_path / "bare/checkpoints/epoch_0004.json")
+    assert trunk.lineage == undisturbed.lineage
+    parent = snapshot.read_manifest(folder / "checkpoints/epoch_0002.json")
+    assert (cooled.epoch, cooled.cooldown_epochs, cooled.parent) == (2, 2, parent.lineage)
+    assert cooled.weights_sha256 not in {parent.weights_sha256, trunk.weights_sha256}
+    assert snapshot.read_manifest(folder / "checkpoints/cooled/epoch_0002.json") == cooled
+    assert not list((folder / "checkpoints/cooled").glob("*.state"))
+    states = sorted(path.name for path in (folder / "checkpoints").glob("*.state"))
+    assert states == ["epoch_0000.state", "epoch_0002.state", "epoch_0004.state"]
+
+
+def test_a_branch_falls_linearly_and_the_trunk_stays_at_its_rate(
+    tmp_path: Path, trunk_run: Run, images: np.ndarray
+) -> None:
+    train_chain(tmp_path, trunk_run, images, (0, 2))
+    trunk = (tmp_path / "training/epoch_0002.jsonl").read_text().splitlines()
+    branch = segment(tmp_path, trunk_run, 2, 2, cooldown=2)
+    pretrain_segment(branch, images, CPU, NEVER, Monitor())
+    cooled = (tmp_path / "training/epoch_0002.jsonl").read_text().splitlines()
+    peak = 0.01 * trunk_run.batch_size / 256
+    assert json.loads(trunk[1])["learning_rate"] == pytest.approx(peak)
+    rows = [json.loads(line) for line in cooled]
+    assert [row["epoch"] for row in rows] == [3, 4]
+    # 4 steps an epoch: the last step of each begins 3 and 7 eighths into the branch.
+    shares = [row["learning_rate"] / peak for row in rows]
+    assert shares == pytest.approx([1 - 0.999 * 3 / 8, 1 - 0.999 * 7 / 8])
+
+
+@pytest.mark.parametrize("without_state", [False, True])
+def test_an_interrupted_branch_ends_as_an_undisturbed_one(
+    without_state: bool, tmp_path: Path, trunk_run: Run, images: np.ndarray
+) -> None:
+    manifests = []
+    for name in ("undisturbed", "stopped"):
+        train_chain(tmp_path / name, trunk_run, images, (0, 2))
+        branch = segment(tmp_path / name, trunk_run, 2, 2, cooldown=2)
+        if name == "stopped":
+            if without_state:
+                (tmp_path / name / "checkpoints/epoch_0002.state").unlink()
+            with pytest.raises(Interrupted):
+                pretrain_segment(branch, images, CPU, NEVER, Stopper(5))
+        manifests.append(pretrain_segment(branch, images, CPU, NEVER, Monitor()))
+    assert manifests[0].lineage == manifests[1].lineage

@@ -8,11 +8,14 @@ import pytest
 import torch
 
 from barlow_atlas import snapshot
+from barlow_atlas.provenance import made_by
 from barlow_atlas.snapshot import ResumeFolder, SnapshotError
 from barlow_atlas.study import Run
 
 
-def write(folder: Path, run: Run, epoch: int = 0, parent: Any = None) -> snapshot.Manifest:
+def write(
+    folder: Path, run: Run, epoch: int = 0, parent: Any = None, made_by: Any = None
+) -> snapshot.Manifest:
     weights = {"w": torch.arange(4.0) + epoch, "n": torch.tensor(epoch)}
     return snapshot.write_milestone(
         folder,
@@ -24,14 +27,15 @@ def write(folder: Path, run: Run, epoch: int = 0, parent: Any = None) -> snapsho
         state={"epoch": epoch},
         data_sha256="d",
         sources_sha256="s",
-        made_by={},
+        made_by=made_by or {},
     )
 
 
 def test_a_milestone_comes_back_as_it_was_written(tmp_path: Path, tiny_run: Run) -> None:
     first = write(tmp_path, tiny_run)
     second = write(tmp_path, tiny_run, 5, first)
-    manifest, weights = snapshot.read_weights(tmp_path / "epoch_0005.json")
+    manifest = snapshot.read_manifest_of(tmp_path / "epoch_0005.json", tiny_run)
+    weights = snapshot.read_weights(tmp_path / "epoch_0005.json", manifest)
     assert manifest == second
     assert manifest.parent == first.lineage
     assert torch.equal(weights["w"], torch.arange(4.0) + 5)
@@ -48,7 +52,7 @@ def test_same_content_gives_the_same_lineage_whenever_it_is_made(
 
 @pytest.mark.parametrize("damage", ["cut", "flip", "empty", "gone"])
 def test_damaged_weights_are_named(damage: str, tmp_path: Path, tiny_run: Run) -> None:
-    write(tmp_path, tiny_run)
+    manifest = write(tmp_path, tiny_run)
     path = tmp_path / "epoch_0000.safetensors"
     content = bytearray(path.read_bytes())
     if damage == "gone":
@@ -57,7 +61,7 @@ def test_damaged_weights_are_named(damage: str, tmp_path: Path, tiny_run: Run) -
         content[-1] ^= 1
         path.write_bytes({"cut": content[:-3], "flip": content, "empty": b""}[damage])
     with pytest.raises(SnapshotError, match=r"epoch_0000\.safetensors") as failure:
-        snapshot.read_weights(tmp_path / "epoch_0000.json")
+        snapshot.read_weights(tmp_path / "epoch_0000.json", manifest)
     assert ("dvc pull" if damage == "gone" else "damaged") in str(failure.value)
 
 
@@ -86,7 +90,7 @@ def test_a_damaged_state_is_set_aside_and_the_one_before_used(damage: str, tmp_p
     assert found["step"] == 10
     assert len(said) == 1
     assert "step_000000000020" in said[0]
-    assert (tmp_path / "step_000000000020.damaged").exists()
+    assert (tmp_path / "step_000000000020.state.damaged").exists()
 
 
 def test_two_states_are_kept_and_those_of_another_history_removed(tmp_path: Path) -> None:
@@ -107,6 +111,47 @@ def test_a_state_executes_no_code(tmp_path: Path) -> None:
     with pytest.raises(Exception, match=r"weights_only|Unsupported"):
         snapshot.read_state(tmp_path / "x.state")
     assert not (tmp_path / "executed").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff", b"{}"])
+def test_what_is_no_manifest_is_named_in_a_line(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "epoch_0000.json"
+    path.write_bytes(content)
+    with pytest.raises(SnapshotError, match=r"epoch_0000\.json is no manifest.*Delete") as failure:
+        snapshot.read_manifest(path)
+    assert "\n" not in str(failure.value)
+
+
+@pytest.mark.parametrize("place", ["epoch_0005.json", "cooled/epoch_0000.json"])
+def test_a_manifest_in_the_place_of_another_is_refused(
+    place: str, tmp_path: Path, tiny_run: Run
+) -> None:
+    write(tmp_path, tiny_run)
+    (tmp_path / "cooled").mkdir()
+    (tmp_path / "epoch_0000.json").rename(tmp_path / place)
+    with pytest.raises(SnapshotError, match="is the manifest of epoch 0: files were exchanged"):
+        snapshot.read_manifest(tmp_path / place)
+
+
+def test_a_manifest_says_all_that_made_the_weights(tmp_path: Path, tiny_run: Run) -> None:
+    manifest = write(tmp_path, tiny_run, made_by=made_by("cpu", 1.5))
+    stored = snapshot.read_manifest(tmp_path / "epoch_0000.json")
+    assert stored == manifest
+    assert stored.run == tiny_run
+    assert stored.made_by["device"] == "cpu"
+    assert {"torch", "numpy"} <= stored.made_by["libraries"].keys()
+    assert {"commit", "changed"} == stored.made_by["code"].keys()
+
+
+def test_only_the_rests_of_killed_writers_are_removed(tmp_path: Path) -> None:
+    snapshot.write_atomically(tmp_path / "epoch_0005.json", b"whole")
+    for name in (".epoch_0005.json.ab12.tmp", ".epoch_0006.json.ab12.tmp"):
+        (tmp_path / name).write_bytes(b"half")
+    snapshot.remove_temporaries(tmp_path, "epoch_0005")
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "epoch_0005.json",
+        ".epoch_0006.json.ab12.tmp",
+    }
 
 
 def test_a_failed_write_leaves_the_old_file(

@@ -1,4 +1,8 @@
-"""Barlow Twins (Zbontar et al., ICML 2021, arXiv:2103.03230), in its small-data form."""
+"""Barlow Twins (Zbontar et al., ICML 2021, arXiv:2103.03230).
+
+Two forms: that of Mixed Barlow Twins' small-data code (the default), and that of Barlow Twins' own
+ImageNet code (`l2_normalise: false`, `standardisation: batch_norm`).
+"""
 
 from __future__ import annotations
 
@@ -9,9 +13,10 @@ from pydantic import Field
 from barlow_atlas.objectives.base import Method, standardise
 
 if TYPE_CHECKING:
-    from torch import Generator, Tensor
+    from torch import Tensor, nn
 
-    from barlow_atlas.objectives.base import Embed
+    from barlow_atlas.networks import Network
+    from barlow_atlas.objectives.base import Moment
 
 
 class BarlowTwins(Method):
@@ -24,20 +29,34 @@ class BarlowTwins(Method):
     l2_normalise: bool = Field(
         True,
         description="scale each embedding to length 1 before the batch standardisation, as the "
-        "small-data code does and the paper does not",
+        "small-data code does; the papers and the ImageNet code do not",
+    )
+    standardisation: Literal["unbiased", "biased", "batch_norm"] = Field(
+        "unbiased",
+        description="unbiased: variance with divisor N - 1 (MIX's code); biased: divisor N, which "
+        "makes the correlations those of the paper's eq. 2; batch_norm: divisor N and epsilon 1e-5 "
+        "(Barlow Twins' ImageNet code)",
     )
 
+    def check(self, batch_size: int, embedding_dim: int) -> None:
+        if batch_size < 2:
+            raise ValueError("a batch of one image has no variance to divide by: raise batch_size")
+
     def terms(
-        self, embed: Embed, view_a: Tensor, view_b: Tensor, draws: Generator
+        self, network: Network, parts: nn.Module, view_a: Tensor, view_b: Tensor, moment: Moment
     ) -> dict[str, Tensor]:
-        z_a, z_b = (self.prepare(embed(view)) for view in (view_a, view_b))
+        z_a, z_b = (self.prepare(network(view)) for view in (view_a, view_b))
         return self.twin_terms(z_a, z_b)
 
     def prepare(self, z: Tensor) -> Tensor:
         """Raw embeddings (N, d) to what the correlations are taken of, (N, d)."""
-        from torch.nn.functional import normalize
+        from torch.nn.functional import batch_norm, normalize
 
-        return standardise(normalize(z, dim=1) if self.l2_normalise else z)
+        if self.l2_normalise:
+            z = normalize(z, dim=1)
+        if self.standardisation == "batch_norm":
+            return batch_norm(z, None, None, training=True, eps=1e-5)
+        return standardise(z, correction=0 if self.standardisation == "biased" else 1)
 
     def twin_terms(self, z_a: Tensor, z_b: Tensor) -> dict[str, Tensor]:
         """Loss and its two terms from standardised embeddings (N, d)."""

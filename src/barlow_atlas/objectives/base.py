@@ -3,15 +3,30 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
 
 from barlow_atlas.frozen import Frozen
 
 if TYPE_CHECKING:
-    from torch import Generator, Tensor
+    from torch import Generator, Tensor, nn
 
-    Embed = Callable[[Tensor], Tensor]
+    from barlow_atlas.networks import Network
+
+
+@dataclass(frozen=True)
+class Moment:
+    """Where in pre-training a step is, and what it may draw from."""
+
+    epoch: int
+    """Finished epochs."""
+    step: int
+    """Steps already done in this epoch."""
+    steps_per_epoch: int
+    epochs: int | None
+    """All epochs of the run; None where the schedule has no end (`trunk`)."""
+    draws: Generator
+    """CPU generator of this step, for whatever the method draws besides its views."""
 
 
 class Method(Frozen):
@@ -22,27 +37,53 @@ class Method(Frozen):
 
     objective: str
 
+    needs_an_end: ClassVar[bool] = False
+    """Whether the method follows the share of training done, which `trunk` does not know."""
+
+    def parts(self, network: Network, embedding_dim: int) -> nn.Module:
+        """Modules of the method's own beside backbone and projector: a predictor, a target network.
+
+        They are made in the run's generator context, trained where their parameters require a
+        gradient, saved in training states, and left out of the published weights.
+        """
+        from torch import nn
+
+        return nn.Module()
+
+    def check(self, batch_size: int, embedding_dim: int) -> None:
+        """Raises ValueError, with what to do, if the method cannot work at these sizes."""
+
     @abstractmethod
     def terms(
-        self, embed: Embed, view_a: Tensor, view_b: Tensor, draws: Generator
+        self, network: Network, parts: nn.Module, view_a: Tensor, view_b: Tensor, moment: Moment
     ) -> dict[str, Tensor]:
         """The loss terms of one step.
 
         Args:
-            embed: backbone and projector; images (N, 3, H, W) to embeddings (N, d). Each call is
-                one forward pass with batch-norm statistics of its own.
+            network: images (N, 3, H, W) to embeddings (N, d), through `network.backbone` and
+                `network.projector`. Each call is one forward pass with batch-norm statistics of
+                its own.
+            parts: what `parts` made.
             view_a, view_b: (N, 3, H, W), normalised; row i of both shows the same image.
-            draws: CPU generator of this step, for whatever else the method draws.
+            moment: epoch, step and random draws.
 
         Returns:
             Scalars by name. "loss" is what is minimised; the others are recorded beside it.
         """
 
+    def constant_rate_parameters(self, parts: nn.Module) -> list[nn.Parameter]:
+        """Parameters among the parts whose learning rate stays at the schedule's peak."""
+        return []
 
-def standardise(z: Tensor) -> Tensor:
+    def after_step(self, network: Network, parts: nn.Module, moment: Moment) -> None:
+        """What the method does once the optimizer has moved the weights, such as an average."""
+
+
+def standardise(z: Tensor, correction: int = 1) -> Tensor:
     """Each dimension of z (N, d) to zero mean and unit variance over the batch.
 
-    The variance is the unbiased one (divisor N - 1) and nothing is added to it, as in Mixed Barlow
-    Twins' small-data code. A dimension without variance gives NaN, which stops the run.
+    The divisor of the variance is N - correction: N - 1 in Mixed Barlow Twins' code, N in the
+    Barlow Twins paper. Nothing is added to it, so that a dimension without variance gives NaN,
+    which stops the run.
     """
-    return (z - z.mean(0)) / z.std(0)
+    return (z - z.mean(0)) / z.std(0, correction=correction)

@@ -1,4 +1,8 @@
-"""Mixed Barlow Twins (Bandara, De Melo, Patel, arXiv:2312.02151), in its small-data form."""
+"""Mixed Barlow Twins (Bandara, De Melo, Patel, arXiv:2312.02151).
+
+Two conventions: that of its small-data code, which follows the paper's formula, and that of its
+ImageNet code, which differs from it in two places (docs/fidelity.md).
+"""
 
 from __future__ import annotations
 
@@ -9,9 +13,10 @@ from pydantic import Field
 from barlow_atlas.objectives.barlow_twins import BarlowTwins
 
 if TYPE_CHECKING:
-    from torch import Generator, Tensor
+    from torch import Tensor, nn
 
-    from barlow_atlas.objectives.base import Embed
+    from barlow_atlas.networks import Network
+    from barlow_atlas.objectives.base import Moment
 
 
 class MixedBarlowTwins(BarlowTwins):
@@ -23,34 +28,60 @@ class MixedBarlowTwins(BarlowTwins):
 
     objective: Literal["mixed_barlow_twins"]  # type: ignore[assignment]
     lambda_reg: Annotated[float, Field(ge=0)] = Field(
-        description="weight of the mixing term, on top of lambda_bt; small-data convention: no "
-        "factor 1/2 (1 here is 2 in the ImageNet code)"
+        description="weight of the mixing term, on top of lambda_bt"
+    )
+    convention: Literal["small-data", "imagenet"] = Field(
+        "small-data",
+        description="imagenet: a factor 1/2, so that lambda_reg 1 there is 0.5 in small-data, and "
+        "z_b in place of z_a in the second target's first product",
+    )
+    reg_warmup_epochs: Annotated[int, Field(ge=0)] = Field(
+        0, description="epochs over which lambda_reg rises linearly from 0 (ImageNet code: 10)"
     )
 
     def terms(
-        self, embed: Embed, view_a: Tensor, view_b: Tensor, draws: Generator
+        self, network: Network, parts: nn.Module, view_a: Tensor, view_b: Tensor, moment: Moment
     ) -> dict[str, Tensor]:
         import torch
 
-        alpha = torch.rand((), generator=draws).item()
-        partner = torch.randperm(len(view_a), generator=draws).to(view_a.device)
+        alpha = torch.rand((), generator=moment.draws).item()
+        partner = torch.randperm(len(view_a), generator=moment.draws).to(view_a.device)
         mixed = alpha * view_a + (1 - alpha) * view_b[partner]
-        z_a, z_b, z_m = (self.prepare(embed(view)) for view in (view_a, view_b, mixed))
-        return self.mixed_terms(z_a, z_b, z_m, alpha, partner)
+        z_a, z_b, z_m = (self.prepare(network(view)) for view in (view_a, view_b, mixed))
+        place = moment.epoch + moment.step / moment.steps_per_epoch
+        scale = regulariser_scale(place, self.reg_warmup_epochs)
+        return self.mixed_terms(z_a, z_b, z_m, alpha, partner, scale)
 
     def mixed_terms(
-        self, z_a: Tensor, z_b: Tensor, z_m: Tensor, alpha: float, partner: Tensor
+        self,
+        z_a: Tensor,
+        z_b: Tensor,
+        z_m: Tensor,
+        alpha: float | Tensor,
+        partner: Tensor,
+        scale: float = 1.0,
     ) -> dict[str, Tensor]:
-        """Loss and its terms from standardised embeddings (N, d); `partner` (N,) permutes z_b."""
+        """Loss and its terms from standardised embeddings (N, d).
+
+        Args:
+            partner: (N,), permutes z_b.
+            scale: share of lambda_reg that is in force.
+        """
         twins = self.twin_terms(z_a, z_b)
-        with_a, with_b = mixing_terms(z_a, z_b, z_m, alpha, partner)
-        mixing = with_a + with_b
-        loss = twins["loss"] + self.lambda_reg * self.lambda_bt * mixing
+        imagenet = self.convention == "imagenet"
+        with_a, with_b = mixing_terms(z_a, z_b, z_m, alpha, partner, "b" if imagenet else "a")
+        mixing = (with_a + with_b) * (0.5 if imagenet else 1.0)
+        loss = twins["loss"] + scale * self.lambda_reg * self.lambda_bt * mixing
         return {**twins, "loss": loss, "mixing": mixing}
 
 
 def mixing_terms(
-    z_a: Tensor, z_b: Tensor, z_m: Tensor, alpha: float, partner: Tensor
+    z_a: Tensor,
+    z_b: Tensor,
+    z_m: Tensor,
+    alpha: float | Tensor,
+    partner: Tensor,
+    second_target: Literal["a", "b"] = "a",
 ) -> tuple[Tensor, Tensor]:
     """How far the mixed images' correlations are from the mixture of the twins' correlations.
 
@@ -60,14 +91,28 @@ def mixing_terms(
 
         r = z_m - alpha z_a - (1 - alpha) z_b[partner],   terms = |r^T z_v / N|_F^2.
 
+    The ImageNet code has z_b^T z_b where the formula for v = b has z_a^T z_b; its second residual
+    is z_m - alpha z_b - (1 - alpha) z_b[partner].
+
     Args:
         z_a, z_b, z_m: standardised embeddings of the two views and of the mixed images, (N, d).
-        alpha: share of view A in the mixed images.
+        alpha: share of view A in the mixed images; one number, or (N, 1).
         partner: (N,), for each row of view A the row of view B it was mixed with.
+        second_target: the view in the first product of the target for v = b: "a" as in the paper
+            and the small-data code, "b" as in the ImageNet code.
 
     Returns:
         The terms for v = a and v = b, both scalars.
     """
-    residual = z_m - alpha * z_a - (1 - alpha) * z_b[partner]
-    with_a, with_b = ((residual.T @ z / len(z)).square().sum() for z in (z_a, z_b))
+    unmixed = z_m - (1 - alpha) * z_b[partner]
+    residual_a = unmixed - alpha * z_a
+    residual_b = residual_a if second_target == "a" else unmixed - alpha * z_b
+    n = len(z_m)
+    with_a = (residual_a.T @ z_a / n).square().sum()
+    with_b = (residual_b.T @ z_b / n).square().sum()
     return with_a, with_b
+
+
+def regulariser_scale(place: float, warmup_epochs: int) -> float:
+    """Share of lambda_reg at `place` (in epochs): linear from 0 to 1 over the warm-up."""
+    return min(1.0, place / warmup_epochs) if warmup_epochs else 1.0
