@@ -1,8 +1,10 @@
 """Small data sets in the official formats, with facts that fit them."""
 
+import gzip
 import hashlib
 import io
 import pickle
+import struct
 import tarfile
 import zipfile
 from collections.abc import Iterator
@@ -14,8 +16,9 @@ from threading import Thread
 
 import numpy as np
 from PIL import Image
+from scipy.io import savemat
 
-from barlow_atlas.data.catalog import CATALOG, Archive, Counts, DataSet, OfficialFile
+from barlow_atlas.data.catalog import CATALOG, TARGETS, Archive, Counts, DataSet, OfficialFile
 
 CIFAR_SIDE = 4
 CIFAR_FILES = {"data_batch_1": "train", "data_batch_2": "train", "test_batch": "test"}
@@ -156,12 +159,149 @@ def small_tiny(root: Path) -> tuple[DataSet, Path]:
     return with_facts_of(facts, folder, pack(folder, root / "tiny-imagenet-200.zip")), folder
 
 
+TARGET_SIDE = 8
+
+
+def target_facts(name: str, **changes: object) -> DataSet:
+    """A target of the catalogue at 8 pixels, with other facts."""
+    return TARGETS[name].at(TARGET_SIDE).model_copy(update=changes)
+
+
+def with_archive_of(facts: DataSet, folder: Path) -> DataSet:
+    """The facts with the checksum of an archive of `folder`, which is written beside it."""
+    known = facts.archive
+    assert known is not None
+    packed = pack_tree(folder, folder.parent / known.name)
+    md5 = md5_of(packed) if known.md5 else None
+    return facts.model_copy(update={"archive": known.model_copy(update={"md5": md5, "url": None})})
+
+
+def pack_tree(folder: Path, archive: Path) -> Path:
+    """A .zip, .tgz or .tar.gz of all that is below a folder; images come before their lists."""
+    if archive.suffix == ".zip":
+        return pack(folder, archive)
+    with tarfile.open(archive, "w:gz") as file:
+        for path in sorted(folder.rglob("*"), key=lambda p: (p.suffix == ".txt", p)):
+            file.add(path, path.relative_to(folder.parent), recursive=False)
+    return archive
+
+
+def small_dtd(root: Path) -> tuple[DataSet, Path]:
+    """Two textures with 2 images in each of train1, val1 and test1; a second split beside them."""
+    folder = root / "dtd"
+    for k, part in enumerate(("train", "val", "test")):
+        lines = []
+        for c, name in enumerate(("banded", "dotted")):
+            for i in range(2):
+                file = f"{name}/{name}_{part}{i}.jpg"
+                write_image(folder / "images" / file, (9 + 4 * i, 12), seed=10 * k + 3 * c + i)
+                lines.append(f"{file}\n")
+        (folder / "labels").mkdir(exist_ok=True)
+        (folder / f"labels/{part}1.txt").write_text("".join(lines))
+        (folder / f"labels/{part}2.txt").write_text("banded/nothing.jpg\n")
+    facts = target_facts("dtd", classes=2, counts=Counts(train=8, test=4), validation_share=0.5)
+    return with_archive_of(facts, folder), folder
+
+
+def idx_bytes(array: np.ndarray) -> bytes:
+    header = bytes((0, 0, 8, array.ndim)) + struct.pack(f">{array.ndim}I", *array.shape)
+    return header + array.astype(np.uint8).tobytes()
+
+
+def small_mnist(root: Path, name: str = "mnist") -> tuple[DataSet, Path, dict[str, np.ndarray]]:
+    """MNIST of 40 training and 20 test images of 6 x 6 pixels; also what they were made of."""
+    facts = target_facts(name, counts=Counts(train=40, test=20))
+    folder = root / (facts.folder or "")
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(3)
+    arrays: dict[str, np.ndarray] = {}
+    for part, prefix, count in (("train", "train", 40), ("test", "t10k", 20)):
+        arrays[part] = rng.integers(0, 256, (count, 6, 6), dtype=np.uint8)
+        contents = {"images-idx3": arrays[part], "labels-idx1": np.arange(count) % 10}
+        for kind, content in contents.items():
+            path = folder / f"{prefix}-{kind}-ubyte.gz"
+            path.write_bytes(gzip.compress(idx_bytes(content)))
+    return with_checksums_of(facts, folder), folder, arrays
+
+
+def with_checksums_of(facts: DataSet, folder: Path) -> DataSet:
+    """The same single files with the checksums of those that lie there now, and no address."""
+    files = tuple(
+        f.model_copy(update={"md5": md5_of(folder / f.name), "url": None}) for f in facts.files
+    )
+    return facts.model_copy(update={"files": files})
+
+
+def small_cub(root: Path) -> tuple[DataSet, Path]:
+    """Two birds with 3 training and 2 test images each; images are numbered across the classes."""
+    folder = root / "CUB_200_2011"
+    lists: dict[str, list[str]] = {"images": [], "image_class_labels": [], "train_test_split": []}
+    for number in range(1, 11):
+        label = 1 if number % 2 else 2
+        name = f"00{label}.Bird_{label}/Bird_{number:04d}.jpg"
+        write_image(folder / "images" / name, (10, 14), seed=number)
+        lists["images"].append(f"{number} {name}\n")
+        lists["image_class_labels"].append(f"{number} {label}\n")
+        lists["train_test_split"].append(f"{number} {int(number <= 6)}\n")
+    lists["classes"] = ["1 001.Bird_1\n", "2 002.Bird_2\n"]
+    for name, lines in lists.items():
+        (folder / f"{name}.txt").write_text("".join(lines))
+    facts = target_facts("cub-200", classes=2, counts=Counts(train=6, test=4), validation_share=0.4)
+    return with_archive_of(facts, folder), folder
+
+
+def small_flowers(root: Path) -> tuple[DataSet, Path]:
+    """Two flowers of 5 and 10 images; the second class appears first."""
+    folder = root / "flowers-102"
+    labels = [2, 1, 2, 2, 1, 1, 2, 2, 2, 1, 2, 2, 2, 1, 2]
+    for number in range(1, len(labels) + 1):
+        write_image(folder / f"jpg/image_{number:05d}.jpg", (12, 9), seed=number)
+    pack_tree(folder / "jpg", folder / "102flowers.tgz")
+    savemat(folder / "imagelabels.mat", {"labels": np.array([labels], dtype=np.uint8)})
+    facts = target_facts("flowers-102", classes=2, validation_share=0.2)
+    return with_checksums_of(facts, folder), folder
+
+
+def small_gtsdb(root: Path) -> tuple[DataSet, Path]:
+    """Three signs of 5, 10 and 1 crops, and a whole image beside them."""
+    folder = root / "FullIJCNN2013"
+    for label, count in enumerate((5, 10, 1)):
+        for i in range(count):
+            write_image(folder / f"{label:02d}/{i:05d}.ppm", (7 + i, 9), seed=20 * label + i)
+    write_image(folder / "00000.ppm", (20, 10), seed=99)
+    (folder / "gt.txt").write_text("00000.ppm;1;1;5;5;0\n")
+    facts = target_facts("traffic-signs", classes=3, validation_share=0.3)
+    return with_archive_of(facts, folder), folder
+
+
+def small_aircraft(root: Path) -> tuple[DataSet, Path]:
+    """Two variants, one with a blank in its name, with 2 trainval and 1 test images each."""
+    folder = root / "fgvc-aircraft-2013b"
+    parts: dict[str, list[str]] = {"trainval": [], "test": []}
+    boxes = []
+    order = ["trainval", "trainval", "test", "test", "trainval", "trainval"]
+    variants = ["707-320", "An 12", "An 12", "707-320", "An 12", "707-320"]
+    for number, (part, variant) in enumerate(zip(order, variants, strict=True)):
+        name = f"{number:07d}"
+        write_image(folder / f"data/images/{name}.jpg", (24, 16), seed=number)
+        parts[part].append(f"{name} {variant}\n")
+        boxes.append(f"{name} {1 + number} 2 {20 - number} 14\n")
+    for part, lines in parts.items():
+        (folder / f"data/images_variant_{part}.txt").write_text("".join(lines))
+    (folder / "data/images_box.txt").write_text("".join(boxes))
+    facts = target_facts(
+        "aircraft", classes=2, counts=Counts(train=4, test=2), validation_share=0.5
+    )
+    return with_archive_of(facts, folder), folder
+
+
 def write_image(path: Path, size: int | tuple[int, int], seed: int, mode: str = "RGB") -> None:
     shape = (size, size) if isinstance(size, int) else size[::-1]
     pixels = np.random.default_rng(seed).integers(0, 256, (*shape, 3), dtype=np.uint8)
     path.parent.mkdir(parents=True, exist_ok=True)
     buffer = io.BytesIO()
-    Image.fromarray(pixels).convert(mode).save(buffer, "PNG" if path.suffix == ".png" else "JPEG")
+    kind = {".png": "PNG", ".ppm": "PPM"}.get(path.suffix, "JPEG")
+    Image.fromarray(pixels).convert(mode).save(buffer, kind)
     path.write_bytes(buffer.getvalue())
 
 

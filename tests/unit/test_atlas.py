@@ -10,7 +10,14 @@ import pytest
 from scipy import stats
 
 from barlow_atlas.atlas.curves import accuracy_columns, headline, mean_curves, t_half_width
-from barlow_atlas.atlas.frames import COLUMNS, read_probes, setting
+from barlow_atlas.atlas.frames import (
+    COLUMNS,
+    SIGNAL_COLUMNS,
+    read_probes,
+    read_signals,
+    setting,
+    variant,
+)
 from barlow_atlas.report import figures, tables
 
 SETTINGS = {"k": 20, "temperature": 0.07, "distance": "cosine", "feature": "backbone"}
@@ -31,6 +38,12 @@ def probe_file(folder: Path, method: str, seed: int, epoch: int) -> Path:
             "epochs": 20,
             "protocol": "clean",
             "seed": seed,
+            "settings": {
+                "objective": "mixed_barlow_twins",
+                "lambda_bt": 0.0078125,
+                "lambda_reg": 4.0,
+                "convention": "small-data",
+            },
         },
         "results": [
             {
@@ -42,6 +55,17 @@ def probe_file(folder: Path, method: str, seed: int, epoch: int) -> Path:
                 "top5": 99.0,
             }
             for split, values in VALUES.items()
+        ],
+        "signals": [
+            {
+                "split": split,
+                "space": space,
+                "count": 96,
+                "settings": {"batch_size": 32, "lambda_bt": 1 / 128},
+                "values": {"rankme": 10.0 + seed, "alpha_req": None if epoch == 0 else 1.0},
+            }
+            for split in ("train", "validation")
+            for space in ("backbone", "projector")
         ],
     }
     path = folder / f"{method}-{seed}-{epoch}.json"
@@ -64,6 +88,49 @@ def test_one_row_for_each_run_epoch_probe_split_and_metric(tidy: pd.DataFrame) -
     assert len(tidy) == 2 * 3 * 3 * 2 * 2
     assert not tidy.duplicated(["run", "epoch", "probe", "setting", "split", "metric"]).any()
     assert set(tidy["setting"]) == {"k=20 T=0.07 cosine backbone"}
+
+
+def test_one_row_for_each_signal(tmp_path: Path) -> None:
+    files = [probe_file(tmp_path, "bt", seed, epoch) for seed in (1, 2) for epoch in EPOCHS]
+    signals = read_signals(files)
+    assert list(signals.columns) == SIGNAL_COLUMNS
+    assert len(signals) == 2 * 3 * 2 * 2 * 2
+    assert not signals.duplicated(["run", "epoch", "split", "space", "signal"]).any()
+    assert set(signals[signals["signal"] == "rankme"]["value"]) == {11.0, 12.0}
+    alpha = signals[signals["signal"] == "alpha_req"].set_index("epoch")["value"]
+    assert alpha[0].isna().all()
+    assert (alpha[10] == 1).all()
+    assert set(signals["batch_size"]) == {32}
+    signals.to_csv(tmp_path / "signals.csv", index=False)
+    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "signals.csv"), signals, check_dtype=False)
+
+
+def test_imported_weights_keep_their_place_in_every_table(tmp_path: Path) -> None:
+    """Such a run has no width, no epochs and nothing of a training."""
+    path = probe_file(tmp_path, "published", 1, 0)
+    content = json.loads(path.read_text())
+    content["run"] = {
+        "data": {"name": "cifar10"},
+        "image_size": 32,
+        "recipe": {},
+        "backbone": {"name": "resnet18"},
+        "method": "published",
+        "layout": "torchvision",
+        "embedding_dim": None,
+        "protocol": "clean",
+        "threads": 1,
+        "seed": 1,
+    }
+    path.write_text(json.dumps(content))
+    files = [path, probe_file(tmp_path, "bt", 1, 0)]
+    for read in (read_probes, read_signals):
+        table = read(files)
+        assert set(table["method"]) == {"published", "bt"}
+        assert set(table[table["method"] == "published"]["embedding_dim"]) == {0}
+        for column in ("embedding_dim", "epochs", "seed", "epoch", "count"):
+            assert table[column].dtype.kind == "i"
+    curves = mean_curves(read_probes(files))
+    assert set(curves["method"]) == {"published", "bt"}
 
 
 def test_the_interval_is_students_t(tidy: pd.DataFrame) -> None:
@@ -110,6 +177,10 @@ def test_tables_in_three_forms(tidy: pd.DataFrame, tmp_path: Path) -> None:
     assert list(cells.columns[-3:]) == ["0", "10", "20"]
     assert cells.loc[0, "10"] == "57.00 ± 2.48"
     assert "57.00 ± 2.48" in markdown
+    said = "mix: mixed_barlow_twins lambda_bt=0.0078125 lambda_reg=4.0 convention=small-data"
+    assert f"- {said}" in markdown
+    assert said.replace("_", r"\_") in latex
+    assert said.partition(": ")[2] in csv
     assert r"57.00 $\pm$ 2.48" in latex
     assert r"embedding dim" in latex
     assert r"A \% caption \& more" in latex
@@ -121,7 +192,7 @@ def test_figures_are_the_same_bytes_each_time(tidy: pd.DataFrame, tmp_path: Path
     contents = []
     for name in ("a", "b"):
         figure = figures.accuracy_curves("Title", tidy, mean_curves(tidy))
-        labels = [text.get_text() for text in figure.axes[-1].get_legend().get_texts()]
+        labels = [text.get_text() for text in figure.legends[0].get_texts()]
         assert labels == ["bt, d = 64", "mix, d = 64"]
         files = tmp_path / f"{name}.pdf", tmp_path / f"{name}.png"
         figures.save(figure, *files)
@@ -130,14 +201,28 @@ def test_figures_are_the_same_bytes_each_time(tidy: pd.DataFrame, tmp_path: Path
     assert contents[0][0].startswith(b"%PDF")
 
 
-def test_a_linear_setting_names_batch_norm_and_images() -> None:
-    said = setting(
-        "linear",
-        {
-            "epochs": 200,
-            "training_images": "augmented",
-            "batch_norm": "running statistics",
-            "feature": "backbone",
-        },
+LINEAR = {
+    "form": "imagenet",
+    "epochs": 200,
+    "optimizer": "sgd, momentum 0.9",
+    "training_images": "cropped and flipped",
+    "batch_norm": "running statistics",
+    "feature": "backbone",
+    "epoch_rule": "best on test",
+    "chosen_on": "test",
+}
+
+
+def test_a_linear_setting_names_all_that_a_number_depends_on() -> None:
+    assert variant("linear", LINEAR) == "imagenet best on test"
+    assert setting("linear", LINEAR) == (
+        "imagenet best on test, 200 epochs, sgd, momentum 0.9, images cropped and flipped, "
+        "BN running statistics, backbone, epoch: best on test, chosen on test"
     )
-    assert said == "200 epochs augmented BN running statistics backbone"
+    last = LINEAR | {"epoch_rule": "last", "chosen_on": "nothing"}
+    assert variant("linear", last) == "imagenet"
+
+
+def test_an_objective_names_its_weights_and_convention(tidy: pd.DataFrame) -> None:
+    (said,) = tidy["objective"].unique()
+    assert said == ("mixed_barlow_twins lambda_bt=0.0078125 lambda_reg=4.0 convention=small-data")

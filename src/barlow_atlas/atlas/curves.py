@@ -47,8 +47,8 @@ def headline(curves: pd.DataFrame) -> dict[str, Any]:
     """
     found: dict[str, Any] = {}
     top1 = curves[curves["metric"] == "top1"]
-    for key, curve in top1.groupby(["method", "embedding_dim", "probe", "setting"], sort=True):
-        method, dim, probe, setting = key
+    for key, curve in top1.groupby(["method", "embedding_dim", "probe", "variant"], sort=True):
+        method, dim, probe, variant = key
         splits = {split: part.set_index("epoch")["mean"] for split, part in curve.groupby("split")}
         test = splits["test"]
         numbers = {"first": float(test.iloc[0]), "last": float(test.iloc[-1])}
@@ -58,8 +58,8 @@ def headline(curves: pd.DataFrame) -> dict[str, Any]:
                 "peak_epoch": int(str(peak)),
                 "at_peak": float(test[test.index == peak].iloc[0]),
             }
-        place = found.setdefault(f"{method}-d{dim}", {}).setdefault(probe, {})
-        place[setting] = {name: round(value, 4) for name, value in numbers.items()}
+        place = found.setdefault(line_name(str(method), int(str(dim))), {}).setdefault(probe, {})
+        place[variant] = {name: round(value, 4) for name, value in numbers.items()}
     return found
 
 
@@ -69,15 +69,17 @@ def accuracy_columns(curves: pd.DataFrame) -> pd.DataFrame:
     Columns are named as `column_name` does.
     """
     chosen = curves[(curves["split"] == "test") & (curves["metric"] == "top1")]
-    parts = (chosen[part] for part in ("method", "embedding_dim", "probe", "setting"))
+    parts = (chosen[part] for part in ("method", "embedding_dim", "probe", "variant"))
     names = [column_name(*line) for line in zip(*parts, strict=True)]
     wide = chosen.assign(name=names).pivot(index="epoch", columns="name", values="mean")
     return wide.reset_index().rename_axis(columns=None)
 
 
-def column_name(method: str, dim: int, probe: str, setting: str) -> str:
-    """Such as `mix-d1024 knn k=20 T=0.07 cosine backbone`.
+def column_name(method: str, dim: int, probe: str, variant: str) -> str:
+    """Such as `mix-d1024 knn k=20 T=0.07 cosine backbone` or `bt-d256 linear standard`."""
+    return f"{line_name(method, dim)} {probe} {variant}"
 
-    A study has one linear probe, whose setting is left out.
-    """
-    return f"{method}-d{dim} {probe}" + (f" {setting}" if probe == "knn" else "")
+
+def line_name(method: str, dim: int) -> str:
+    """Method and embedding width, such as `mix-d1024`; imported weights have no width."""
+    return f"{method}-d{dim}" if dim else method

@@ -1,4 +1,4 @@
-"""Tidy tables: one row for each run, milestone, probe, split and metric."""
+"""Tidy tables of probe files: a row for each accuracy, and for each label-free signal."""
 
 import json
 from collections.abc import Iterable
@@ -7,11 +7,22 @@ from typing import Any
 
 import pandas as pd
 
-from barlow_atlas.study import KNN
+from barlow_atlas.probe_settings import KNN
 
-CURVE = ["study", "method", "embedding_dim", "epochs", "protocol", "probe", "setting", "split"]
+CURVE = [
+    *("study", "method", "objective", "embedding_dim", "epochs", "protocol"),
+    *("probe", "variant", "setting", "split"),
+]
 COLUMNS = [*CURVE, "metric", "run", "seed", "epoch", "count", "value"]
 METRICS = ("top1", "top5")
+SIGNAL_COLUMNS = [
+    *("study", "run", "method", "objective", "embedding_dim", "epochs", "protocol"),
+    *("seed", "epoch"),
+    *("space", "split", "count", "batch_size", "signal", "value"),
+]
+NONE = 0
+"""Stands for an embedding width or a last epoch that does not exist, so that columns stay whole
+numbers and no row is lost in grouping: imported weights have neither, a trunk has no last epoch."""
 
 
 def read_probes(files: Iterable[Path]) -> pd.DataFrame:
@@ -20,24 +31,24 @@ def read_probes(files: Iterable[Path]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
+def read_signals(files: Iterable[Path]) -> pd.DataFrame:
+    """The tidy table of the label-free signals in probe files, columns `SIGNAL_COLUMNS`.
+
+    A signal that is not defined (alpha-ReQ after a collapse) has the value NaN.
+    """
+    rows = [row for file in files for row in signal_rows(json.loads(file.read_text()))]
+    return pd.DataFrame(rows, columns=SIGNAL_COLUMNS).astype({"value": float})
+
+
 def probe_rows(content: dict[str, Any]) -> Iterable[dict[str, Any]]:
-    """The rows of one milestone's probe file."""
-    run = content["run"]
-    shared = {
-        "study": content["study"],
-        "method": run["method"],
-        "embedding_dim": run["embedding_dim"],
-        "epochs": run["epochs"],
-        "protocol": run["protocol"],
-        "run": content["name"],
-        "seed": run["seed"],
-        "epoch": content["epoch"],
-    }
+    """The accuracies of one milestone's probe file."""
+    shared = subject(content)
     for result in content["results"]:
         for metric in METRICS:
             yield {
                 **shared,
                 "probe": result["probe"],
+                "variant": variant(result["probe"], result["settings"]),
                 "setting": setting(result["probe"], result["settings"]),
                 "split": result["split"],
                 "count": result["count"],
@@ -46,11 +57,64 @@ def probe_rows(content: dict[str, Any]) -> Iterable[dict[str, Any]]:
             }
 
 
+def signal_rows(content: dict[str, Any]) -> Iterable[dict[str, Any]]:
+    """The label-free signals of one milestone's probe file."""
+    shared = subject(content)
+    for record in content["signals"]:
+        for name, value in record["values"].items():
+            yield {
+                **shared,
+                "space": record["space"],
+                "split": record["split"],
+                "count": record["count"],
+                "batch_size": record["settings"]["batch_size"],
+                "signal": name,
+                "value": value,
+            }
+
+
+def subject(content: dict[str, Any]) -> dict[str, Any]:
+    """What all rows of a probe file share: whose milestone it is, a run's or imported weights'."""
+    run = content["run"]
+    return {
+        "study": content["study"],
+        "method": run["method"],
+        "objective": objective(run),
+        "embedding_dim": run["embedding_dim"] or NONE,
+        "epochs": run.get("epochs") or NONE,
+        "protocol": run["protocol"],
+        "run": content["name"],
+        "seed": run["seed"],
+        "epoch": content["epoch"],
+    }
+
+
+def objective(run: dict[str, Any]) -> str:
+    """What was minimised, with the weights and convention that a number must be printed with."""
+    if "settings" not in run:
+        return f"imported, layout {run['layout']}"
+    settings = run["settings"]
+    shown = ("variant", "lambda_bt", "lambda_reg", "convention")
+    told = [f"{key}={settings[key]}" for key in shown if key in settings]
+    return " ".join([settings["objective"], *told])
+
+
+def variant(probe: str, settings: dict[str, Any]) -> str:
+    """A short name that tells a study's probes of one kind apart."""
+    if probe == "knn":
+        return KNN.model_validate(settings).label
+    name = str(settings["form"] if probe == "linear" else settings["target"])
+    return name if settings["epoch_rule"] == "last" else f"{name} {settings['epoch_rule']}"
+
+
 def setting(probe: str, settings: dict[str, Any]) -> str:
     """What a number of this probe must be printed with; the same for all runs of a study."""
     if probe == "knn":
         return KNN.model_validate(settings).label
+    chosen_on = settings["chosen_on"]
     return (
-        f"{settings['epochs']} epochs {settings['training_images']} BN {settings['batch_norm']} "
-        f"{settings['feature']}"
+        f"{variant(probe, settings)}, {settings['epochs']} epochs, {settings['optimizer']}, images "
+        f"{settings['training_images']}, BN {settings['batch_norm']}, {settings['feature']}, "
+        f"epoch: {settings['epoch_rule']}, "
+        + ("settings fixed" if chosen_on == "nothing" else f"chosen on {chosen_on}")
     )

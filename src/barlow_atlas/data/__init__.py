@@ -7,7 +7,7 @@ a study stays fast.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from barlow_atlas.data.catalog import CATALOG, DataSet, class_folder, resolve
+from barlow_atlas.data.catalog import CATALOG, TARGETS, DataSet, Target, class_folder, resolve
 from barlow_atlas.data.errors import DataError
 from barlow_atlas.data.sources import parse_mirrors
 
@@ -18,11 +18,13 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CATALOG",
+    "TARGETS",
     "DataError",
     "DataSet",
     "Manifest",
     "Prepared",
     "Selection",
+    "Target",
     "class_folder",
     "load",
     "parse_mirrors",

@@ -1,8 +1,13 @@
 """The data sets of the atlas: what they are, which official files they come from, how they split.
 
+Two kinds: `CATALOG` holds what networks are pre-trained on, `TARGETS` what their features are
+transferred to. A target has no size of its own: its images are squashed to the size that a network
+was trained at, and `resolve("dtd-32")` is DTD at 32 pixels.
+
 Facts only. Snakemake loads this module while it plans, so it imports neither numpy nor torch.
-Checksums of the CIFAR and STL-10 files are those that torchvision lists; torchvision does not know
-Tiny ImageNet, whose archive has the checksum and size that its public loaders agree on.
+Checksums are those that torchvision lists. It has none for Tiny ImageNet, CUB-200-2011 and FGVC
+Aircraft, whose archives have the checksums that their public loaders agree on (Aircraft's is from
+its authors' page), and none is published for the traffic signs.
 """
 
 import re
@@ -14,7 +19,19 @@ from barlow_atlas.data.errors import DataError
 from barlow_atlas.frozen import Frozen
 
 Part = Literal["train", "test", "unlabeled"]
-Layout = Literal["digits", "cifar", "stl10", "tiny-imagenet", "class-folders"]
+Layout = Literal[
+    "digits",
+    "cifar",
+    "stl10",
+    "tiny-imagenet",
+    "class-folders",
+    "dtd",
+    "idx",
+    "cub",
+    "flowers",
+    "gtsdb",
+    "aircraft",
+]
 Share = Annotated[float, Field(gt=0, lt=1)]
 Md5 = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
 
@@ -30,9 +47,10 @@ class OfficialFile(Frozen):
     """One file as its authors published it; `name` is relative to the archive's folder."""
 
     name: str
-    part: Literal["train", "test", "unlabeled", "names"]
+    part: Literal["train", "test", "unlabeled", "names", "all"]
     md5: Md5
     size: int | None = Field(default=None, gt=0, description="bytes, where known")
+    url: str | None = Field(default=None, description="where it is published, if it is by itself")
 
 
 class Archive(Frozen):
@@ -40,9 +58,12 @@ class Archive(Frozen):
 
     name: str
     folder: str
-    md5: Md5
+    md5: Md5 | None = Field(description="None: no checksum is published")
     size: int | None = Field(default=None, gt=0, description="bytes, where known")
     url: str | None = Field(default=None, description="where the authors publish it")
+    landmark: str | None = Field(
+        default=None, description="a path below `folder` by which an unpacked copy is known"
+    )
 
 
 class Counts(Frozen):
@@ -53,32 +74,33 @@ class Counts(Frozen):
     unlabeled: int = Field(default=0, ge=0)
 
 
-class DataSet(Frozen):
-    """What is known of a data set before any of its files is opened.
+class Facts(Frozen):
+    """What is known of a data set before any of its files is opened, whatever size it is stored at.
 
-    `counts` and `classes` are None for class folders, which only their preparation looks into.
+    `counts` and `classes` are None for class folders, which only their preparation looks into;
+    `counts` also where a split is drawn from images of which only the total is published.
     `validation_share` is the share of the training images, stratified by class, that the clean
     protocol holds out of pre-training and of probe training. `test_share` is set where the source
-    has no test part of its own.
+    has no test part of its own. Official files come in an `archive`, or one by one; then `folder`
+    is where they lie together.
     """
 
     name: str
     title: str
     layout: Layout
-    image_size: int = Field(gt=0, description="height and width of the stored images, pixels")
     classes: int | None = Field(gt=1)
     counts: Counts | None
     validation_share: Share = 0.1
     test_share: Share | None = None
     split_seed: int = Field(default=SPLIT_SEED, ge=0)
     archive: Archive | None = None
+    folder: str | None = None
     files: tuple[OfficialFile, ...] = ()
-    path: str | None = Field(default=None, description="the folder of a class-folder data set")
     source: str = Field(description="where the images come from, in words")
     licence: str
 
     @model_validator(mode="after")
-    def _name_is_a_folder(self) -> "DataSet":
+    def _name_is_a_folder(self) -> "Facts":
         if not _NAME.fullmatch(self.name) or self.name in _RESERVED:
             raise ValueError(
                 f"{self.name!r} cannot be a data set's name: it names a folder, so it is made of "
@@ -86,6 +108,36 @@ class DataSet(Frozen):
                 f"{', '.join(_RESERVED)}"
             )
         return self
+
+    @property
+    def official_folder(self) -> str | None:
+        """The folder that holds the official files; None where nothing is looked up."""
+        return self.archive.folder if self.archive else self.folder
+
+
+class DataSet(Facts):
+    """A data set as it is prepared: the facts, and the size of the stored images."""
+
+    image_size: int = Field(gt=0, description="height and width of the stored images, pixels")
+    path: str | None = Field(default=None, description="the folder of a class-folder data set")
+
+
+Triple = tuple[float, float, float]
+
+
+class Target(Facts):
+    """A data set that features are transferred to (Mixed Barlow Twins, evaluate_transfer.py).
+
+    `mean` and `std` (R, G, B, scale 0 to 1) are those that the reference normalises with.
+    """
+
+    mean: Triple
+    std: Triple
+
+    def at(self, size: int) -> DataSet:
+        """This target with all images squashed to size x size pixels, under a name of its own."""
+        facts = {key: getattr(self, key) for key in Facts.model_fields}
+        return DataSet(**facts | {"name": f"{self.name}-{size}"}, image_size=size)
 
 
 def _cifar_file(name: str, md5: str, size: int | None = None) -> OfficialFile:
@@ -178,6 +230,7 @@ _SETS = (
             md5="90528d7ca1a48142e341f4ef8d21d0de",
             size=248_100_043,
             url="http://cs231n.stanford.edu/tiny-imagenet-200.zip",
+            landmark="train",
         ),
         # There are no official checksums of single images.
         source="official images; the published validation images are the test part",
@@ -240,6 +293,188 @@ _SETS = (
 
 CATALOG: dict[str, DataSet] = {data_set.name: data_set for data_set in _SETS}
 
+_VGG = "https://www.robots.ox.ac.uk/~vgg/data"
+
+
+def _idx_files(base: str, *md5: str) -> tuple[OfficialFile, ...]:
+    """MNIST's four files, from the checksums of training images and labels, test images, labels."""
+    parts: tuple[tuple[Literal["train", "test"], str, str], ...] = (
+        ("train", "train-images-idx3-ubyte.gz", md5[0]),
+        ("train", "train-labels-idx1-ubyte.gz", md5[1]),
+        ("test", "t10k-images-idx3-ubyte.gz", md5[2]),
+        ("test", "t10k-labels-idx1-ubyte.gz", md5[3]),
+    )
+    return tuple(
+        OfficialFile(name=name, part=part, md5=md5, url=f"{base}/{name}")
+        for part, name, md5 in parts
+    )
+
+
+_TARGETS = (
+    Target(
+        name="dtd",
+        title="Describable Textures",
+        layout="dtd",
+        classes=47,
+        counts=Counts(train=3_760, test=1_880),
+        archive=Archive(
+            name="dtd-r1.0.1.tar.gz",
+            folder="dtd",
+            md5="fff73e5086ae6bdbea199a49dfb8a4c1",
+            url=f"{_VGG}/dtd/download/dtd-r1.0.1.tar.gz",
+            landmark="labels/train1.txt",
+        ),
+        source="official images; first of the ten published splits, train1 and val1 against test1",
+        licence=("For research: M. Cimpoi et al., Describing Textures in the Wild, CVPR 2014."),
+        mean=(0.533, 0.474, 0.426),
+        std=(0.261, 0.250, 0.259),
+    ),
+    Target(
+        name="mnist",
+        title="MNIST",
+        layout="idx",
+        classes=10,
+        counts=Counts(train=60_000, test=10_000),
+        folder="MNIST/raw",
+        files=_idx_files(
+            "https://ossci-datasets.s3.amazonaws.com/mnist",
+            "f68b3c2dcbeaaa9fbdd348bbdeb94873",
+            "d53e105ee54ea40749a09fcbcd1e9432",
+            "9fb629c4189551a2d022fa330f9573f3",
+            "ec29112dd5afa0611ce80d1b7f02629c",
+        ),
+        source="official files, each verified by its md5; grey values in all three channels",
+        licence="CC BY-SA 3.0: Y. LeCun, C. Cortes and C. Burges, The MNIST Database, 1998.",
+        mean=(0.170, 0.170, 0.170),
+        std=(0.320, 0.320, 0.320),
+    ),
+    Target(
+        name="fashion-mnist",
+        title="Fashion-MNIST",
+        layout="idx",
+        classes=10,
+        counts=Counts(train=60_000, test=10_000),
+        folder="FashionMNIST/raw",
+        files=_idx_files(
+            "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com",
+            "8d4fb7e6c68d591d4c3dfef9ec88bf0d",
+            "25c81989df183df01b3e8a0aad5dffbe",
+            "bef4ecab320f06d8554ea6380940ec79",
+            "bb300cfdad3c16e7a12a480ee83cd310",
+        ),
+        source="official files, each verified by its md5; grey values in all three channels",
+        licence="MIT: H. Xiao, K. Rasul and R. Vollgraf, arXiv:1708.07747, 2017.",
+        mean=(0.348, 0.348, 0.348),
+        std=(0.347, 0.347, 0.347),
+    ),
+    Target(
+        name="cub-200",
+        title="CUB-200-2011",
+        layout="cub",
+        classes=200,
+        counts=Counts(train=5_994, test=5_794),
+        archive=Archive(
+            name="CUB_200_2011.tgz",
+            folder="CUB_200_2011",
+            md5="97eceeb196236b17998738112f37df78",
+            url="https://data.caltech.edu/records/65de6-vp158/files/CUB_200_2011.tgz",
+            landmark="images.txt",
+        ),
+        source="official images, whole, not cropped; official split",
+        licence=(
+            "For non-commercial research and education: C. Wah et al., The Caltech-UCSD "
+            "Birds-200-2011 Dataset, CNS-TR-2011-001."
+        ),
+        mean=(0.483, 0.491, 0.424),
+        std=(0.228, 0.224, 0.259),
+    ),
+    Target(
+        name="flowers-102",
+        title="102 Category Flowers",
+        layout="flowers",
+        classes=102,
+        # 8,189 images in all; how many are trained on follows from the draw.
+        counts=None,
+        test_share=0.2,
+        folder="flowers-102",
+        files=(
+            OfficialFile(
+                name="102flowers.tgz",
+                part="all",
+                md5="52808999861908f626f3c1f4e79d11fa",
+                url=f"{_VGG}/flowers/102/102flowers.tgz",
+            ),
+            OfficialFile(
+                name="imagelabels.mat",
+                part="all",
+                md5="e0620be6f572b9609742df49c70aed4d",
+                url=f"{_VGG}/flowers/102/imagelabels.mat",
+            ),
+        ),
+        source=(
+            "official files, each verified by its md5; not the official split but Mixed Barlow "
+            "Twins' draw of four fifths of each class"
+        ),
+        licence=(
+            "No formal licence; free to use with citation: M.-E. Nilsback and A. Zisserman, "
+            "Automated Flower Classification over a Large Number of Classes, ICVGIP 2008."
+        ),
+        mean=(0.518, 0.410, 0.329),
+        std=(0.296, 0.249, 0.285),
+    ),
+    Target(
+        name="traffic-signs",
+        title="German traffic signs (GTSDB crops)",
+        layout="gtsdb",
+        classes=43,
+        # How many signs there are of each class is not published.
+        counts=None,
+        test_share=0.2,
+        archive=Archive(
+            name="FullIJCNN2013.zip",
+            folder="FullIJCNN2013",
+            md5=None,
+            url="https://sid.erda.dk/public/archives/ff17dc924eba88d5d01a807357d6614c/"
+            "FullIJCNN2013.zip",
+            landmark="00",
+        ),
+        source=(
+            "official crops of single signs; Mixed Barlow Twins' draw of four fifths of each "
+            "class, over the sorted file names"
+        ),
+        licence=(
+            "No formal licence in the archive; free to use with citation: S. Houben et al., "
+            "Detection of Traffic Signs in Real-World Images, IJCNN 2013."
+        ),
+        mean=(0.335, 0.291, 0.295),
+        std=(0.267, 0.249, 0.251),
+    ),
+    Target(
+        name="aircraft",
+        title="FGVC Aircraft, variants",
+        layout="aircraft",
+        classes=100,
+        counts=Counts(train=6_667, test=3_333),
+        archive=Archive(
+            name="fgvc-aircraft-2013b.tar.gz",
+            folder="fgvc-aircraft-2013b",
+            md5="d4acdd33327262359767eeaa97a4f732",
+            url=f"{_VGG}/fgvc-aircraft/archives/fgvc-aircraft-2013b.tar.gz",
+            landmark="data/images_box.txt",
+        ),
+        source="official images, cropped to their bounding boxes; trainval against test",
+        licence=(
+            "For non-commercial research: S. Maji et al., Fine-Grained Visual Classification of "
+            "Aircraft, arXiv:1306.5151, 2013."
+        ),
+        mean=(0.486, 0.507, 0.525),
+        std=(0.266, 0.260, 0.276),
+    ),
+)
+
+TARGETS: dict[str, Target] = {target.name: target for target in _TARGETS}
+_TARGET_AT_SIZE = re.compile(rf"({'|'.join(TARGETS)})-([1-9][0-9]*)")
+
 
 def class_folder(name: str, path: str, stored_size: int) -> DataSet:
     """A data set given as a folder with `train/<class>/` and `val/<class>/` or `test/<class>/`.
@@ -253,6 +488,10 @@ def class_folder(name: str, path: str, stored_size: int) -> DataSet:
             f"{name!r} is the published data set {CATALOG[name].title}, which takes no path: give "
             f"the class folders in {path} another name, or leave path and stored_size out and put "
             "the official files into the raw folder or a mirror."
+        )
+    if name in TARGETS or _TARGET_AT_SIZE.fullmatch(name):
+        raise DataError(
+            f"{name!r} is the name of a transfer target: give the class folders in {path} another."
         )
     return DataSet(
         name=name,
@@ -268,10 +507,11 @@ def class_folder(name: str, path: str, stored_size: int) -> DataSet:
 
 
 def resolve(name: str, path: str | None = None, stored_size: int | None = None) -> DataSet:
-    """The data set that a study means by `data: {name, path, stored_size}`.
+    """The data set of that name: what a study means by `data: {name, path, stored_size}`.
 
-    Without a path it is one of the catalogue; with a path it is a class-folder data set, which
-    needs a stored size too. Raises DataError if that does not fit together.
+    Without a path it is one of the catalogue, or a target with the size that its images are
+    squashed to, such as "dtd-32"; with a path it is a class-folder data set, which needs a stored
+    size too. Raises DataError if that does not fit together.
     """
     if path is not None and stored_size is not None:
         return class_folder(name, path, stored_size)
@@ -281,9 +521,17 @@ def resolve(name: str, path: str | None = None, stored_size: int | None = None) 
             f"data set {name!r}: {missing} is missing. Class folders need path and stored_size; "
             "the data sets of the catalogue take neither."
         )
+    if sized := _TARGET_AT_SIZE.fullmatch(name):
+        return TARGETS[sized[1]].at(int(sized[2]))
+    if name in TARGETS:
+        raise DataError(
+            f"{name!r} is a transfer target, stored at the size that a network sees: name it with "
+            f"that size, such as {name}-32."
+        )
     if name not in CATALOG:
         raise DataError(
-            f"no data set is called {name!r}: there are {', '.join(CATALOG)}. "
-            "For a folder of images, give path and stored_size as well."
+            f"no data set is called {name!r}: there are {', '.join(CATALOG)}, and for transfer "
+            f"{', '.join(TARGETS)}, with a size such as dtd-32. For a folder of images, give path "
+            "and stored_size as well."
         )
     return CATALOG[name]

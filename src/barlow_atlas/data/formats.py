@@ -4,19 +4,17 @@ Each reader asks `allocate(part, count)` for an array (count, 3, S, S) of uint8 
 that large parts go to disk image by image and are never held in memory.
 """
 
+import gzip
 import hashlib
-import io
-import os
 import pickle
 import posixpath
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Protocol, TypeVar
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,11 +22,24 @@ from PIL import Image
 
 from barlow_atlas.data.catalog import DataSet, Layout, Part
 from barlow_atlas.data.errors import DataError
+from barlow_atlas.data.reading import (
+    REPORT_EVERY,
+    Allocate,
+    Decoded,
+    FolderTree,
+    Images,
+    Reader,
+    Tree,
+    ZipTree,
+    official_files,
+    open_image,
+    origin,
+    required,
+    some,
+)
 from barlow_atlas.data.selection import Index, draw_test
 from barlow_atlas.data.sources import Report
-
-Images = NDArray[np.uint8]
-Allocate = Callable[[Part, int], Images]
+from barlow_atlas.data.target_formats import TARGET_READERS
 
 # The 1,797 images (values 0 to 16) followed by their labels, as bytes. The split refers to their
 # order, so another edition of the file must not pass unnoticed.
@@ -39,18 +50,6 @@ _STL10_CLASSES = (
 _STL10_CHUNK = 1_000
 _IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".pgm", ".tif", ".tiff", ".webp")
 _ANNOTATIONS = "val/val_annotations.txt"
-_REPORT_EVERY = 10_000
-
-_Fact = TypeVar("_Fact")
-
-
-@dataclass(frozen=True)
-class Decoded:
-    """What a reader knows besides the images: names of the classes, labels of each part (N,)."""
-
-    class_names: tuple[str, ...]
-    labels: dict[Part, Index]
-    source: str
 
 
 def decode(data_set: DataSet, place: Path | None, allocate: Allocate, report: Report) -> Decoded:
@@ -82,6 +81,7 @@ def _reading(data_set: DataSet, place: Path) -> Iterator[None]:
         yield
     except (
         tarfile.TarError,
+        gzip.BadGzipFile,
         zipfile.BadZipFile,
         zlib.error,
         pickle.UnpicklingError,
@@ -112,7 +112,7 @@ def _decode_digits(data_set: DataSet, allocate: Allocate) -> Decoded:
         )
     scaled = np.round(images * (255 / 16)).astype(np.uint8)
     is_test = np.zeros(len(labels), dtype=bool)
-    is_test[draw_test(labels, _required(data_set.test_share), data_set.split_seed)] = True
+    is_test[draw_test(labels, required(data_set.test_share), data_set.split_seed)] = True
     parts: tuple[tuple[Part, NDArray[np.bool_]], ...] = (("train", ~is_test), ("test", is_test))
     for part, members in parts:
         allocate(part, int(members.sum()))[:] = scaled[members][:, None]
@@ -125,7 +125,7 @@ def _decode_digits(data_set: DataSet, allocate: Allocate) -> Decoded:
 
 def _decode_cifar(data_set: DataSet, place: Path, allocate: Allocate, report: Report) -> Decoded:
     batches: dict[str, dict[str, Any]] = {}
-    for name, stream in _official_files(data_set, place):
+    for name, stream in official_files(data_set, place):
         # The checksum was compared before: nobody else's pickle gets here.
         batches[name] = pickle.load(stream, encoding="latin1")
         report(f"{data_set.title}: read {name}")
@@ -152,9 +152,11 @@ def _decode_cifar(data_set: DataSet, place: Path, allocate: Allocate, report: Re
 
 def _decode_stl10(data_set: DataSet, place: Path, allocate: Allocate, report: Report) -> Decoded:
     labels: dict[Part, Index] = {}
-    counts = _required(data_set.counts)
-    parts: dict[str, Part] = {f.name: f.part for f in data_set.files if f.part != "names"}
-    for name, stream in _official_files(data_set, place):
+    counts = required(data_set.counts)
+    parts: dict[str, Part] = {
+        f.name: f.part for f in data_set.files if f.part != "names" and f.part != "all"
+    }
+    for name, stream in official_files(data_set, place):
         part = parts[name]
         count = getattr(counts, part)
         if name.endswith("_y.bin"):
@@ -184,76 +186,16 @@ def _read_columns(stream: IO[bytes], images: Images, what: str) -> None:
         raise DataError(f"{what} is too long: expected {count:,} images of {size:,} bytes.")
 
 
-def _official_files(data_set: DataSet, place: Path) -> Iterator[tuple[str, IO[bytes]]]:
-    """Name and content of each official file: of a folder in the catalogue's order, of a tar in
-    the archive's own order, so that gigabytes are unpacked once, in passing, and never to disk.
-    """
-    names = [file.name for file in data_set.files]
-    if place.is_dir():
-        for name in names:
-            with (place / name).open("rb") as stream:
-                yield name, stream
-        return
-    folder = _required(data_set.archive).folder
-    missing = set(names)
-    with tarfile.open(place, "r|*") as tar:
-        for member in tar:
-            name = posixpath.relpath(member.name, folder)
-            content = tar.extractfile(member) if name in missing else None
-            if content is not None:
-                missing.remove(name)
-                yield name, content
-    if missing:
-        raise DataError(
-            f"{place} has another layout than the official archive: expected "
-            f"{', '.join(f'{folder}/{n}' for n in names)}; not found: {', '.join(sorted(missing))}."
-        )
-
-
-class _Tree(Protocol):
-    """Files below a folder, wherever they are: sorted names relative to it, '/' between parts."""
-
-    names: list[str]
-
-    def read(self, name: str) -> bytes: ...
-
-
-class _FolderTree:
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.names = sorted(
-            Path(folder, file).relative_to(root).as_posix()
-            for folder, _, files in os.walk(root, followlinks=True)
-            for file in files
-        )
-
-    def read(self, name: str) -> bytes:
-        return (self.root / name).read_bytes()
-
-
-class _ZipTree:
-    def __init__(self, archive: zipfile.ZipFile, folder: str) -> None:
-        self.prefix = f"{folder}/"
-        self.zip = archive
-        inside = (name for name in archive.namelist() if name.startswith(self.prefix))
-        self.names = sorted(n.removeprefix(self.prefix) for n in inside if not n.endswith("/"))
-
-    def read(self, name: str) -> bytes:
-        return self.zip.read(self.prefix + name)
-
-
 def _decode_tiny(data_set: DataSet, place: Path, allocate: Allocate, report: Report) -> Decoded:
     if place.is_dir():
-        source = f"{data_set.source}; from single files, for which there are no official checksums"
-        return _decode_tiny_tree(data_set, place, _FolderTree(place), source, allocate, report)
-    source = f"{data_set.source}; from the archive, verified by its md5"
+        return _decode_tiny_tree(data_set, place, FolderTree(place), allocate, report)
     with zipfile.ZipFile(place) as archive:
-        tree = _ZipTree(archive, _required(data_set.archive).folder)
-        return _decode_tiny_tree(data_set, place, tree, source, allocate, report)
+        tree = ZipTree(archive, required(data_set.archive).folder)
+        return _decode_tiny_tree(data_set, place, tree, allocate, report)
 
 
 def _decode_tiny_tree(
-    data_set: DataSet, place: Path, tree: _Tree, source: str, allocate: Allocate, report: Report
+    data_set: DataSet, place: Path, tree: Tree, allocate: Allocate, report: Report
 ) -> Decoded:
     listing: dict[Part, dict[str, list[str]]] = {
         "train": _class_folders(tree, "train"),
@@ -264,11 +206,15 @@ def _decode_tiny_tree(
         part: _read_images(data_set, place, tree, by_class, allocate, part, report, exact=True)
         for part, by_class in listing.items()
     }
-    return Decoded(class_names=tuple(sorted(listing["train"])), labels=labels, source=source)
+    return Decoded(
+        class_names=tuple(sorted(listing["train"])),
+        labels=labels,
+        source=origin(data_set, place),
+    )
 
 
 def _decode_folders(data_set: DataSet, place: Path, allocate: Allocate, report: Report) -> Decoded:
-    tree = _FolderTree(place)
+    tree = FolderTree(place)
     train = _class_folders(tree, "train")
     test = _annotated(tree, place)
     if not test:
@@ -294,7 +240,7 @@ def _is_image(name: str) -> bool:
     return name.lower().endswith(_IMAGE_SUFFIXES) and not posixpath.basename(name).startswith(".")
 
 
-def _class_folders(tree: _Tree, split: str) -> dict[str, list[str]]:
+def _class_folders(tree: Tree, split: str) -> dict[str, list[str]]:
     """The images of each folder `<split>/<class>/`, at any depth below it."""
     by_class: dict[str, list[str]] = {}
     for name in tree.names:
@@ -304,7 +250,7 @@ def _class_folders(tree: _Tree, split: str) -> dict[str, list[str]]:
     return by_class
 
 
-def _annotated(tree: _Tree, place: Path) -> dict[str, list[str]]:
+def _annotated(tree: Tree, place: Path) -> dict[str, list[str]]:
     """The images of `val/images/` by the class that Tiny ImageNet's val_annotations.txt tells.
 
     Empty if the validation images are not laid out like that. Raises DataError if images and
@@ -344,9 +290,9 @@ def _check_classes(
     if missing or surplus:
         text = f"{data_set.title} in {place}: training and test images have not the same classes."
         if missing:
-            text += f" Without test images: {_some(missing)}."
+            text += f" Without test images: {some(missing)}."
         if surplus:
-            text += f" Without training images: {_some(surplus)}."
+            text += f" Without training images: {some(surplus)}."
         if surplus == ["images"]:
             text += (
                 f" Images of val/images/ are told apart by {_ANNOTATIONS}, which is not there: "
@@ -357,8 +303,8 @@ def _check_classes(
 
 def _check_whole(data_set: DataSet, place: Path, listing: dict[Part, dict[str, list[str]]]) -> None:
     """Raise DataError unless every class has exactly its share of the official counts."""
-    classes = _required(data_set.classes)
-    counts = _required(data_set.counts)
+    classes = required(data_set.classes)
+    counts = required(data_set.counts)
     wrong = []
     for part, by_class in listing.items():
         each = getattr(counts, part) // classes
@@ -383,7 +329,7 @@ def _check_whole(data_set: DataSet, place: Path, listing: dict[Part, dict[str, l
 def _read_images(
     data_set: DataSet,
     place: Path,
-    tree: _Tree,
+    tree: Tree,
     by_class: dict[str, list[str]],
     allocate: Allocate,
     part: Part,
@@ -403,31 +349,16 @@ def _read_images(
     images = allocate(part, len(ordered))
     size = data_set.image_size
     for i, (_, name) in enumerate(ordered):
-        image = _open_image(tree.read(name), f"{place}: {name}")
+        image = open_image(tree.read(name), f"{place}: {name}")
         if exact and image.size != (size, size):
             raise DataError(
                 f"{place}: {name} has {image.width} x {image.height} pixels, expected {size} x "
                 f"{size}. It is not the official image: unpack the official archive again."
             )
         images[i] = np.asarray(_square(image, size)).transpose(2, 0, 1)
-        if (i + 1) % _REPORT_EVERY == 0:
+        if (i + 1) % REPORT_EVERY == 0:
             report(f"{data_set.title}: {i + 1:,} of {len(ordered):,} {part} images")
     return np.array([label for label, _ in ordered], dtype=np.int64)
-
-
-def _open_image(content: bytes, what: str) -> Image.Image:
-    """The decoded image in RGB. Raises DataError if it cannot be read or has more than 8 bits."""
-    try:
-        with Image.open(io.BytesIO(content)) as image:
-            if image.mode.startswith(("I", "F")):
-                # Pillow would clip these values instead of scaling them.
-                raise ValueError(f"its mode {image.mode!r} has more than 8 bits a channel")
-            return image.convert("RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(
-            f"{what} is not a readable image ({len(content):,} bytes): {error}. Expected a whole "
-            "JPEG, PNG, BMP, PPM, TIFF or WebP file of 8 bits a channel: replace or remove it."
-        ) from error
 
 
 def _square(image: Image.Image, size: int) -> Image.Image:
@@ -442,19 +373,8 @@ def _square(image: Image.Image, size: int) -> Image.Image:
     return image.crop((left, top, left + size, top + size))
 
 
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-
-
-def _required(fact: _Fact | None) -> _Fact:
-    """A fact that every data set of this layout has in the catalogue."""
-    if fact is None:
-        raise DataError("the data set's facts lack what its layout needs")
-    return fact
-
-
-_Reader = Callable[[DataSet, Path, Allocate, Report], Decoded]
-_READERS: dict[Layout, _Reader] = {
+_READERS: dict[Layout, Reader] = {
+    **TARGET_READERS,
     "cifar": _decode_cifar,
     "stl10": _decode_stl10,
     "tiny-imagenet": _decode_tiny,

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from barlow_atlas.data.catalog import DataSet, Part
 from barlow_atlas.data.errors import DataError
-from barlow_atlas.data.formats import Decoded, Images, decode
+from barlow_atlas.data.formats import decode
 from barlow_atlas.data.prepared import (
     MANIFEST,
     ArrayFile,
@@ -23,6 +23,7 @@ from barlow_atlas.data.prepared import (
     Subset,
     sha256_of,
 )
+from barlow_atlas.data.reading import Decoded, Images
 from barlow_atlas.data.selection import Index, draw_validation
 from barlow_atlas.data.sources import Report, locate
 
@@ -48,7 +49,7 @@ def prepare(
     `sources.locate`). The folder appears whole or not at all: on any failure (DataError, or a full
     disk) what was there before stays as it was. `report` receives a line at every step.
     """
-    place = locate(data_set, raw, mirrors, report) if data_set.archive else None
+    place = locate(data_set, raw, mirrors, report) if data_set.official_folder else None
     destination = destination.resolve()
     with _replacement(destination, report) as folder:
         images: dict[Part, _OnDisk] = {}
@@ -119,7 +120,10 @@ def _check_counts(data_set: DataSet, images: Mapping[Part, Images], decoded: Dec
             raise DataError(
                 f"{data_set.title}: {len(array):,} {part} images have {len(labels):,} labels."
             )
-        absent = np.setdiff1d(np.arange(classes), labels)
+        # A class with a single image cannot be in both parts of a split that is drawn.
+        drawn = data_set.test_share is not None
+        present = np.concatenate(list(decoded.labels.values())) if drawn else labels
+        absent = np.setdiff1d(np.arange(classes), present)
         foreign = np.setdiff1d(labels, np.arange(classes))
         if absent.size or foreign.size:
             raise DataError(

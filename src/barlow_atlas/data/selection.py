@@ -1,5 +1,6 @@
 """Which images a run sees: splits and shares as pure functions of labels and a seed."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -13,6 +14,8 @@ Protocol = Literal["clean", "reference"]
 
 # Each draw has its own stream of the split seed, so that they do not depend on one another.
 _TEST, _VALIDATION, _FRACTION, _UNLABELED = range(4)
+# The seed of the reference's draws of transfer targets.
+_TARGET_SEED = 42
 
 
 @dataclass(frozen=True)
@@ -99,6 +102,22 @@ def draw_validation(labels: Index, share: float, seed: int) -> Index:
             f"{len(labels)} training images. Add images."
         )
     return index
+
+
+def draw_shuffled(sizes: Sequence[int], share: float) -> list[Index]:
+    """For each class, the sorted places of those of its images that a transfer target trains on.
+
+    Mixed Barlow Twins' draw (transfer_datasets/vgg_flower.py, traffic_sign.py): NumPy's legacy
+    generator with seed 42 shuffles the classes one after another, and the first `share` of each,
+    rounded down, is trained on. NumPy has frozen that generator's stream.
+
+    Args:
+        sizes: number of images of each class, in the order in which the classes are drawn.
+    """
+    legacy = np.random.RandomState(_TARGET_SEED)
+    return [
+        np.sort(legacy.permutation(size)[: int(share * size)]).astype(np.int64) for size in sizes
+    ]
 
 
 def _stratified_share(labels: Index, share: float, seed: int, stream: int) -> Index:

@@ -5,16 +5,18 @@ import http.client
 import os
 import re
 import tempfile
+import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-from barlow_atlas.data.catalog import Archive, DataSet
+from barlow_atlas.data.catalog import DataSet
 from barlow_atlas.data.errors import DataError
 
 Report = Callable[[str], None]
+_Fault = Callable[[DataSet, Path], str | None]
 
 _SEPARATOR = re.escape(os.pathsep)
 _MIRROR = re.compile(
@@ -37,12 +39,14 @@ def locate(data_set: DataSet, raw: Path, mirrors: Sequence[str], report: Report)
     """The verified official archive, or the folder with the verified official files.
 
     Looks into `raw`, then into each mirror (a folder, a file: URL or an http(s): URL), then
-    downloads the official archive. What comes over http(s) is kept in `raw`, but only once its
-    checksum is right; nothing else changes `raw`, and mirrors are read where they are. A damaged
-    copy is reported and the next place tried. Raises DataError, which lists every place with what
-    was found there.
+    downloads the official archive, or the single files of a data set that has none. What comes
+    over http(s) is kept in `raw`, but only once its checksum is right; nothing else changes `raw`,
+    and mirrors are read where they are. A damaged copy is reported and the next place tried.
+    Raises DataError, which lists every place with what was found there.
+
+    An archive of which no checksum is published is compared by its size alone, if that is known.
     """
-    archive = _archive_of(data_set)
+    archive, official_folder = data_set.archive, _official_folder(data_set)
     findings: list[str] = []
 
     def note(place: str, finding: str) -> None:
@@ -53,19 +57,31 @@ def locate(data_set: DataSet, raw: Path, mirrors: Sequence[str], report: Report)
         scheme = urlsplit(place).scheme
         if scheme in ("http", "https"):
             try:
-                found, finding = _in_url(data_set, archive, place, raw, report)
+                found, finding = _in_url(data_set, place, raw, report)
             except DataError as error:
                 found, finding = None, str(error)
         else:
             folder = Path(
                 url2pathname(urlsplit(place).path) if scheme == "file" else place
             ).expanduser()
-            found, finding = _in_folder(data_set, archive, folder)
+            found, finding = _in_folder(data_set, folder)
         if found:
             report(f"{data_set.title}: using {found}")
             return found
         note(place, finding)
-    if archive.url:
+    urls = [file.url for file in data_set.files if file.url]
+    if archive is None and len(urls) == len(data_set.files):
+        try:
+            with _downloads(raw) as staging:
+                for url, file in zip(urls, data_set.files, strict=True):
+                    report(f"{data_set.title}: downloading {url}")
+                    _download(url, staging / file.name, file.md5, file.size)
+                for file in data_set.files:
+                    _keep(staging / file.name, raw / official_folder / file.name)
+                return raw / official_folder
+        except DataError as error:
+            note(", ".join(urls), str(error))
+    if archive and archive.url:
         report(f"{data_set.title}: downloading {archive.url}")
         try:
             with _downloads(raw) as staging:
@@ -73,53 +89,64 @@ def locate(data_set: DataSet, raw: Path, mirrors: Sequence[str], report: Report)
                 return _keep(staging / archive.name, raw / archive.name)
         except DataError as error:
             note(archive.url, str(error))
-    raise DataError(_not_found(data_set, archive, raw, findings))
+    raise DataError(_not_found(data_set, raw, findings))
 
 
-def _archive_of(data_set: DataSet) -> Archive:
-    if data_set.archive is None:
-        raise DataError(f"{data_set.title} has no official archive: it is not looked up by name.")
-    return data_set.archive
+def _official_folder(data_set: DataSet) -> str:
+    if data_set.official_folder is None:
+        raise DataError(f"{data_set.title} has no official files: it is not looked up by name.")
+    return data_set.official_folder
 
 
-def _not_found(data_set: DataSet, archive: Archive, raw: Path, findings: list[str]) -> str:
-    size = f"{archive.size:,} bytes, " if archive.size else ""
+def _not_found(data_set: DataSet, raw: Path, findings: list[str]) -> str:
+    archive, folder = data_set.archive, _official_folder(data_set)
+    if archive is None:
+        names = ", ".join(f"{file.name} (md5 {file.md5})" for file in data_set.files)
+        expected = f"the folder {folder}/ with the official files {names}."
+        wanted, offered = f"{folder}/", f"{folder}/"
+    else:
+        size = f"{archive.size:,} bytes, " if archive.size else ""
+        checksum = f"md5 {archive.md5}" if archive.md5 else "no checksum is published"
+        expected = (
+            f"the archive {archive.name} ({size}{checksum}), or the folder {folder}/ with the "
+            "official files in it."
+        )
+        wanted, offered = archive.name, f"it or {folder}/"
     return "\n".join(
         [
             f"No intact copy of {data_set.title} was found.",
-            f"Expected: the archive {archive.name} ({size}md5 {archive.md5}), or the folder "
-            f"{archive.folder}/ with the official files in it.",
+            f"Expected: {expected}",
             "Looked in:",
             *(f"  {finding}" for finding in findings),
-            f"What to do: put {archive.name} into {raw}, or set BARLOW_ATLAS_DATA to a folder or "
-            f"URL that holds it or {archive.folder}/.",
+            f"What to do: put {wanted} into {raw}, or set BARLOW_ATLAS_DATA to a folder or "
+            f"URL that holds {offered}.",
         ]
     )
 
 
-def _in_folder(data_set: DataSet, archive: Archive, place: Path) -> tuple[Path | None, str]:
+def _in_folder(data_set: DataSet, place: Path) -> tuple[Path | None, str]:
     """What a folder offers: the verified path, or None and the reason in words."""
     if not place.is_dir():
         return None, "there is no such folder"
+    archive, folder = data_set.archive, _official_folder(data_set)
     findings = []
-    candidates = [place / archive.folder, place / archive.name]
+    candidates: list[tuple[Path, _Fault]] = [(place / folder, _fault_in_folder)]
+    if archive:
+        candidates.append((place / archive.name, _fault_in_archive))
     if not data_set.files:
         # Only the archive has a checksum, so it is the better witness.
         candidates.reverse()
-    for candidate in candidates:
+    for candidate, fault_in in candidates:
         if candidate.exists():
-            if candidate == place / archive.name:
-                fault = fault_of(candidate, archive.md5, archive.size)
-            else:
-                fault = _fault_in_folder(data_set, candidate)
+            fault = fault_in(data_set, candidate)
             if fault is None:
                 return candidate, ""
             findings.append(fault)
     if findings:
         return None, "; ".join(findings)
-    finding = f"neither {archive.folder}/ nor {archive.name} is there"
-    if place.name == archive.folder:
-        finding += f" (name the folder that holds {archive.folder}/, not this one)"
+    finding = f"neither {folder}/ nor {archive.name} is there" if archive else f"no {folder}/ there"
+    if place.parts[-len(Path(folder).parts) :] == Path(folder).parts:
+        finding += f" (name the folder that holds {folder}/, not this one)"
     relatives = sorted(p.name for p in place.glob(f"{data_set.name}*") if p.is_dir())
     if relatives and data_set.layout == "tiny-imagenet":
         # A subset is a smaller problem: its numbers must not appear under the whole set's name.
@@ -131,42 +158,49 @@ def _in_folder(data_set: DataSet, archive: Archive, place: Path) -> tuple[Path |
     return None, finding
 
 
+def _fault_in_archive(data_set: DataSet, path: Path) -> str | None:
+    archive = data_set.archive
+    return fault_of(path, archive.md5, archive.size) if archive else None
+
+
 def _fault_in_folder(data_set: DataSet, folder: Path) -> str | None:
     """What is wrong with the first official file that is not as it should be, or None."""
     for file in data_set.files:
         fault = fault_of(folder / file.name, file.md5, file.size)
         if fault:
             return f"{folder.name}/{fault}"
-    if not data_set.files and not (folder / "train").is_dir():
-        return f"{folder.name}/train/ is missing"
+    landmark = data_set.archive.landmark if data_set.archive else None
+    if landmark and not (folder / landmark).exists():
+        return f"{folder.name}/{landmark} is missing"
     return None
 
 
-def _in_url(
-    data_set: DataSet, archive: Archive, base: str, raw: Path, report: Report
-) -> tuple[Path | None, str]:
+def _in_url(data_set: DataSet, base: str, raw: Path, report: Report) -> tuple[Path | None, str]:
     """What a web server offers: archive first, single files otherwise; fetched into `raw`."""
     base = base.rstrip("/")
     report(f"{data_set.title}: trying {base}")
+    archive, folder = data_set.archive, _official_folder(data_set)
     findings = []
     with _downloads(raw) as staging:
-        try:
-            _download(f"{base}/{archive.name}", staging / archive.name, archive.md5, archive.size)
-            return _keep(staging / archive.name, raw / archive.name), ""
-        except DataError as error:
-            findings.append(str(error))
+        if archive:
+            try:
+                target = staging / archive.name
+                _download(f"{base}/{archive.name}", target, archive.md5, archive.size)
+                return _keep(target, raw / archive.name), ""
+            except DataError as error:
+                findings.append(str(error))
         try:
             for file in data_set.files:
-                url = f"{base}/{archive.folder}/{file.name}"
-                _download(url, staging / archive.folder / file.name, file.md5, file.size)
+                url = f"{base}/{folder}/{file.name}"
+                _download(url, staging / folder / file.name, file.md5, file.size)
         except DataError as error:
             findings.append(str(error))
         else:
             if data_set.files:
                 for file in data_set.files:
-                    name = Path(archive.folder, file.name)
+                    name = Path(folder, file.name)
                     _keep(staging / name, raw / name)
-                return raw / archive.folder, ""
+                return raw / folder, ""
     return None, "; ".join(findings)
 
 
@@ -188,7 +222,7 @@ def _keep(verified: Path, place: Path) -> Path:
     return place
 
 
-def _download(url: str, path: Path, md5: str, size: int | None) -> None:
+def _download(url: str, path: Path, md5: str | None, size: int | None) -> None:
     """Fetch `url` into `path`. Raises DataError if it cannot be had whole, as `md5` tells."""
     # Loading torchvision takes seconds, and only a download needs it.
     from barlow_atlas.vision import torchvision
@@ -198,9 +232,11 @@ def _download(url: str, path: Path, md5: str, size: int | None) -> None:
     except (OSError, RuntimeError, ValueError, http.client.HTTPException) as error:
         fault = fault_of(path, md5, size) if path.is_file() else None
         raise DataError(f"{path.name}: {error}" if fault is None else fault) from error
+    if md5 is None and (fault := fault_of(path, md5, size)):
+        raise DataError(fault)
 
 
-def fault_of(path: Path, md5: str, size: int | None) -> str | None:
+def fault_of(path: Path, md5: str | None, size: int | None) -> str | None:
     """What is wrong with a file (name first), or None if it is the official one."""
     if not path.is_file():
         return f"{path.name} is missing"
@@ -208,6 +244,10 @@ def fault_of(path: Path, md5: str, size: int | None) -> str | None:
     if size is not None and found != size:
         kind = "truncated" if found < size else "too long"
         return f"{path.name} is {kind}: {found:,} bytes, expected {size:,}"
+    if md5 is None:
+        # The end of a zip archive holds its directory, so at least a truncated one is noticed.
+        whole = path.suffix != ".zip" or zipfile.is_zipfile(path)
+        return None if whole else f"{path.name} is truncated, or no zip archive"
     try:
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, _md5).hexdigest()

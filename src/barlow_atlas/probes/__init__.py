@@ -6,14 +6,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from barlow_atlas.errors import AtlasError
 from barlow_atlas.networks import Network
 from barlow_atlas.probes.features import extract
 from barlow_atlas.probes.knn import knn_scores
-from barlow_atlas.probes.linear import Chosen, clean_probe, reference_probe
-from barlow_atlas.study import Linear, Probes, Run
+from barlow_atlas.probes.linear import linear_probe, linear_settings
+from barlow_atlas.study import Probes, Subject
 
 
 class ProbeError(AtlasError):
@@ -30,7 +30,7 @@ class Labelled:
 
 def probe(
     network: Network,
-    run: Run,
+    run: Subject,
     probes: Probes,
     splits: dict[str, Labelled],
     classes: int,
@@ -39,7 +39,7 @@ def probe(
     """All probes of a milestone, from features that are extracted once.
 
     Args:
-        network: the milestone's; changed in place by the reference protocol's linear probe.
+        network: the milestone's; left as it is.
         splits: "train" and "test", and in the clean protocol "validation".
 
     Returns:
@@ -47,35 +47,38 @@ def probe(
         `top1` and `top5` in percent, and `correct`, the top-1 answers as packed bits.
 
     Raises:
-        ProbeError: a k that is larger than the memory, or a class without training images.
+        ProbeError: images, labels or weights that give no answer, such as a class without images.
     """
+    _answerable(probes, {name: split.labels for name, split in splits.items()}, classes)
     labels = {
         split: torch.from_numpy(np.array(labelled.labels)).to(device)
         for split, labelled in splits.items()
     }
-    _answerable(probes, labels["train"], classes)
     features = {
         split: extract(network.backbone, run, labelled.images, device)
         for split, labelled in splits.items()
     }
+    _finite(features)
     evaluated = [split for split in ("validation", "test") if split in splits]
     records = []
     for name, space in feature_spaces(network, features, probes).items():
-        asked = [knn for knn in probes.knn if knn.feature == name]
+        neighbours = [knn for knn in probes.knn if knn.feature == name]
         for split in evaluated:
-            scores = knn_scores(space["train"], labels["train"], space[split], asked, classes)
-            for knn, found in zip(asked, scores, strict=True):
+            known, queries = space["train"], space[split]
+            scores = knn_scores(known, labels["train"], queries, neighbours, classes)
+            for knn, found in zip(neighbours, scores, strict=True):
                 records.append(record("knn", knn.model_dump(), split, found, labels[split]))
-    if run.protocol == "clean":
-        chosen = clean_probe(features, labels, classes, probes.linear, run.seed)
-    else:
-        images = {split: labelled.images for split, labelled in splits.items()}
-        chosen = reference_probe(
-            network.backbone, run, images, labels, classes, probes.linear, device
+    images = {split: labelled.images for split, labelled in splits.items()}
+    for asked in probes.linear:
+        trained = linear_probe(
+            network.backbone, run, asked, features, images, labels, classes, device
         )
-    settings = linear_settings(run, probes.linear, chosen)
-    for split in evaluated:
-        records.append(record("linear", settings, split, chosen.scores[split], labels[split]))
+        for chosen in trained:
+            told = linear_settings(run, asked, chosen)
+            records += [
+                record("linear", told, split, scores, labels[split])
+                for split, scores in chosen.scores.items()
+            ]
     return records
 
 
@@ -85,44 +88,53 @@ def feature_spaces(
 ) -> dict[str, dict[str, Tensor]]:
     """The features of each split, (n, f), in every space that a kNN probe asks for.
 
-    "projector" is what the objective sees, in evaluation mode, before any normalisation.
+    "projector" is what the objective sees, in evaluation mode, before any normalisation. Imported
+    weights have none: there, probes that ask for it are left out.
     """
     spaces = {"backbone": features}
-    if any(knn.feature == "projector" for knn in probes.knn):
+    asked = any(knn.feature == "projector" for knn in probes.knn)
+    if asked and not isinstance(network.projector, nn.Identity):
         network.projector.eval()
         spaces["projector"] = {split: network.projector(found) for split, found in features.items()}
     return spaces
 
 
-def _answerable(probes: Probes, train_labels: Tensor, classes: int) -> None:
+def _answerable(probes: Probes, labels: dict[str, np.ndarray], classes: int) -> None:
+    """Raises ProbeError for labels (n,) of the splits that the probes cannot answer."""
+    for split, found in labels.items():
+        present = set(np.unique(found).tolist())
+        strange = sorted(present - set(range(classes)))
+        if strange:
+            raise ProbeError(
+                f"labels of {split} must lie between 0 and {classes - 1}, found {strange[:10]}: "
+                "prepare the data set anew"
+            )
+        missing = sorted(set(range(classes)) - present)
+        if missing:
+            raise ProbeError(
+                f"no image of class {missing[:10]} among the {len(found)} of {split}: add images "
+                "or, if this is a share of the training images, raise data.fraction"
+            )
+    memory = len(labels["train"])
     largest = max(knn.k for knn in probes.knn)
-    if largest > len(train_labels):
+    if largest > memory:
         raise ProbeError(
             f"kNN with k = {largest} needs at least as many training images, here are "
-            f"{len(train_labels)}: lower probes.knn.k or raise data.fraction"
+            f"{memory}: lower probes.knn.k or raise data.fraction"
         )
-    missing = sorted(set(range(classes)) - set(train_labels.unique().tolist()))
-    if missing:
-        raise ProbeError(f"no training image of class {missing[:10]} among {len(train_labels)}")
+    if memory < 2:
+        raise ProbeError("the linear probe cannot standardise the features of one training image")
 
 
-def linear_settings(run: Run, settings: Linear, chosen: Chosen) -> dict[str, Any]:
-    """Everything that a reader must know to compare the linear probe's number with another."""
-    clean = run.protocol == "clean"
-    return {
-        "epochs": settings.epochs,
-        "batch_size": settings.batch_size,
-        "learning_rate": chosen.learning_rate,
-        "final_lr_ratio": settings.final_lr_ratio,
-        "weight_decay": chosen.weight_decay,
-        "optimizer": "adam",
-        "feature": settings.feature,
-        "batch_norm": "running statistics" if clean else "batch statistics while training",
-        "training_images": "not augmented" if clean else "augmented",
-        "standardised": clean,
-        "chosen_on": "validation" if clean else "nothing",
-        "epoch_rule": "last",
-    }
+def _finite(features: dict[str, Tensor]) -> None:
+    """Raises ProbeError if any of the features (n, f) of a split is infinite or NaN."""
+    for split, found in features.items():
+        bad = int((~found.isfinite()).any(1).sum())
+        if bad:
+            raise ProbeError(
+                f"the features of {bad} of {len(found)} images of {split} are not finite: the "
+                "weights are damaged or have diverged"
+            )
 
 
 def record(

@@ -5,13 +5,13 @@ import torch
 from torch import Tensor, nn
 
 from barlow_atlas import views
-from barlow_atlas.study import Run
+from barlow_atlas.study import Subject
 
 BATCH = 512
 
 
 @torch.inference_mode()
-def extract(backbone: nn.Module, run: Run, images: np.ndarray, device: torch.device) -> Tensor:
+def extract(backbone: nn.Module, run: Subject, images: np.ndarray, device: torch.device) -> Tensor:
     """Features (n, f) of uint8 images (n, 3, H, W) under the evaluation transform.
 
     Batch norm uses its running statistics.
@@ -25,7 +25,7 @@ def extract(backbone: nn.Module, run: Run, images: np.ndarray, device: torch.dev
     )
 
 
-def evaluation_view(run: Run, images: np.ndarray, device: torch.device) -> Tensor:
+def evaluation_view(run: Subject, images: np.ndarray, device: torch.device) -> Tensor:
     """The network's input (n, 3, size, size) for uint8 images (n, 3, H, W), without randomness."""
     recipe = run.recipe
     return views.evaluate(

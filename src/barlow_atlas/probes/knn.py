@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from barlow_atlas.study import KNN
+from barlow_atlas.probe_settings import KNN
 
 CHUNK = 512
 

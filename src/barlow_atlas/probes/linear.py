@@ -1,7 +1,14 @@
-"""Linear probes: softmax regression by Adam on what the backbone gives."""
+"""Linear probes: softmax regression on what the backbone gives, in the protocols of the papers.
 
+One loop, `train`, serves all of them. They differ in how the classifier starts, its optimizer and
+schedule, which images it is shown, and what batch norm does below it: a `Form` says so.
+"""
+
+import copy
 import itertools
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -9,63 +16,192 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from barlow_atlas import views
-from barlow_atlas.optim import exponential
-from barlow_atlas.probes.features import extract
+from barlow_atlas.augmentation import Augmentation
+from barlow_atlas.errors import AtlasError
+from barlow_atlas.optim import exponential, half_cosine
+from barlow_atlas.probe_settings import Linear
+from barlow_atlas.probes.features import evaluation_view, extract
 from barlow_atlas.randomness import generator
-from barlow_atlas.study import Linear, Run
+from barlow_atlas.study import Subject
+
+Batches = Iterable[tuple[Tensor, Tensor]]
+"""Features (n, f) and their classes (n,), a batch at a time."""
+
+LIVE = "batch statistics while training"
+FROZEN = "running statistics"
+
+# torchvision's RandomResizedCrop and RandomHorizontalFlip with their defaults.
+CROP_AND_FLIP = Augmentation(crop_scale=(0.08, 1.0), interpolation="bilinear", flip_p=0.5)
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """A trained probe's class scores by split, and the rate and decay it was trained with."""
+    """A trained probe's class scores (n, classes) by split, and how it was trained and chosen."""
 
     scores: dict[str, Tensor]
     learning_rate: float
     weight_decay: float
+    epoch: int
+    epoch_rule: Literal["last", "best on test"] = "last"
+
+    def rule(self, run: Subject) -> dict[str, Any]:
+        """Which epoch this is, and which images it or its rate and decay were chosen on."""
+        chosen_on = "validation" if run.protocol == "clean" else "nothing"
+        if self.epoch_rule == "best on test":
+            chosen_on = "test"
+        return {"chosen_on": chosen_on, "epoch_rule": self.epoch_rule, "epoch": self.epoch}
 
 
 class Heads(nn.Module):
-    """One linear classifier for each pair of learning rate and weight decay, trained together."""
+    """One linear classifier for each pair of learning rate and weight decay, trained together.
 
-    def __init__(
-        self, settings: Linear, features: int, classes: int, draws: torch.Generator
-    ) -> None:
+    Args:
+        start: the weights that every classifier starts with, (features + 1, classes); the last row
+            is the bias.
+    """
+
+    def __init__(self, rates: Iterable[float], decays: Iterable[float], start: Tensor) -> None:
         super().__init__()
-        self.pairs = list(itertools.product(settings.learning_rates, settings.weight_decays))
-        # torch's default for a linear layer, the same start for every pair.
-        bound = features**-0.5
-        start = torch.empty(features + 1, classes).uniform_(-bound, bound, generator=draws)
+        self.pairs = list(itertools.product(rates, decays))
         self.weights = nn.ParameterList(start.clone() for _ in self.pairs)
-        self.settings = settings
 
-    def optimizer(self) -> torch.optim.Adam:
-        groups = [
+    def groups(self) -> list[dict[str, Any]]:
+        """The parameter groups of an optimizer, one for each pair."""
+        return [
             {"params": [weight], "lr": rate, "weight_decay": decay}
             for weight, (rate, decay) in zip(self.weights, self.pairs, strict=True)
         ]
-        return torch.optim.Adam(groups)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Class scores (pairs, n, classes) of features (n, f); the last weight row is the bias."""
+        """Class scores (pairs, n, classes) of features (n, f)."""
         weights = torch.stack(list(self.weights))
         return features @ weights[:, :-1] + weights[:, -1:]
 
-    def step(self, optimizer: torch.optim.Adam, features: Tensor, labels: Tensor) -> None:
-        """One Adam step of every pair on its own mean cross-entropy."""
-        scores = self(features)
-        pairs, n, classes = scores.shape
-        losses = cross_entropy(
-            scores.reshape(pairs * n, classes), labels.repeat(pairs), reduction="sum"
-        )
-        optimizer.zero_grad()
-        (losses / n).backward()
-        optimizer.step()
 
-    def set_epoch(self, optimizer: torch.optim.Adam, epoch: int) -> None:
-        """The rates of epoch `epoch` (from 0): each falls by one factor an epoch."""
-        factor = exponential(epoch, self.settings.epochs, self.settings.final_lr_ratio)
-        for group, (rate, _) in zip(optimizer.param_groups, self.pairs, strict=True):
-            group["lr"] = rate * factor
+def uniform_start(features: int, classes: int, draws: torch.Generator) -> Tensor:
+    """torch's default for a linear layer: weights and bias within 1 / sqrt(features) of 0."""
+    bound = features**-0.5
+    return torch.empty(features + 1, classes).uniform_(-bound, bound, generator=draws)
+
+
+def normal_start(features: int, classes: int, draws: torch.Generator) -> Tensor:
+    """Barlow Twins' evaluate.py: weights from N(0, 0.01), bias 0."""
+    start = torch.empty(features + 1, classes).normal_(0, 0.01, generator=draws)
+    start[-1] = 0
+    return start
+
+
+def adam(heads: Heads) -> torch.optim.Optimizer:
+    return torch.optim.Adam(heads.groups())
+
+
+def momentum_sgd(heads: Heads) -> torch.optim.Optimizer:
+    return torch.optim.SGD(heads.groups(), momentum=0.9)
+
+
+def exponential_factor(settings: Linear, epoch: int) -> float:
+    ratio = settings.final_lr_ratio
+    if ratio is None:
+        raise ValueError(f"form {settings.form} needs final_lr_ratio")
+    return exponential(epoch, settings.epochs, ratio)
+
+
+def cosine_factor(settings: Linear, epoch: int) -> float:
+    return half_cosine(epoch, settings.epochs)
+
+
+def train(
+    heads: Heads,
+    optimizer: torch.optim.Optimizer,
+    factor: Callable[[int], float],
+    batches: Callable[[int], Batches],
+    epochs: int,
+) -> Iterator[int]:
+    """Trains every pair on its own mean cross-entropy; yields the number of epochs behind it.
+
+    Args:
+        factor: of the rates in epoch e (from 0), which the epoch keeps.
+        batches: those of epoch e.
+    """
+    for epoch in range(epochs):
+        for group, (rate, _) in zip(optimizer.param_groups, heads.pairs, strict=True):
+            group["lr"] = rate * factor(epoch)
+        for features, labels in batches(epoch):
+            scores = heads(features)
+            pairs, n, classes = scores.shape
+            losses = cross_entropy(
+                scores.reshape(pairs * n, classes), labels.repeat(pairs), reduction="sum"
+            )
+            optimizer.zero_grad()
+            (losses / n).backward()
+            optimizer.step()
+        yield epoch + 1
+
+
+def shuffled(n: int, batch_size: int, seed: int, place: str, epoch: int) -> tuple[Tensor, ...]:
+    """The rows 0 to n - 1 in an epoch's order, in batches of which the last may be smaller."""
+    order = torch.randperm(n, generator=generator(seed, place, epoch))
+    return tuple(order.split(batch_size))
+
+
+def frozen_batches(
+    features: Tensor, labels: Tensor, batch_size: int, seed: int, place: str
+) -> Callable[[int], Batches]:
+    """The batches of an epoch of features (n, f) that were extracted once; labels (n,)."""
+
+    def batches(epoch: int) -> Batches:
+        for batch in shuffled(len(features), batch_size, seed, place, epoch):
+            rows = batch.to(features.device)
+            yield features[rows], labels[rows]
+
+    return batches
+
+
+def viewed_batches(
+    backbone: nn.Module,
+    live: bool,
+    augmentation: Augmentation | None,
+    run: Subject,
+    images: np.ndarray,
+    labels: Tensor,
+    batch_size: int,
+    place: str,
+) -> Callable[[int], Batches]:
+    """The batches of an epoch of views of images (n, 3, H, W), drawn anew; labels (n,)."""
+
+    def view(batch: Tensor, epoch: int, step: int) -> Tensor:
+        shown = np.ascontiguousarray(images[batch.numpy()])
+        if augmentation is None:
+            return evaluation_view(run, shown, labels.device)
+        n, _, height, width = shown.shape
+        draws = generator(run.seed, place, epoch, step)
+        parameters = views.draw(augmentation, n, height, width, draws)
+        pixels = torch.from_numpy(shown).to(labels.device)
+        mean, std = run.recipe.mean, run.recipe.std
+        return views.apply(pixels, parameters, augmentation, run.image_size, mean, std)
+
+    def batches(epoch: int) -> Batches:
+        order = shuffled(len(images), batch_size, run.seed, place, epoch)
+        for step, batch in enumerate(order):
+            backbone.train(live)
+            with torch.no_grad():
+                features = _features(backbone, view(batch, epoch, step))
+            yield features, labels[batch.to(labels.device)]
+
+    return batches
+
+
+def _features(backbone: nn.Module, view: Tensor) -> Tensor:
+    """Features (n, f) of the network's input (n, 3, S, S), in the backbone's present mode."""
+    try:
+        found: Tensor = backbone(view)
+    except ValueError as error:
+        # Maps of one pixel, and one image: a batch without a variance.
+        raise AtlasError(
+            f"batch norm cannot use the statistics of a batch of {len(view)} image: {error}. "
+            "Choose a batch size of the probe that leaves no single image over."
+        ) from error
+    return found
 
 
 def clean_probe(
@@ -74,6 +210,7 @@ def clean_probe(
     classes: int,
     settings: Linear,
     seed: int,
+    place: str = "linear",
 ) -> Chosen:
     """The clean protocol: frozen features, and the pair that is best on the validation images.
 
@@ -82,23 +219,27 @@ def clean_probe(
 
     Args:
         features, labels: (n, f) and (n,) of "train", "validation" and "test".
+        place: what the random draws are keyed by.
     """
-    train = features["train"]
-    mean, std = train.mean(0), train.std(0).clamp_min(1e-6)
+    known = features["train"]
+    mean, std = known.mean(0), known.std(0).clamp_min(1e-6)
     features = {split: (value - mean) / std for split, value in features.items()}
-    heads = Heads(settings, train.shape[1], classes, generator(seed, "linear")).to(train.device)
-    optimizer = heads.optimizer()
-    n = len(train)
-    for epoch in range(settings.epochs):
-        heads.set_epoch(optimizer, epoch)
-        order = torch.randperm(n, generator=generator(seed, "linear", epoch)).to(train.device)
-        for batch in order.split(settings.batch_size):
-            heads.step(optimizer, features["train"][batch], labels["train"][batch])
+    start = uniform_start(known.shape[1], classes, generator(seed, place))
+    heads = Heads(settings.learning_rates, settings.weight_decays, start).to(known.device)
+
+    batches = frozen_batches(features["train"], labels["train"], settings.batch_size, seed, place)
+
+    def factor(epoch: int) -> float:
+        return exponential_factor(settings, epoch)
+
+    for _ in train(heads, adam(heads), factor, batches, settings.epochs):
+        pass
     with torch.inference_mode():
         scores = {split: heads(features[split]) for split in ("validation", "test")}
     best = _best_pair(scores["validation"], labels["validation"])
     rate, decay = heads.pairs[best]
-    return Chosen({split: value[best] for split, value in scores.items()}, rate, decay)
+    chosen = {split: value[best] for split, value in scores.items()}
+    return Chosen(chosen, rate, decay, settings.epochs)
 
 
 def _best_pair(scores: Tensor, labels: Tensor) -> int:
@@ -108,53 +249,232 @@ def _best_pair(scores: Tensor, labels: Tensor) -> int:
     return min(range(len(losses)), key=lambda pair: (-correct[pair], losses[pair]))
 
 
+def as_given(run: Subject) -> Subject:
+    return run
+
+
+def resized_and_cropped(run: Subject) -> Subject:
+    """The run with Barlow Twins' test transform: Resize 256, CenterCrop 224, in its proportions."""
+    changed = {
+        "evaluation_resize": round(run.image_size * 256 / 224),
+        "evaluation_interpolation": "bilinear",
+    }
+    return run.model_copy(update={"recipe": run.recipe.model_copy(update=changed)})
+
+
+def first_view(run: Subject) -> Augmentation | None:
+    return run.recipe.view_a
+
+
+def crop_and_flip(_: Subject) -> Augmentation | None:
+    return CROP_AND_FLIP
+
+
+def no_augmentation(_: Subject) -> Augmentation | None:
+    return None
+
+
+@dataclass(frozen=True)
+class Form:
+    """One published way to train a linear probe without validation images.
+
+    Attributes:
+        start: the first weights, from numbers of features and classes.
+        factor: of the rate in an epoch (from 0).
+        live: the backbone stays in train mode while the probe trains: its features use the
+            statistics of each batch, and its running statistics go on changing and serve the test.
+        augmentation: of the training images.
+        seen: the run whose recipe is the evaluation transform.
+        best: the epoch that is best on the test images is reported beside the last one.
+        words: what of this a number is printed with.
+    """
+
+    optimizer: Callable[[Heads], torch.optim.Optimizer]
+    start: Callable[[int, int, torch.Generator], Tensor]
+    factor: Callable[[Linear, int], float]
+    live: bool
+    augmentation: Callable[[Subject], Augmentation | None]
+    seen: Callable[[Subject], Subject]
+    best: bool
+    words: dict[str, str]
+
+
+MIX_SMALL = Form(
+    adam,
+    uniform_start,
+    exponential_factor,
+    live=True,
+    augmentation=first_view,
+    seen=as_given,
+    best=False,
+    words={
+        "optimizer": "adam",
+        "schedule": "exponential",
+        "training_images": "augmented",
+        "test_images": "evaluation transform",
+    },
+)
+FORMS = {
+    "standard": MIX_SMALL,
+    "mix-small": MIX_SMALL,
+    "imagenet": Form(
+        momentum_sgd,
+        normal_start,
+        cosine_factor,
+        live=False,
+        augmentation=crop_and_flip,
+        seen=resized_and_cropped,
+        best=True,
+        words={
+            "optimizer": "sgd, momentum 0.9",
+            "schedule": "cosine, by epoch",
+            "training_images": "cropped and flipped",
+            "test_images": "resized to 8/7 and cropped",
+        },
+    ),
+    "ssl-sota": Form(
+        adam,
+        uniform_start,
+        exponential_factor,
+        live=False,
+        augmentation=no_augmentation,
+        seen=as_given,
+        best=False,
+        words={
+            "optimizer": "adam",
+            "schedule": "exponential",
+            "training_images": "not augmented",
+            "test_images": "evaluation transform",
+        },
+    ),
+}
+
+
+def linear_probe(
+    backbone: nn.Module,
+    run: Subject,
+    settings: Linear,
+    features: dict[str, Tensor],
+    images: dict[str, np.ndarray],
+    labels: dict[str, Tensor],
+    classes: int,
+    device: torch.device,
+) -> list[Chosen]:
+    """One linear probe of a milestone: the last epoch, and the best one where its form has that.
+
+    Args:
+        backbone: left as it is.
+        features: (n, f) of each split under the evaluation transform, running statistics.
+        images, labels: uint8 (n, 3, H, W) and (n,) of each split.
+    """
+    if run.protocol == "clean":
+        return [clean_probe(features, labels, classes, settings, run.seed)]
+    form = FORMS[settings.form]
+    own = copy.deepcopy(backbone) if form.live else backbone
+    return published_probe(form, own, run, settings, images, labels, classes, device)
+
+
 def reference_probe(
     backbone: nn.Module,
-    run: Run,
+    run: Subject,
     images: dict[str, np.ndarray],
     labels: dict[str, Tensor],
     classes: int,
     settings: Linear,
     device: torch.device,
 ) -> Chosen:
-    """Mixed Barlow Twins' code: the probe trains on augmented views through a live batch norm.
-
-    The backbone's weights are frozen but it stays in train mode: features use the statistics of
-    each batch, and the running statistics, which the test then uses, go on changing. The result is
-    the last epoch's.
+    """Mixed Barlow Twins' code on small data: the form mix-small, on the backbone itself.
 
     Args:
         backbone: changed in place (its running statistics).
         images, labels: uint8 (n, 3, H, W) and (n,) of "train" and "test".
     """
-    augmentation, recipe = run.recipe.view_a, run.recipe
-    pixels = torch.from_numpy(np.ascontiguousarray(images["train"])).to(device)
-    n, _, height, width = pixels.shape
-    heads: Heads | None = None
-    for epoch in range(settings.epochs):
-        order = torch.randperm(n, generator=generator(run.seed, "linear", epoch))
-        for step, batch in enumerate(order.split(settings.batch_size)):
-            draws = generator(run.seed, "linear", epoch, step)
-            parameters = views.draw(augmentation, len(batch), height, width, draws)
-            view = views.apply(
-                pixels[batch.to(device)],
-                parameters,
-                augmentation,
-                run.image_size,
-                recipe.mean,
-                recipe.std,
-            )
-            backbone.train()
-            with torch.no_grad():
-                features = backbone(view)
-            if heads is None:
-                start = generator(run.seed, "linear")
-                heads = Heads(settings, features.shape[1], classes, start).to(device)
-                optimizer = heads.optimizer()
-            heads.set_epoch(optimizer, epoch)
-            heads.step(optimizer, features, labels["train"][batch.to(device)])
-    assert heads is not None  # settings.epochs and n are positive
-    with torch.inference_mode():
-        scores = heads(extract(backbone, run, images["test"], device))[0]
-    rate, decay = heads.pairs[0]
-    return Chosen({"test": scores}, rate, decay)
+    (last,) = published_probe(MIX_SMALL, backbone, run, settings, images, labels, classes, device)
+    return last
+
+
+def published_probe(
+    form: Form,
+    backbone: nn.Module,
+    run: Subject,
+    settings: Linear,
+    images: dict[str, np.ndarray],
+    labels: dict[str, Tensor],
+    classes: int,
+    device: torch.device,
+    place: str = "linear",
+) -> list[Chosen]:
+    """A probe of one pair of rate and decay, trained as `form` says and tested on "test".
+
+    Args:
+        backbone: its running statistics change if the form is live; nothing else ever does.
+        images, labels: uint8 (n, 3, H, W) and (n,) of "train" and "test".
+        place: what the random draws are keyed by.
+
+    Returns:
+        The last epoch's scores, and those of the first epoch with the highest test accuracy if the
+        form reports it.
+    """
+    seen = form.seen(run)
+    augmentation = form.augmentation(run)
+    width = extract(backbone, seen, images["train"][:1], device).shape[1]
+    start = form.start(width, classes, generator(run.seed, place))
+    heads = Heads(settings.learning_rates, settings.weight_decays, start).to(device)
+    (pair,) = heads.pairs
+    if form.live or augmentation:
+        batches = viewed_batches(
+            backbone,
+            form.live,
+            augmentation,
+            seen,
+            images["train"],
+            labels["train"],
+            settings.batch_size,
+            place,
+        )
+    else:
+        known = extract(backbone, seen, images["train"], device)
+        batches = frozen_batches(known, labels["train"], settings.batch_size, run.seed, place)
+    frozen_test = None if form.live else extract(backbone, seen, images["test"], device)
+
+    def factor(epoch: int) -> float:
+        return form.factor(settings, epoch)
+
+    def tested(epoch: int, rule: Literal["last", "best on test"]) -> Chosen:
+        test = frozen_test
+        if test is None:
+            test = extract(backbone, seen, images["test"], device)
+        with torch.inference_mode():
+            scores = heads(test)[0]
+        return Chosen({"test": scores}, *pair, epoch, rule)
+
+    def correct(found: Chosen) -> int:
+        return int((found.scores["test"].argmax(1) == labels["test"]).sum())
+
+    best: list[Chosen] = []
+    for epoch in train(heads, form.optimizer(heads), factor, batches, settings.epochs):
+        if form.best:
+            found = tested(epoch, "best on test")
+            best = max(best or [found], [found], key=lambda one: correct(one[0]))
+    return [tested(settings.epochs, "last"), *best]
+
+
+def linear_settings(run: Subject, settings: Linear, chosen: Chosen) -> dict[str, Any]:
+    """Everything that a reader must know to compare the linear probe's number with another."""
+    clean = run.protocol == "clean"
+    form = FORMS[settings.form]
+    words = FORMS["ssl-sota"].words if clean else form.words
+    return {
+        "protocol": run.protocol,
+        "form": settings.form,
+        "epochs": settings.epochs,
+        "batch_size": settings.batch_size,
+        "learning_rate": chosen.learning_rate,
+        "final_lr_ratio": settings.final_lr_ratio,
+        "weight_decay": chosen.weight_decay,
+        **words,
+        "feature": settings.feature,
+        "batch_norm": LIVE if form.live and not clean else FROZEN,
+        "standardised": clean,
+        **chosen.rule(run),
+    }

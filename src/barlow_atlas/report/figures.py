@@ -1,5 +1,6 @@
 """The figures of a study."""
 
+import textwrap
 from pathlib import Path
 
 import matplotlib
@@ -14,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator, ScalarFormatter
 
 STYLE = Path(__file__).with_name("style.mplstyle")
-PROBE_TITLES = {"knn": "kNN", "linear": "Linear probe"}
+PROBE_TITLES = {"knn": "kNN", "linear": "Linear probe", "transfer": "Transfer"}
 
 
 def accuracy_curves(title: str, tidy: pd.DataFrame, curves: pd.DataFrame) -> Figure:
@@ -30,25 +31,30 @@ def accuracy_curves(title: str, tidy: pd.DataFrame, curves: pd.DataFrame) -> Fig
     tidy, curves = (
         frame[(frame["split"] == "test") & (frame["metric"] == "top1")] for frame in (tidy, curves)
     )
-    panels = list(curves.groupby(["probe", "setting"], sort=True))
+    panels = list(curves.groupby(["probe", "variant", "setting"], sort=True))
     colours = _colours(curves)
     with plt.style.context(STYLE):
         figure, axes = plt.subplots(
             1,
             len(panels),
-            figsize=(3.4 * len(panels), 3.3),
+            figsize=(3.4 * len(panels), 3.8),
             sharey=True,
             squeeze=False,
             layout="constrained",
         )
-        for axis, ((probe, setting), means) in zip(axes[0], panels, strict=True):
-            seeds = tidy[(tidy["probe"] == probe) & (tidy["setting"] == setting)]
+        told = [textwrap.fill(str(setting), 58) for (_, _, setting), _ in panels]
+        lines_above = 1 + max(text.count("\n") for text in told)
+        for axis, text, ((probe, variant, _), means) in zip(axes[0], told, panels, strict=True):
+            seeds = tidy[(tidy["probe"] == probe) & (tidy["variant"] == variant)]
             _panel(axis, means, seeds, colours)
-            axis.set_title(f"{PROBE_TITLES.get(str(probe), probe)}\n", fontweight="bold")
-            axis.text(0, 1.02, setting, transform=axis.transAxes, fontsize=7, color="0.35")
+            name = PROBE_TITLES.get(str(probe), str(probe))
+            axis.set_title(name, fontweight="bold", pad=5 + 8.5 * lines_above)
+            axis.text(0, 1.02, text, transform=axis.transAxes, fontsize=7, color="0.35")
         axes[0][0].set_ylabel("test top-1 accuracy, %")
-        axes[0][-1].legend(loc="lower right")
-        figure.suptitle(f"{title}  ({_footing(curves)})", x=0.01, ha="left", fontsize=10)
+        lines, labels = axes[0][0].get_legend_handles_labels()
+        figure.legend(lines, labels, loc="outside upper right", ncols=6)
+        figure.suptitle(title, x=0.01, ha="left", fontsize=10)
+        figure.supxlabel(_footing(curves), x=0.01, ha="left", fontsize=7, color="0.35")
     return figure
 
 
@@ -88,7 +94,7 @@ def _panel(
             mean["mean"],
             color=colour,
             marker=markers[line],
-            label=f"{method}, d = {dim}",
+            label=f"{method}, d = {dim}" if dim else method,
         )
     epochs = sorted(means["epoch"].unique())
     axis.set_xscale("symlog", linthresh=max(epochs[1], 1), linscale=0.4)
@@ -113,12 +119,20 @@ def _footing(curves: pd.DataFrame) -> str:
     protocols = ", ".join(sorted(curves["protocol"].unique()))
     seeds = curves["seeds"].unique()
     number = f"{np.min(seeds)}" if len(seeds) == 1 else f"{np.min(seeds)} to {np.max(seeds)}"
-    band = "band: 95 % t interval over seeds" if np.max(seeds) > 1 else "one seed: no interval"
-    return f"protocol {protocols}, {number} seeds, {band}"
+    plural = "s" if np.max(seeds) > 1 else ""
+    band = "band: 95 % t interval over seeds" if plural else "no interval from one seed"
+    told = "; ".join(
+        f"{method}: {objective}"
+        for method, objective in sorted(
+            set(zip(curves["method"], curves["objective"], strict=True))
+        )
+    )
+    return f"protocol {protocols}, {number} seed{plural}, {band}\n{textwrap.fill(told, 160)}"
 
 
 def save(figure: Figure, pdf: Path, png: Path) -> None:
     """Writes both files; the same figure gives the same bytes."""
-    figure.savefig(pdf, metadata={"CreationDate": None, "ModDate": None})
-    figure.savefig(png, metadata={"Software": None})
+    with plt.style.context(STYLE):
+        figure.savefig(pdf, metadata={"CreationDate": None, "ModDate": None})
+        figure.savefig(png, metadata={"Software": None})
     plt.close(figure)

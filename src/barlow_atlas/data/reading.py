@@ -1,0 +1,163 @@
+"""What the readers of official formats share: containers of files, images, and their result."""
+
+import io
+import os
+import posixpath
+import tarfile
+import zipfile
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from barlow_atlas.data.catalog import DataSet, Part
+from barlow_atlas.data.errors import DataError
+from barlow_atlas.data.prepared import sha256_of
+from barlow_atlas.data.selection import Index
+from barlow_atlas.data.sources import Report
+
+Images = NDArray[np.uint8]
+Allocate = Callable[[Part, int], Images]
+
+REPORT_EVERY = 10_000
+
+_Fact = TypeVar("_Fact")
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """What a reader knows besides the images: names of the classes, labels of each part (N,)."""
+
+    class_names: tuple[str, ...]
+    labels: dict[Part, Index]
+    source: str
+
+
+Reader = Callable[[DataSet, Path, Allocate, Report], Decoded]
+
+
+def official_files(data_set: DataSet, place: Path) -> Iterator[tuple[str, IO[bytes]]]:
+    """Name and content of each official file in the verified folder or archive; see `members`."""
+    return members(place, required(data_set.official_folder), [f.name for f in data_set.files])
+
+
+def members(place: Path, folder: str, names: Collection[str]) -> Iterator[tuple[str, IO[bytes]]]:
+    """The named files of a folder, or of `folder` in a zip or tar archive; '/' between parts.
+
+    Files of a tar come in the archive's own order, so that gigabytes are unpacked once, in
+    passing, and never to disk; all others in the order of `names`. Raises DataError, at the end,
+    if some are not there.
+    """
+    missing = dict.fromkeys(names)
+    if place.is_dir():
+        for name in names:
+            if (place / name).is_file():
+                del missing[name]
+                with (place / name).open("rb") as stream:
+                    yield name, stream
+    elif place.suffix == ".zip":
+        with zipfile.ZipFile(place) as archive:
+            inside = set(archive.namelist())
+            for name in names:
+                if f"{folder}/{name}" in inside:
+                    del missing[name]
+                    with archive.open(f"{folder}/{name}") as stream:
+                        yield name, stream
+    else:
+        with tarfile.open(place, "r|*") as tar:
+            for member in tar:
+                name = posixpath.relpath(member.name, folder)
+                content = tar.extractfile(member) if name in missing else None
+                if content is not None:
+                    del missing[name]
+                    yield name, content
+    if missing:
+        inside_of = "" if place.is_dir() else f"{folder}/"
+        raise DataError(
+            f"{place} has another layout than the official one: expected {len(names):,} files in "
+            f"it, such as {inside_of}{next(iter(names))}; not found: {some(list(missing))}. "
+            "Replace it by the official archive."
+        )
+
+
+def texts(place: Path, folder: str, names: Collection[str]) -> dict[str, str]:
+    """The content of small text files, by their names."""
+    return {name: stream.read().decode() for name, stream in members(place, folder, names)}
+
+
+def origin(data_set: DataSet, place: Path) -> str:
+    """The source in words, with how far what was read from `place` could be verified."""
+    if data_set.archive is None:
+        return data_set.source
+    if place.is_dir():
+        how = "from single files, for which there are no official checksums"
+    elif data_set.archive.md5:
+        how = "from the archive, verified by its md5"
+    else:
+        how = (
+            "from the archive, of which no checksum is published; the one that was read has "
+            f"sha256 {sha256_of(place)}"
+        )
+    return f"{data_set.source}; {how}"
+
+
+class Tree(Protocol):
+    """Files below a folder, wherever they are: sorted names relative to it, '/' between parts."""
+
+    names: list[str]
+
+    def read(self, name: str) -> bytes: ...
+
+
+class FolderTree:
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.names = sorted(
+            Path(folder, file).relative_to(root).as_posix()
+            for folder, _, files in os.walk(root, followlinks=True)
+            for file in files
+        )
+
+    def read(self, name: str) -> bytes:
+        return (self.root / name).read_bytes()
+
+
+class ZipTree:
+    def __init__(self, archive: zipfile.ZipFile, folder: str) -> None:
+        self.prefix = f"{folder}/"
+        self.zip = archive
+        inside = (name for name in archive.namelist() if name.startswith(self.prefix))
+        self.names = sorted(n.removeprefix(self.prefix) for n in inside if not n.endswith("/"))
+
+    def read(self, name: str) -> bytes:
+        return self.zip.read(self.prefix + name)
+
+
+def open_image(content: bytes, what: str) -> Image.Image:
+    """The decoded image in RGB. Raises DataError if it cannot be read or has more than 8 bits."""
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            if image.mode.startswith(("I", "F")):
+                # Pillow would clip these values instead of scaling them.
+                raise ValueError(f"its mode {image.mode!r} has more than 8 bits a channel")
+            return image.convert("RGB")
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise DataError(
+            f"{what} is not a readable image ({len(content):,} bytes): {error}. Expected a whole "
+            "JPEG, PNG, BMP, PPM, TIFF or WebP file of 8 bits a channel: replace or remove it."
+        ) from error
+
+
+def some(names: list[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+def required(fact: _Fact | None) -> _Fact:
+    """A fact that every data set of this layout has in the catalogue."""
+    if fact is None:
+        raise DataError("the data set's facts lack what its layout needs")
+    return fact
