@@ -9,8 +9,8 @@ from pathlib import Path
 
 from snakemake.utils import min_version
 
-from barlow_atlas import sources
-from barlow_atlas.data.catalog import resolve
+from barlow_atlas import paths, sources
+from barlow_atlas.data.catalog import TARGETS
 from barlow_atlas.study import StudyError, load_study
 
 min_version("9.27")
@@ -19,7 +19,7 @@ min_version("9.27")
 STUDY_NAMES = str(config.get("study", "demo")).split(",")
 try:
     STUDIES = {
-        name: load_study(Path("params") / f"{name}.yaml") for name in STUDY_NAMES
+        name: load_study(paths.PARAMS / f"{name}.yaml") for name in STUDY_NAMES
     }
 except StudyError as error:
     raise WorkflowError(str(error))
@@ -58,11 +58,9 @@ rule all:
     input:
         [report_files(study) for study in STUDIES],
         [
-            milestone(
-                "checkpoints", study, run, STUDIES[study].milestones[-1], ".json"
-            )
+            paths.probed_milestone(study, run, STUDIES[study].milestones_of(run)[-1])
             for study in STUDIES
-            for run in RUNS[study]
+            for run in RUNS[study].values()
         ],
 
 

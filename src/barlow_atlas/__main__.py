@@ -8,22 +8,30 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from barlow_atlas.errors import AtlasError
-from barlow_atlas.study import Run, Study, StudyError, load_study
+from barlow_atlas.paths import (
+    COOLED,
+    DATA,
+    PARAMS,
+    RAW_DATA,
+    REPORTS,
+    RESULTS,
+    SCHEMA,
+    of_run,
+    probe_file,
+    probed_milestone,
+)
+from barlow_atlas.study import ForeignRun, Run, Study, StudyError, file_schema, load_study
 
 if TYPE_CHECKING:
     import torch
 
     from barlow_atlas.data import Prepared, Selection
-
-PARAMS = Path("params")
-RESULTS = Path("results")
-REPORTS = Path("reports")
-SCHEMA = Path("workflow/schemas/study.schema.json")
+    from barlow_atlas.networks import Network
 
 # EX_TEMPFAIL of sysexits.h: saved and stopped, neither done nor failed; start it again.
 EXIT_INTERRUPTED = 75
@@ -57,13 +65,22 @@ def _parser() -> argparse.ArgumentParser:
         added.add_argument("--study", required=True, help="name of a file in params/, no ending")
         return added
 
-    add_with_study("prepare-data", prepare_data)
-    for name, step, epoch in (("pretrain", pretrain, "--until"), ("probe", probe, "--epoch")):
+    added = add_with_study("prepare-data", prepare_data)
+    added.add_argument("--data", help="one of the study's data sets (default: its own images)")
+    of_a_milestone = (
+        ("pretrain", pretrain, "--until"),
+        ("cool-down", cool_down, "--epoch"),
+        ("import-weights", import_weights, "--epoch"),
+        ("probe", probe, "--epoch"),
+    )
+    for name, step, epoch in of_a_milestone:
         added = add_with_study(name, step)
         added.add_argument("--run", required=True, help="name of a run, as `runs` lists them")
         added.add_argument(epoch, required=True, type=int, dest="epoch", help="a milestone")
-        added.add_argument("--device", help="such as cpu, cuda or cuda:1 (default: a GPU if any)")
-        if step is pretrain:
+        if step is not import_weights:
+            device = "such as cpu, cuda or cuda:1 (default: a GPU if any)"
+            added.add_argument("--device", help=device)
+        if step in (pretrain, cool_down):
             added.add_argument(
                 "--save-every",
                 type=float,
@@ -74,7 +91,25 @@ def _parser() -> argparse.ArgumentParser:
     for name, step in (("runs", runs), ("collect", collect), ("analyse", analyse)):
         add_with_study(name, step)
     add_with_study("report", report)
+    planned = add_with_study("plan", plan_study)
+    planned.add_argument("--jobs", type=int, help="jobs at a time (default: as many as fit here)")
+    planned.add_argument("--gpu", metavar="NAME", help="a GPU that is measured, by product name")
+    planned.add_argument("--throughput", type=float, metavar="TFLOP/S", help="that a GPU sustains")
+    measured = add_with_study("measure", measure)
+    measured.add_argument("--device", help="such as cpu, cuda or cuda:1 (default: a GPU if any)")
+    checked = add_with_study("doctor", doctor)
+    checked.add_argument("--profile", help="Snakemake profile, such as slurm or profiles/local")
     add("derive", derive)
+    added = add("verify", verify)
+    added.add_argument("--golden", type=Path, metavar="DIR", help="folder of golden files")
+    added.add_argument("--json", action="store_true", help="print a JSON list, not a table")
+    checkpoint = steps.add_parser("checkpoint", help="What is stored of a run.")
+    actions = checkpoint.add_subparsers(title="actions", required=True, metavar="ACTION")
+    summary = (verify_checkpoints.__doc__ or "").partition("\n")[0]
+    added = actions.add_parser("verify", help=summary, description=verify_checkpoints.__doc__)
+    added.add_argument("run", metavar="RUN", help="name of a run, as `runs` lists them")
+    added.add_argument("--study", default="demo", help="name of a file in params/, no ending")
+    added.set_defaults(step=verify_checkpoints)
     return parser
 
 
@@ -88,17 +123,45 @@ def _log(line: str) -> None:
 
 def prepare_data(options: argparse.Namespace) -> None:
     """Brings a study's data set into results/data/ as arrays; checksums are verified."""
-    from barlow_atlas.data import parse_mirrors, prepare, resolve
+    from barlow_atlas.data import parse_mirrors, prepare
 
     study = _study(options)
-    data = study.data
     mirrors = (*parse_mirrors(os.environ.get("BARLOW_ATLAS_DATA", "")), *study.data_mirrors)
-    data_set = resolve(data.name, data.path, data.stored_size)
-    prepare(data_set, RESULTS / "data" / data.name, RESULTS / "data" / "raw", mirrors, _log)
+    known = {data_set.name: data_set for data_set in study.data_sets()}
+    name = options.data or study.data.name
+    if name not in known:
+        raise StudyError(f"{options.study} has no data set {name!r}; it has {', '.join(known)}")
+    prepare(known[name], DATA / name, RAW_DATA, mirrors, _log)
 
 
 def pretrain(options: argparse.Namespace) -> int | None:
     """Trains a run from the milestone before to the given one, continuing where it was left."""
+    study = _study(options)
+    run = _trained(study, options.run)
+    return _train(options, run, parent=study.parent(options.epoch), cooldown=0)
+
+
+def cool_down(options: argparse.Namespace) -> int | None:
+    """Anneals a milestone of a run whose schedule is `trunk`, in a branch of its own."""
+    study = _study(options)
+    run = _trained(study, options.run)
+    if not run.cooldown_epochs or options.epoch not in study.milestones[1:]:
+        raise StudyError(
+            f"nothing to cool down: {run.name} at epoch {options.epoch}. Branches belong to the "
+            f"schedule trunk and to milestones after 0; milestones: {list(study.milestones)}"
+        )
+    return _train(options, run, parent=options.epoch, cooldown=run.cooldown_epochs)
+
+
+def _trained(study: Study, name: str) -> Run:
+    run = study.run(name)
+    if isinstance(run, ForeignRun):
+        raise StudyError(f"{name} is made of foreign weights, which are imported and not trained")
+    return run
+
+
+def _train(options: argparse.Namespace, run: Run, parent: int | None, cooldown: int) -> int | None:
+    """One segment, or the branch that anneals a milestone."""
     import numpy as np
 
     from barlow_atlas import console
@@ -107,24 +170,24 @@ def pretrain(options: argparse.Namespace) -> int | None:
     from barlow_atlas.pretrain import Interrupted, Segment, pretrain_segment
     from barlow_atlas.sources import fingerprint, pretrain_sources
 
-    study = _study(options)
-    run = study.run(options.run)
-    folder = RESULTS / "data" / run.data.name
+    folder = DATA / run.data.name
     prepared = load(folder)
     chosen = _select(run, prepared)
     images = prepared.train_images[chosen.pretraining]
     if prepared.unlabeled_images is not None:
         unlabeled = prepared.unlabeled_images[chosen.pretraining_unlabeled]
         images = np.concatenate([images, unlabeled])
-    results = RESULTS / options.study
+    training = of_run("training", options.study, run.name)
+    resume = RESULTS / "resume" / options.study / run.name
     segment = Segment(
         study=options.study,
         run=run,
-        parent=study.parent(options.epoch),
+        parent=parent,
         until=options.epoch,
-        checkpoints=results / "checkpoints" / run.name,
-        training=results / "training" / run.name,
-        resume=RESULTS / "resume" / options.study / run.name,
+        cooldown=cooldown,
+        checkpoints=of_run("checkpoints", options.study, run.name),
+        training=training / COOLED if cooldown else training,
+        resume=resume / f"{COOLED}_{options.epoch:04d}" if cooldown else resume,
         data_sha256=sha256_of(folder / "manifest.json"),
         sources_sha256=fingerprint(pretrain_sources(type(run.settings))),
     )
@@ -138,25 +201,54 @@ def pretrain(options: argparse.Namespace) -> int | None:
     return None
 
 
+def import_weights(options: argparse.Namespace) -> None:
+    """Turns foreign weights that a study names into a milestone; no code in the file is run."""
+    from barlow_atlas.data.prepared import sha256_of
+    from barlow_atlas.foreign import read_foreign
+    from barlow_atlas.provenance import made_by
+    from barlow_atlas.snapshot import write_milestone
+    from barlow_atlas.sources import IMPORT, fingerprint
+
+    study = _study(options)
+    run = study.run(options.run)
+    if isinstance(run, Run):
+        raise StudyError(f"{options.run} is trained, not imported: see `pretrain`")
+    files = study.foreign[run.method].files
+    if options.epoch not in files:
+        raise StudyError(f"foreign.{run.method}.files has no epoch {options.epoch}: {list(files)}")
+    foreign = read_foreign(Path(files[options.epoch]), run.layout, run.backbone)
+    left_out = f"{len(foreign.dropped)} tensors left out: {', '.join(foreign.dropped[:20])}"
+    _log(left_out + (" ..." if len(foreign.dropped) > 20 else ""))
+    origin = {"file": files[options.epoch], "file_sha256": foreign.sha256}
+    write_milestone(
+        of_run("checkpoints", options.study, run.name),
+        study=options.study,
+        run=run,
+        epoch=options.epoch,
+        parent=None,
+        weights=foreign.weights,
+        state=None,
+        data_sha256=sha256_of(DATA / run.data.name / "manifest.json"),
+        sources_sha256=fingerprint(IMPORT),
+        made_by=made_by("cpu", 0.0) | origin,
+    )
+
+
 def probe(options: argparse.Namespace) -> None:
     """Runs all probes of a study on one milestone of a run."""
     from barlow_atlas.data import load
     from barlow_atlas.networks import build
     from barlow_atlas.probes import Labelled, probe
+    from barlow_atlas.probes.signals import signals
     from barlow_atlas.randomness import generator
-    from barlow_atlas.snapshot import milestone_path, read_weights, write_atomically
+    from barlow_atlas.snapshot import read_manifest_of, read_weights, write_atomically
 
     study = _study(options)
     run = study.run(options.run)
-    results = RESULTS / options.study
-    checkpoint = milestone_path(results / "checkpoints" / run.name, options.epoch, ".json")
-    manifest, weights = read_weights(checkpoint)
-    if manifest.run != run:
-        raise StudyError(
-            f"{checkpoint} belongs to a run with other parameters than the study now gives to "
-            f"{run.name}. Start the study through Snakemake, which trains it anew"
-        )
-    prepared = load(RESULTS / "data" / run.data.name)
+    checkpoint = probed_milestone(options.study, run, options.epoch)
+    manifest = read_manifest_of(checkpoint, run)
+    weights = read_weights(checkpoint, manifest)
+    prepared = load(DATA / run.data.name)
     chosen = _select(run, prepared)
     train, labels = prepared.train_images, prepared.train_labels
     splits = {
@@ -168,6 +260,7 @@ def probe(options: argparse.Namespace) -> None:
     device = _device(options.device, run)
     network = build(run, generator(run.seed, "weights"))
     network.load_state_dict(weights)
+    network = network.to(device)
     classes = len(prepared.manifest.classes)
     content = {
         "format": 1,
@@ -180,13 +273,35 @@ def probe(options: argparse.Namespace) -> None:
             "lineage": manifest.lineage,
             "made_by": manifest.made_by,
         },
-        "results": probe(network.to(device), run, study.probes, splits, classes, device),
+        "signals": signals(network, run, splits, device),
+        "results": [
+            *probe(network, run, study.probes, splits, classes, device),
+            *_transfer(study, run, network, device),
+        ],
     }
-    path = milestone_path(results / "probes" / run.name, options.epoch, ".json")
+    path = probe_file(options.study, run, options.epoch)
     write_atomically(path, (json.dumps(content, indent=1) + "\n").encode())
 
 
-def _select(run: Run, prepared: "Prepared") -> "Selection":
+def _transfer(
+    study: Study, run: Run | ForeignRun, network: "Network", device: "torch.device"
+) -> Iterator[dict[str, Any]]:
+    """The records of all targets that the study asks for."""
+    from barlow_atlas.data import TARGETS, load
+    from barlow_atlas.probes.transfer import target_splits, transfer
+
+    settings = study.probes.transfer
+    if settings is None:
+        return
+    for name in settings.targets:
+        target = TARGETS[name]
+        prepared = load(DATA / target.at(study.image_size).name)
+        splits = target_splits(prepared, run.protocol)
+        classes = len(prepared.manifest.classes)
+        yield from transfer(network.backbone, run, settings, target, splits, classes, device)
+
+
+def _select(run: Run | ForeignRun, prepared: "Prepared") -> "Selection":
     """The images of a run under its protocol and fraction."""
     from barlow_atlas.data import select
 
@@ -202,7 +317,26 @@ def _select(run: Run, prepared: "Prepared") -> "Selection":
     )
 
 
-def _device(name: str | None, run: Run) -> "torch.device":
+def verify_checkpoints(options: argparse.Namespace) -> int:
+    """Walks a run's milestones back to the seed; one line each, status 1 if any is damaged."""
+    from barlow_atlas import chain
+
+    study = _study(options)
+    run = study.run(options.run)
+    links = chain.walk(options.study, run, study.milestones_of(run))
+    if not links:
+        folder = of_run("checkpoints", options.study, run.name)
+        raise StudyError(
+            f"nothing of {run.name} is here. If it was shared, `dvc pull {folder}` brings it; else "
+            f"run the study: `snakemake --profile profiles/local --config study={options.study}`"
+        )
+    for link in links:
+        print(link)
+    print(chain.verdict(links))
+    return int(any(link.verdict == "damaged" for link in links))
+
+
+def _device(name: str | None, run: Run | ForeignRun) -> "torch.device":
     """The device to compute on, and the settings of this process that its sums depend on."""
     import torch
 
@@ -219,15 +353,15 @@ def runs(options: argparse.Namespace) -> None:
 
 
 def collect(options: argparse.Namespace) -> None:
-    """Gathers a study's probe files into one tidy table."""
-    from barlow_atlas.atlas.frames import read_probes
+    """Gathers a study's probe files into tidy tables: accuracies, label-free signals."""
+    from barlow_atlas.atlas.frames import read_probes, read_signals
 
     study = _study(options)
     results = RESULTS / options.study
     files = [
-        results / "probes" / run.name / f"epoch_{epoch:04d}.json"
+        probe_file(options.study, run, epoch)
         for run in study.runs()
-        for epoch in study.milestones
+        for epoch in study.milestones_of(run)
     ]
     missing = [str(file) for file in files if not file.is_file()]
     if missing:
@@ -236,6 +370,7 @@ def collect(options: argparse.Namespace) -> None:
             f"{missing[0]}. Run `snakemake --profile profiles/local --config study={options.study}`"
         )
     read_probes(files).to_csv(results / "probes.csv", index=False)
+    read_signals(files).to_csv(results / "signals.csv", index=False)
 
 
 def analyse(options: argparse.Namespace) -> None:
@@ -273,17 +408,56 @@ def report(options: argparse.Namespace) -> None:
     )
 
 
+def verify(options: argparse.Namespace) -> int:
+    """Compares our methods with values that the papers' own code computed; 1 if any differs."""
+    from barlow_atlas.verify import verify_command
+
+    return verify_command(options.golden, options.json)
+
+
+def plan_study(options: argparse.Namespace) -> None:
+    """Says what a study will take: jobs, hours, room, and what is trained again."""
+    from barlow_atlas.plan import describe
+
+    study = _study(options)
+    at_once = options.jobs or max(1, (os.cpu_count() or 1) // study.threads)
+    for line in describe(options.study, study, at_once, options.gpu, options.throughput):
+        _log(line)
+
+
+def measure(options: argparse.Namespace) -> None:
+    """Times single steps of a study's runs on this machine, for `plan`."""
+    from barlow_atlas import costs
+
+    study = _study(options)
+    trained = study.trained()
+    if not trained:
+        raise StudyError(f"{options.study} trains nothing that could be timed")
+    device = _device(options.device, trained[0])
+    stored_size = study.data_sets()[0].image_size
+    command = f"python -m barlow_atlas measure --study {options.study}"
+    for one in costs.measure(options.study, trained, stored_size, device, command):
+        costs.append_measurements([one])
+        _log(f"{one.device}, {one.threads} threads: {one.seconds:.4g} s a {one.what} {one.run}")
+
+
+def doctor(options: argparse.Namespace) -> int:
+    """Checks this machine for what a study needs, and says what is missing and how to get it."""
+    from barlow_atlas.doctor import examine
+
+    return examine(options.study, _study(options), options.profile, _log)
+
+
 def derive(options: argparse.Namespace) -> None:
     """Writes what follows from the study files: their JSON schema, and DVC's stages."""
     from ruamel.yaml import YAML
 
     from barlow_atlas.dvc_stages import HEAD, stage_files
 
-    SCHEMA.write_text(json.dumps(Study.model_json_schema(), indent=2) + "\n")
-    studies = {path.stem: load_study(path) for path in sorted(PARAMS.glob("*.yaml"))}
+    SCHEMA.write_text(json.dumps(file_schema(), indent=2) + "\n")
     yaml = YAML()
     yaml.width = 4096  # commands stay on one line
-    for path, content in stage_files(studies).items():
+    for path, content in stage_files(PARAMS).items():
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("w") as file:
             file.write(HEAD)

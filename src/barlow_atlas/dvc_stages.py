@@ -11,32 +11,36 @@ from pathlib import Path
 from typing import Any
 
 from barlow_atlas import sources
-from barlow_atlas.study import Study
+from barlow_atlas.atlas.curves import column_name
+from barlow_atlas.paths import PARAMS
+from barlow_atlas.study import Study, file_with, files_of, find_studies, load_study
 
-ROOT_STUDY = "demo"
+# The demo and its data: a plain `dvc repro` runs these.
+ROOT_PARTS = ("demo", "data/digits")
 # The profile is no part of the command that dvc.lock records: the same results may come from a
 # laptop or a cluster. DVC's own templating makes the escape necessary.
 SNAKEMAKE = "snakemake --profile \\${SNAKEMAKE_PROFILE:-profiles/local}"
 HEAD = "# Made by `python -m barlow_atlas derive` from params/ and sources.py; do not edit.\n"
 
 
-def stage_files(studies: dict[str, Study]) -> dict[Path, dict[str, Any]]:
-    """Path and content of every DVC file: the demo's in the root, one for each other study, and
-    one for each data set that is not the demo's."""
+def stage_files(params: Path) -> dict[Path, dict[str, Any]]:
+    """Path and content of every DVC file: the demo's in the root, one for each other study below
+    `params`, and one for each data set that is not the demo's."""
     files: dict[Path, dict[str, Any]] = {}
-    root_names = {ROOT_STUDY, f"data/{studies[ROOT_STUDY].data.name}"}
-
-    def place(name: str) -> Path:
-        return Path("dvc.yaml") if name in root_names else Path("params") / name / "dvc.yaml"
-
+    paths = find_studies(params)
+    studies = {name: load_study(path) for name, path in paths.items()}
     for name, study in studies.items():
-        dataset = study.data.name
-        for part, stage in (
-            (f"data/{dataset}", _data_stage(name, dataset)),
-            (name, _study_stage(name, study)),
-        ):
-            up = os.path.relpath(".", place(part).parent)
-            content = files.setdefault(place(part), {"stages": {}})
+        parts = [
+            *(
+                (f"data/{d.name}", _data_stage(name, d.name, study, paths[name]))
+                for d in study.data_sets()
+            ),
+            (name, _study_stage(name, study, files_of(paths[name]))),
+        ]
+        for part, stage in parts:
+            file = dvc_file(part)
+            up = os.path.relpath(".", file.parent)
+            content = files.setdefault(file, {"stages": {}})
             # Paths in a stage are relative to the repository, wherever its file lies.
             located = stage if up == "." else {"wdir": up} | stage
             content["stages"].setdefault(part.rpartition("/")[2], located)
@@ -44,17 +48,45 @@ def stage_files(studies: dict[str, Study]) -> dict[Path, dict[str, Any]]:
     return files
 
 
-def _data_stage(study: str, dataset: str) -> dict[str, Any]:
+def dvc_file(part: str) -> Path:
+    """Where the stage of a study or data set (`data/digits`) stands."""
+    return Path("dvc.yaml") if part in ROOT_PARTS else PARAMS / part / "dvc.yaml"
+
+
+def changes(part: str) -> set[str]:
+    """What differs from DVC's last record of a stage: paths, and parameters as `file:key`.
+
+    Other than `dvc status`, it can be asked while DVC runs the stage.
+    """
+    from dvc.repo import Repo
+
+    file = dvc_file(part)
+    if not file.is_file():
+        return {str(file)}
+    with Repo() as repo:
+        stage = repo.stage.load_one(str(file), part.rpartition("/")[2])
+        found: dict[str, Any] = {}
+        for item in (*stage.deps, *stage.outs):
+            found |= item.workspace_status()
+    keys: set[str] = set()
+    for path, status in found.items():
+        name = os.path.relpath(path)
+        keys |= {f"{name}:{key}" for key in status} if isinstance(status, dict) else {name}
+    return keys
+
+
+def _data_stage(study: str, dataset: str, asked: Study, file: Path) -> dict[str, Any]:
     folder = f"results/data/{dataset}"
-    return {
-        "cmd": f"{SNAKEMAKE} --config study={study} -- {folder}/manifest.json",
-        "deps": _relative({*sources.PREPARE_DATA, *sources.RESOLVE_DATA}),
-        "params": [{f"params/{study}.yaml": ["data"]}],
-        "outs": [{folder: {"persist": True}}],
+    stage: dict[str, Any] = {
+        "cmd": _commands(study, f"{folder}/manifest.json"),
+        "deps": relative({*sources.PREPARE_DATA, *sources.RESOLVE_DATA}),
     }
+    if dataset == asked.data.name:
+        stage["params"] = [{str(file_with("data", file)): ["data"]}]
+    return stage | {"outs": [{folder: {"persist": True}}]}
 
 
-def _study_stage(name: str, study: Study) -> dict[str, Any]:
+def _study_stage(name: str, study: Study, read: list[Path]) -> dict[str, Any]:
     results = f"results/{name}"
     files = {
         *(
@@ -62,6 +94,7 @@ def _study_stage(name: str, study: Study) -> dict[str, Any]:
             for method in study.methods.values()
             for file in sources.pretrain_sources(type(method))
         ),
+        *(sources.IMPORT if study.foreign else ()),
         *sources.PROBE,
         *sources.COLLECT,
         *sources.ANALYSE,
@@ -69,14 +102,15 @@ def _study_stage(name: str, study: Study) -> dict[str, Any]:
         *sources.RESOLVE_RUNS,
     }
     return {
-        "cmd": f"{SNAKEMAKE} --config study={name} -- all",
-        "deps": [f"results/data/{study.data.name}", *_relative(files)],
-        "params": [{f"params/{name}.yaml": None}],
+        "cmd": _commands(name, "all"),
+        "deps": [*(f"results/data/{d.name}" for d in study.data_sets()), *relative(files)],
+        "params": [{str(path): None} for path in read],
         "outs": [
             {f"{results}/checkpoints": {"persist": True}},
             _kept_in_git(f"{results}/probes"),
             _kept_in_git(f"{results}/training"),
             _kept_in_git(f"{results}/probes.csv"),
+            _kept_in_git(f"{results}/signals.csv"),
             _kept_in_git(f"{results}/curves.csv"),
             _kept_in_git(f"{results}/accuracy.csv"),
             _kept_in_git(f"reports/{name}"),
@@ -85,19 +119,28 @@ def _study_stage(name: str, study: Study) -> dict[str, Any]:
     }
 
 
+def _commands(study: str, target: str) -> list[str]:
+    """What DVC calls; after a pull Snakemake must first know what is here."""
+    return [
+        f"python -m barlow_atlas adopt --study {study}",
+        f"{SNAKEMAKE} --config study={study} -- {target}",
+    ]
+
+
 def _kept_in_git(path: str) -> dict[str, Any]:
     return {path: {"cache": False, "persist": True}}
 
 
 def _plots(name: str, study: Study, up: str) -> list[dict[str, Any]]:
     """The study's curves; unlike a stage's, these paths are relative to the DVC file."""
-    probes = [*(f"knn {knn.label}" for knn in study.probes.knn), "linear"]
-    columns = [
-        f"{method}-d{dim} {probe}"
-        for method in study.methods
-        for dim in study.embedding_dims
-        for probe in probes
+    asked = study.probes
+    probes = [
+        *(("knn", knn.label) for knn in asked.knn),
+        *(("linear", linear.form) for linear in asked.linear),
+        *(("transfer", target) for target in (asked.transfer.targets if asked.transfer else ())),
     ]
+    lines = dict.fromkeys((run.method, run.embedding_dim or 0) for run in study.runs())
+    columns = [column_name(*line, *probe) for line in lines for probe in probes]
     return [
         {
             f"accuracy-{name}": {
@@ -109,6 +152,6 @@ def _plots(name: str, study: Study, up: str) -> list[dict[str, Any]]:
     ]
 
 
-def _relative(files: Any) -> list[str]:
+def relative(files: Any) -> list[str]:
     """Paths from the repository's root, in alphabetical order."""
     return sorted(str(file.relative_to(sources.PACKAGE.parents[1])) for file in files)

@@ -6,11 +6,8 @@ import pytest
 from ruamel.yaml import YAML
 
 from barlow_atlas.dvc_stages import stage_files
-from barlow_atlas.study import load_study
 
-STAGES = stage_files(
-    {path.stem: load_study(path) for path in sorted(Path("params").glob("*.yaml"))}
-)
+STAGES = stage_files(Path("params"))
 FILES = sorted({Path("dvc.yaml"), *Path("params").glob("**/dvc.yaml")})
 
 
@@ -31,4 +28,19 @@ def test_the_root_holds_the_demo_and_its_data_only() -> None:
 def test_commands_name_no_profile_cores_or_host() -> None:
     for content in STAGES.values():
         for stage in content["stages"].values():
-            assert stage["cmd"].startswith("snakemake --profile \\${SNAKEMAKE_PROFILE:-")
+            adopt, snakemake = stage["cmd"]
+            study = adopt.removeprefix("python -m barlow_atlas adopt --study ")
+            escaped = "snakemake --profile \\${SNAKEMAKE_PROFILE:-profiles/local} "
+            assert snakemake.startswith(f"{escaped}--config study={study} -- ")
+
+
+def test_an_output_belongs_to_one_stage() -> None:
+    """As the images that several studies share."""
+    outputs = [
+        path
+        for content in STAGES.values()
+        for stage in content["stages"].values()
+        for output in (*stage["outs"], *stage.get("metrics", ()))
+        for path in output
+    ]
+    assert len(set(outputs)) == len(outputs)

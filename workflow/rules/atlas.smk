@@ -6,7 +6,8 @@ rule collect:
         probes=probe_files,
         src=code(sources.COLLECT),
     output:
-        "results/{study}/probes.csv",
+        accuracies="results/{study}/probes.csv",
+        signals="results/{study}/signals.csv",
     log:
         "logs/{study}/collect.log",
     conda:

@@ -1,44 +1,36 @@
 """What the rules share: paths, and what a job of a study depends on and asks for."""
 
-REPORT_FILES = [
-    "curves.png",
-    "curves.pdf",
-    "milestones.csv",
-    "milestones.md",
-    "milestones.tex",
-]
-
-
 def code(files):
     """Source files relative to the working directory, so that a clone may be moved."""
     return [os.path.relpath(file) for file in files]
 
 
-def milestone(kind, study, run, epoch, suffix):
-    """Path of one milestone's file, e.g. results/demo/probes/<run>/epoch_0100.json."""
-    return f"results/{study}/{kind}/{run}/epoch_{epoch:04d}{suffix}"
+# Trained and imported runs have rules of their own, told apart by name.
+TRAINED = {run.name for study in STUDIES.values() for run in study.trained()}
+FOREIGN = {run.name for study in STUDIES.values() for run in study.imported()}
 
 
-def data_set(study):
-    data = STUDIES[study].data
-    return resolve(data.name, data.path, data.stored_size)
+def one_of(names):
+    """A wildcard's pattern; without names one that matches nothing."""
+    return "|".join(sorted(names)) or "(?!)"
 
 
 def data_owners():
-    """For each data set a study that names it; studies must agree on what it is."""
+    """For each data set its facts and a study that names it; studies must agree on what it is."""
     owners = {}
     for study in STUDIES:
-        name = STUDIES[study].data.name
-        if data_set(owners.setdefault(name, study)) != data_set(study):
-            raise WorkflowError(
-                f"The studies {owners[name]} and {study} give the data set {name} different paths "
-                "or stored sizes, and both would be prepared in "
-                f"results/data/{name}: give one of them another name."
-            )
+        for data_set in STUDIES[study].data_sets():
+            facts, first = owners.setdefault(data_set.name, (data_set, study))
+            if facts != data_set:
+                raise WorkflowError(
+                    f"The studies {first} and {study} give the data set {data_set.name} different "
+                    "paths or stored sizes, and both would be prepared in "
+                    f"results/data/{data_set.name}: give one of them another name."
+                )
     return owners
 
 
-DATA_OWNER = data_owners()
+DATA_SETS = data_owners()
 
 
 def parent_manifest(wildcards):
@@ -46,11 +38,36 @@ def parent_manifest(wildcards):
     parent = STUDIES[wildcards.study].parent(int(wildcards.epoch))
     if parent is None:
         return []
-    return milestone("checkpoints", wildcards.study, wildcards.run, parent, ".json")
+    folder = paths.of_run("checkpoints", wildcards.study, wildcards.run)
+    return paths.milestone_path(folder, parent, ".json")
 
 
 def data_manifest(wildcards):
-    return f"results/data/{STUDIES[wildcards.study].data.name}/manifest.json"
+    return paths.DATA / STUDIES[wildcards.study].data.name / "manifest.json"
+
+
+def target_manifests(wildcards):
+    """The data sets that a study's probes are transferred to."""
+    _, *targets = STUDIES[wildcards.study].data_sets()
+    return [paths.DATA / target.name / "manifest.json" for target in targets]
+
+
+def target_facts(wildcards):
+    transfer = STUDIES[wildcards.study].probes.transfer
+    return [
+        TARGETS[name].model_dump_json() for name in (transfer.targets if transfer else ())
+    ]
+
+
+def foreign_file(wildcards):
+    run = RUNS[wildcards.study][wildcards.run]
+    return STUDIES[wildcards.study].foreign[run.method].files[int(wildcards.epoch)]
+
+
+def probed(wildcards):
+    """The manifest of what is probed: under the schedule trunk, the annealed branch."""
+    run = RUNS[wildcards.study][wildcards.run]
+    return paths.probed_milestone(wildcards.study, run, int(wildcards.epoch))
 
 
 def run_sources(wildcards):
@@ -66,12 +83,12 @@ def asked(kind, resource):
 
 
 def report_files(study):
-    return [f"reports/{study}/{name}" for name in REPORT_FILES]
+    return [paths.REPORTS / study / name for name in paths.REPORT_FILES]
 
 
 def probe_files(wildcards):
     return [
-        milestone("probes", wildcards.study, run, epoch, ".json")
-        for run in RUNS[wildcards.study]
-        for epoch in STUDIES[wildcards.study].milestones
+        paths.probe_file(wildcards.study, run, epoch)
+        for run in RUNS[wildcards.study].values()
+        for epoch in STUDIES[wildcards.study].milestones_of(run)
     ]

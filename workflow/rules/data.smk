@@ -13,12 +13,11 @@ rule prepare_data:
     conda:
         "../../environment.yml"
     params:
-        study=lambda wildcards: DATA_OWNER[wildcards.dataset],
+        study=lambda wildcards: DATA_SETS[wildcards.dataset][1],
         # The facts that decide the arrays: files and checksums, split seed, shares, stored size.
-        facts=lambda wildcards: data_set(
-            DATA_OWNER[wildcards.dataset]
-        ).model_dump_json(),
+        facts=lambda wildcards: DATA_SETS[wildcards.dataset][0].model_dump_json(),
     message:
         "Preparing the data set {wildcards.dataset}"
     shell:
-        "python -m barlow_atlas prepare-data --study {params.study} > {log} 2>&1"
+        "python -m barlow_atlas prepare-data --study {params.study}"
+        " --data {wildcards.dataset} > {log} 2>&1"

@@ -4,8 +4,9 @@
 rule probe:
     input:
         # The manifest stands for the weights it names: small, and compared by content.
-        manifest="results/{study}/checkpoints/{run}/epoch_{epoch}.json",
+        manifest=probed,
         data=data_manifest,
+        targets=target_manifests,
         src=code(sources.PROBE),
     output:
         "results/{study}/probes/{run}/epoch_{epoch}.json",
@@ -22,6 +23,8 @@ rule probe:
         runtime=asked("probe", "runtime"),
     params:
         probes=lambda wildcards: STUDIES[wildcards.study].probes.model_dump_json(),
+        # The facts of transfer targets: their statistics normalise the images.
+        targets=target_facts,
     message:
         "Probing {wildcards.run} of {wildcards.study} at epoch {wildcards.epoch}"
     shell:

@@ -1,0 +1,29 @@
+"""The documentation names tests, files and links that exist."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+DOCS = sorted([Path("README.md"), *Path("docs").glob("*.md")])
+TESTS = {path.name: path.read_text() for path in Path("tests").glob("*/test_*.py")}
+
+
+@pytest.mark.parametrize("path", DOCS, ids=str)
+def test_named_tests_exist(path: Path) -> None:
+    """`test_x.py::test_y`, and `::test_y` for another test of the file named before it."""
+    text = path.read_text()
+    file = None
+    for name, test in re.findall(r"(test_\w+(?:\.py)?)?::(test_\w+)", text):
+        file = (name if name.endswith(".py") else f"{name}.py") if name else file
+        assert file in TESTS, f"{path}: {file}"
+        assert f"def {test}(" in TESTS[file], f"{path}: {file}::{test}"
+    for name in re.findall(r"test_\w+\.py", text):
+        assert name in TESTS, f"{path}: {name}"
+
+
+@pytest.mark.parametrize("path", DOCS, ids=str)
+def test_relative_links_lead_somewhere(path: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", path.read_text()):
+        if "://" not in target:
+            assert (path.parent / target).exists(), f"{path}: {target}"
