@@ -50,6 +50,29 @@ class ExecutorSettings(ExecutorSettingsBase):  # type: ignore[misc]
             "all jobs. Results are noticed within seconds without asking. Default: 30.",
         },
     )
+    max_continuations: int = field(
+        default=100,
+        metadata={
+            "help": "How often a job is started again to go on after its time limit, or, on Slurm, "
+            "after a preemption or the failure of a node that Slurm did not requeue by itself. "
+            "Default: 100.",
+        },
+    )
+    array_limit: int = field(
+        default=1000,
+        metadata={
+            "help": "Largest number of ready jobs of one rule with equal resources that are "
+            "submitted to Slurm as one job array; it must be below the cluster's MaxArraySize "
+            "(`scontrol show config`). 1: no arrays. Default: 1000.",
+        },
+    )
+    lost_after: int = field(
+        default=5,
+        metadata={
+            "help": "Minutes for which neither squeue nor sacct must know a job without a result "
+            "before it counts as failed. Default: 5.",
+        },
+    )
 
 
 common_settings = CommonSettings(

@@ -8,12 +8,14 @@ threads; Snakemake's polling thread (:meth:`Executor.check_active_jobs`) waits f
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import sys
 import textwrap
 from collections.abc import AsyncGenerator
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from snakemake_interface_common.exceptions import WorkflowError
@@ -22,9 +24,10 @@ from snakemake_interface_executor_plugins.executors.remote import RemoteExecutor
 from snakemake_interface_executor_plugins.jobs import JobExecutorInterface
 from snakemake_interface_executor_plugins.utils import format_cli_arg, join_cli_args
 
+from snakemake_executor_plugin_submitit.ledger import Identity, Ledger
 from snakemake_executor_plugin_submitit.local import LocalCluster
 from snakemake_executor_plugin_submitit.resources import read_request
-from snakemake_executor_plugin_submitit.slurm import SlurmCluster
+from snakemake_executor_plugin_submitit.slurm import SlurmCluster, SlurmSettings
 from snakemake_executor_plugin_submitit.submission import (
     Cluster,
     Outcome,
@@ -58,8 +61,19 @@ class Executor(RemoteExecutor):  # type: ignore[misc]
     def _make_cluster(self) -> Cluster:
         settings = self.workflow.executor_settings
         warn = self.logger.warning
+        for name in ("signal_delay", "status_interval", "max_continuations"):
+            _check_least(settings, name, 0)
+        for name in ("array_limit", "lost_after"):
+            _check_least(settings, name, 1)
         if settings.cluster == "slurm":
-            return SlurmCluster(settings.signal_delay, settings.status_interval, warn)
+            slurm = SlurmSettings(
+                signal_delay_s=settings.signal_delay,
+                status_interval_s=settings.status_interval,
+                array_limit=settings.array_limit,
+                lost_after_s=60.0 * settings.lost_after,
+            )
+            ledger = Ledger(Path(self.workflow.persistence.path).absolute() / "submitit")
+            return SlurmCluster(slurm, ledger, warn)
         cores = self.workflow.resource_settings.cores or len(os.sched_getaffinity(0))
         return LocalCluster(cores, settings.signal_delay, warn)
 
@@ -80,32 +94,56 @@ class Executor(RemoteExecutor):  # type: ignore[misc]
         ]
         return str(join_cli_args(args))
 
+    def run_jobs(self, jobs: list[JobExecutorInterface]) -> None:
+        """Hands over jobs that are ready at the same time, so that they can be one array."""
+        submissions = []
+        for job in jobs:
+            self.run_job_pre(job)
+            submission = self._submission(job)
+            if submission is not None:
+                submissions.append(submission)
+        self._cluster.accept(submissions)
+        for submission in submissions:
+            self.report_job_submission(submission.info)
+
     def run_job(self, job: JobExecutorInterface) -> None:
-        info = SubmittedJobInfo(job)
+        """Demanded by Snakemake's interface; :meth:`run_jobs` is what it calls."""
+        self.run_jobs([job])
+
+    def _submission(self, job: JobExecutorInterface) -> Submission | None:
+        """The job as the clusters see it; None if it cannot be run, which has been reported then.
+
+        That fails this job only: others may have been running for hours.
+        """
+        settings = self.workflow.executor_settings
         wildcards = {} if job.is_group() else dict(job.wildcards_dict)
+        info = SubmittedJobInfo(job)
         try:
             submission = Submission(
                 info=info,
                 request=read_request(job.name, job.threads, job.resources),
+                identity=identity_of(job),
                 command=self.format_job_exec(job),
-                folder=log_folder(self.workflow.executor_settings.folder, job.name, wildcards),
+                folder=log_folder(settings.folder, job.name, wildcards),
+                rule_folder=log_folder(settings.folder, job.name, {}),
+                continuations=settings.max_continuations,
                 priority=job.priority,
+                forced=any(self.dag.reason(each).forced for each in _single_jobs(job)),
             )
-            self._cluster.accept(submission)
+            self._cluster.check(submission.request)
         except WorkflowError as error:
-            # Fails this job only: others may have been running for hours.
             self._report_failure(info, f"Job {job.jobid} was not submitted. {error}", log=None)
-            return
+            return None
         info.aux = {"submission": submission}
         self._warn_if_capped(job)
-        self.report_job_submission(info)
+        return submission
 
     async def check_active_jobs(
         self, active_jobs: list[SubmittedJobInfo]
     ) -> AsyncGenerator[SubmittedJobInfo, None]:
         if not active_jobs:
             return  # also when Snakemake's polling thread is ahead of `__post_init__`
-        submissions = [_submission(info) for info in active_jobs]
+        submissions = [_submission_of(info) for info in active_jobs]
         waiting = [s for s in submissions if s.info.external_jobid is None]
         loop = asyncio.get_running_loop()
         try:
@@ -118,9 +156,10 @@ class Executor(RemoteExecutor):  # type: ignore[misc]
             raise
         for submission in waiting:
             if submission.log is not None:
+                note = f" ({submission.note})" if submission.note else ""
                 self.logger.info(
-                    f"Job {submission.info.job.jobid} runs as {submission.info.external_jobid}, "
-                    f"log: {os.path.relpath(submission.log)}"
+                    f"Job {submission.info.job.jobid} runs as {submission.info.external_jobid}"
+                    f"{note}, log: {os.path.relpath(submission.log)}"
                 )
         for submission in submissions:
             outcome = outcomes.get(submission)
@@ -141,6 +180,7 @@ class Executor(RemoteExecutor):  # type: ignore[misc]
     def shutdown(self) -> None:
         super().shutdown()
         self._worker.shutdown()
+        self._cluster.close()
 
     def _stopping(self) -> bool:
         """Whether Snakemake only waits for running jobs, after an error or a SIGTERM.
@@ -191,7 +231,55 @@ class Executor(RemoteExecutor):  # type: ignore[misc]
             )
 
 
-def _submission(info: SubmittedJobInfo) -> Submission:
+def identity_of(job: JobExecutorInterface) -> Identity:
+    """What the job makes, and everything in the workflow that decides on what it computes.
+
+    A rule without outputs is named by itself and its wildcards.
+    """
+    jobs = _single_jobs(job)
+    outputs = [str(path) for each in jobs for path in each.output]
+    texts = [
+        [
+            each.rule.name,
+            dict(each.wildcards_dict),
+            each.shellcmd or each.rule.run_func_src,
+            each.rule.wrapper,
+            [repr(value) for value in each.params],
+        ]
+        for each in jobs
+    ]
+    names = [f"{each.rule.name} {sorted(each.wildcards_dict.items())}" for each in jobs]
+    inputs = {str(path) for each in jobs for path in each.input}
+    scripts = {path for each in jobs if (path := _script_of(each.rule)) is not None}
+    return Identity(
+        outputs=tuple(sorted(outputs or names)),
+        text=json.dumps(texts, default=str),
+        inputs=tuple(sorted(inputs | scripts)),
+    )
+
+
+def _script_of(rule: Any) -> str | None:
+    script = rule.script or rule.notebook
+    return None if script is None else str(rule.basedir.join(script).get_path_or_uri(True))
+
+
+def _single_jobs(job: JobExecutorInterface) -> list[Any]:
+    """The job itself, or those of a group in an order that is always the same."""
+    if not job.is_group():
+        return [job]
+    return sorted(job.jobs, key=lambda each: (each.rule.name, sorted(each.wildcards_dict.items())))
+
+
+def _check_least(settings: Any, name: str, least: int) -> None:
+    value = getattr(settings, name)
+    if value < least:
+        raise WorkflowError(
+            f"--submitit-{name.replace('_', '-')} {value} cannot be used; expected a whole "
+            f"number, {least} or more."
+        )
+
+
+def _submission_of(info: SubmittedJobInfo) -> Submission:
     assert info.aux is not None
     submission: Submission = info.aux["submission"]
     return submission

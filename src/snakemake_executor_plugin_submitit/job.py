@@ -7,7 +7,8 @@ Signals, and who sends them:
 
 * SIGUSR2: the time limit is near (Slurm's ``--signal``, or submitit's local controller).  submitit
   handles it by calling :meth:`ShellJob.checkpoint`.
-* SIGTERM: Slurm preempts or cancels, or the user stopped Snakemake.
+* SIGTERM: Slurm preempts or cancels, or the user stopped Snakemake, or it is gone and its jobs on
+  this machine must not outlive it (:func:`_end_with`).
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ import glob
 import os
 import signal
 import subprocess
+import threading
 import time
+from pathlib import Path
 from typing import Any
 
 # After SIGTERM outside Slurm: seconds for the command to save before its processes are killed.
@@ -28,6 +31,9 @@ TERM_GRACE_S = 20.0
 SLURM_ACTS_WITHIN_S = 1800.0
 # Seconds for the rest of a process group when its leader has gone already.
 STRAGGLERS_S = 10.0
+
+# Seconds between two looks at whether the parent lives.
+PARENT_POLL_S = 1.0
 
 # Both may arrive while the child is being started; they are held back until it is known.
 _HANDLED = {signal.SIGTERM, signal.SIGUSR2}
@@ -63,18 +69,20 @@ class ShellJob:
     """A picklable callable that runs one shell command in a process group of its own.
 
     ``grace_s`` is the number of seconds that the command may take to stop after SIGUSR2; the
-    sender of the signal must leave more than that before the time limit.
+    sender of the signal must leave more than that before the time limit.  If ``parent`` is a
+    process id (of this machine), the command is stopped as by SIGTERM when that process has ended.
     """
 
-    def __init__(self, command: str, grace_s: float) -> None:
+    def __init__(self, command: str, grace_s: float, parent: int | None = None) -> None:
         self.command = command
         self.grace_s = grace_s
+        self.parent = parent
         self._child: subprocess.Popen[bytes] | None = None
         self._terminated = False
         self._signalled = False
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return ShellJob, (self.command, self.grace_s)
+        return ShellJob, (self.command, self.grace_s, self.parent)
 
     def __call__(self) -> None:
         """Runs the command to its end.
@@ -82,8 +90,12 @@ class ShellJob:
         Raises :class:`CommandFailed` if it does not end with status 0.  None of the processes that
         it started in its group is left behind.
         """
+        _remove_unfinished_files()
         signal.signal(signal.SIGTERM, self._on_sigterm)
         signal.pthread_sigmask(signal.SIG_BLOCK, _HANDLED)
+        if self.parent is not None:
+            # With signals blocked, which the thread inherits: they are for the main thread.
+            threading.Thread(target=_end_with, args=(self.parent,), daemon=True).start()
         self._child = subprocess.Popen(
             ["bash", "-c", self.command], start_new_session=True, preexec_fn=_prepare_child
         )
@@ -136,7 +148,7 @@ class ShellJob:
                 )
             print(f"{describe_status(status)} after SIGUSR2; it is to be continued", flush=True)
             self._stop_group()
-        return DelayedSubmission(ShellJob(self.command, self.grace_s))
+        return DelayedSubmission(ShellJob(self.command, self.grace_s, self.parent))
 
     def _ended(self, options: int) -> int | None:
         """The exit status of the child, or None if it runs.
@@ -182,6 +194,45 @@ class ShellJob:
         os.waitpid(group, 0)
         self._child.returncode = 0  # so that Popen does not wait for this process id again
         self._child = None
+
+
+def _end_with(parent: int) -> None:
+    """Sends this process SIGTERM when ``parent`` has ended.
+
+    A poll, because the kernel's own such signal (PR_SET_PDEATHSIG) comes at the end of the thread
+    that started the child, and only to the child itself: another process is in between here.
+    """
+    while process_lives(parent):
+        time.sleep(PARENT_POLL_S)
+    # To the main thread, whose wait for the command must be interrupted.
+    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
+
+
+def process_lives(pid: int) -> bool:
+    """Whether the process runs; a zombie does not."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    stat = f"/proc/{pid}/stat"
+    return not os.path.exists("/proc/self/stat") or _group_of_living(stat) is not None
+
+
+def _remove_unfinished_files() -> None:
+    """Removes what an earlier run of this job left if it was killed while submitit wrote a file.
+
+    submitit refuses to write a file again of which there is such a rest.
+    """
+    folder = os.environ.get("SUBMITIT_FOLDER")
+    if folder is None:
+        return
+    from submitit import JobEnvironment
+
+    job_id = JobEnvironment().job_id
+    for name in ("submitted.pkl", "0_result.pkl"):
+        Path(folder, f"{job_id}_{name}.save_tmp").unlink(missing_ok=True)
 
 
 def _group_lives(group: int) -> bool:

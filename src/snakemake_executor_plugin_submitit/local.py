@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import os
 import shlex
 import signal
@@ -10,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 from snakemake_interface_common.exceptions import WorkflowError
@@ -17,17 +20,21 @@ from snakemake_interface_common.exceptions import WorkflowError
 from snakemake_executor_plugin_submitit.job import STRAGGLERS_S, TERM_GRACE_S
 from snakemake_executor_plugin_submitit.resources import Request, save_grace_s, signal_delay_s
 from snakemake_executor_plugin_submitit.submission import (
-    TIME_LIMIT_REQUEUES,
     Outcome,
     Submission,
+    continuations_left,
     read_result,
     remove_pickles,
     result_file,
-    submit,
+    shell_job,
 )
 
 # submitit's local executor needs a time limit, in minutes; a job without `runtime` has a year.
 _NO_LIMIT_MIN = 365 * 24 * 60
+# submitit's process around a local job starts it so often, each time at its time limit, and ends.
+_RUNS_OF_A_CONTROLLER = 6
+# In the environment of all processes of a job's command: which job they are of.
+_MARK = "SNAKEMAKE_SUBMITIT_LOCAL_JOB"
 
 
 def visible_gpus() -> list[str]:
@@ -73,6 +80,26 @@ def choose_startable(waiting: Sequence[tuple[int, int]], free: Free) -> list[int
     return chosen
 
 
+def mark_of(outputs: Sequence[str]) -> str:
+    """The value of the mark of the job that makes ``outputs``, the same at each start of it."""
+    text = "\0".join([str(Path.cwd()), *outputs])
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def marked_processes(mark: str) -> list[int]:
+    """The living processes of the job with that mark.  None on a system without /proc."""
+    wanted = f"{_MARK}={mark}".encode()
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            # Empty for a zombie.
+            if wanted in (folder / "environ").read_bytes().split(b"\0"):
+                found.append(int(folder.name))
+        except OSError:
+            continue  # it has ended, or belongs to somebody else
+    return found
+
+
 @dataclass
 class _Running:
     job: Any  # submitit.LocalJob
@@ -85,6 +112,10 @@ class LocalCluster:
 
     A job sees exactly the GPUs that it asked for.  On a machine without any GPU a request for some
     is fulfilled with none, and ``warn`` is told so once.
+
+    A job ends with this process.  If the process around its command is killed, or both are, the
+    command's processes are found by their mark and stopped before the job counts as ended, and
+    before it starts again.
     """
 
     # Looking costs one system call a job; the end of a job is noticed this much later at worst.
@@ -96,11 +127,11 @@ class LocalCluster:
         self._warn = warn
         self._gpus: tuple[str, ...] | None = None  # looked up when the first job asks for one
         self._running: dict[Submission, _Running] = {}
+        self._stopping_since: dict[str, float] = {}  # by mark
         self._lock = threading.Lock()
         self._cancelled = False
 
-    def accept(self, submission: Submission) -> None:
-        request = submission.request
+    def check(self, request: Request) -> None:
         if request.nodes > 1:
             raise WorkflowError(
                 f"Rule {request.rule}: resource nodes={request.nodes} cannot be used; expected 1 "
@@ -121,6 +152,9 @@ class LocalCluster:
                 f"expected {len(self._gpus)} at most, as this machine shows the GPUs "
                 f"{','.join(self._gpus)}. Lower it with `--set-resources {request.rule}:gpu=...`."
             )
+
+    def accept(self, submissions: list[Submission]) -> None:
+        """Nothing: they wait until :meth:`step` finds room for them."""
 
     def cores_for(self, threads: int) -> int:
         return min(threads, self._cores)
@@ -154,20 +188,62 @@ class LocalCluster:
             pids = ", ".join(job.job_id for job in alive)
             self._warn(f"These processes did not end after SIGTERM, please kill them: {pids}")
 
+    def close(self) -> None:
+        """Nothing stays open."""
+
     def _collect(self) -> dict[Submission, Outcome]:
         """The outcomes of the jobs that have ended; their cores and GPUs are free again."""
-        ended = [s for s, running in self._running.items() if running.job.done()]
         outcomes = {}
-        for submission in ended:
-            del self._running[submission]
-            if result_file(submission).exists():
-                outcomes[submission] = read_result(submission)
+        for submission, running in list(self._running.items()):
+            if not running.job.done():
+                continue
+            file = result_file(submission)
+            if file.exists():
+                outcome: Outcome | None = read_result(file)
+            elif not self._is_gone(submission):
+                continue
             else:
-                outcomes[submission] = Outcome(
-                    False, "it was killed from outside, perhaps for lack of memory"
-                )
-            remove_pickles(submission, outcomes[submission].succeeded)
+                outcome = self._ended_without_result(submission)
+            del self._running[submission]
+            if outcome is not None:
+                remove_pickles(submission, outcome.succeeded)
+                outcomes[submission] = outcome
         return outcomes
+
+    def _ended_without_result(self, submission: Submission) -> Outcome | None:
+        """The outcome, or None if the job is to be started again."""
+        left = continuations_left(submission)
+        if submission.continuations - left < _RUNS_OF_A_CONTROLLER:
+            return Outcome(False, "it was killed from outside, perhaps for lack of memory")
+        remove_pickles(submission, succeeded=False)
+        submission.continuations = left
+        submission.note = f"goes on after process {submission.info.external_jobid}"
+        submission.info.external_jobid = None
+        return None
+
+    def _is_gone(self, submission: Submission) -> bool:
+        """Whether no process of the job's command is left.
+
+        Those that are get SIGTERM, and SIGKILL if they are still there after the usual grace.
+        """
+        mark = mark_of(submission.identity.outputs)
+        processes = marked_processes(mark)
+        if not processes:
+            self._stopping_since.pop(mark, None)
+            return True
+        since = self._stopping_since.get(mark)
+        if since is None:
+            self._stopping_since[mark] = time.monotonic()
+            pids = ", ".join(map(str, processes))
+            self._warn(
+                f"Stopping what is left of an earlier run of {submission.request.rule}: {pids}"
+            )
+        elif time.monotonic() - since < TERM_GRACE_S:
+            return False
+        for pid in processes:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM if since is None else signal.SIGKILL)
+        return False
 
     def _start(self, waiting: list[Submission]) -> dict[Submission, Outcome]:
         """Starts what fits; returns the jobs that could not be started, with the reason."""
@@ -179,6 +255,8 @@ class LocalCluster:
         failed = {}
         for position in choose_startable(wanted, free):
             submission, (cores, n_gpus) = waiting[position], wanted[position]
+            if not self._is_gone(submission):
+                continue  # what an earlier start left is being stopped
             given, gpus = gpus[:n_gpus], gpus[n_gpus:]
             try:
                 job = self._launch(submission, given)
@@ -198,7 +276,9 @@ class LocalCluster:
     def _launch(self, submission: Submission, gpus: Sequence[str]) -> Any:
         import submitit
 
-        executor = submitit.LocalExecutor(submission.folder, max_num_timeout=TIME_LIMIT_REQUEUES)
+        executor = submitit.LocalExecutor(
+            submission.folder, max_num_timeout=submission.continuations
+        )
         limit_min = submission.request.runtime_min or _NO_LIMIT_MIN
         delay_s = signal_delay_s(self._signal_delay, limit_min)
         executor.update_parameters(
@@ -208,5 +288,10 @@ class LocalCluster:
         for stale in submission.folder.glob("*_result.pkl"):
             stale.unlink(missing_ok=True)
         # submitit would number GPUs from 0 in every job.
-        command = f"export CUDA_VISIBLE_DEVICES={shlex.quote(','.join(gpus))}; {submission.command}"
-        return submit(executor, command, save_grace_s(delay_s))
+        variables = {
+            "CUDA_VISIBLE_DEVICES": ",".join(gpus),
+            _MARK: mark_of(submission.identity.outputs),
+        }
+        words = " ".join(f"{name}={shlex.quote(value)}" for name, value in variables.items())
+        command = f"export {words}; {submission.command}"
+        return executor.submit(shell_job(command, save_grace_s(delay_s), os.getpid()))

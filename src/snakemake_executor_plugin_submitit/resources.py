@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -100,6 +100,15 @@ class Request:
         parts = [part.split(":") for part in (self.gres or "").split(",")]
         in_gres = [int(p[-1]) if p[-1].isdigit() else 1 for p in parts if p[0] == "gpu"]
         return self.gpus + sum(in_gres)
+
+    @property
+    def memory(self) -> str:
+        """How much memory was asked for, for people."""
+        if self.mem_mb_per_cpu is not None:
+            return f"the {self.mem_mb_per_cpu} MiB a CPU that it asked for"
+        if self.mem_mb is not None:
+            return f"the {self.mem_mb} MiB that it asked for"
+        return "the partition gives to a job that asks for none"
 
 
 class _Reader:
@@ -221,9 +230,12 @@ def save_grace_s(delay_s: int) -> float:
     return 0.75 * delay_s
 
 
-def slurm_parameters(request: Request, name: str, wanted_signal_delay_s: int) -> dict[str, Any]:
-    """The parameters of ``submitit.AutoExecutor(cluster="slurm")`` for one job.
+def slurm_parameters(
+    request: Request, wanted_signal_delay_s: int, excluded_nodes: Sequence[str] = ()
+) -> dict[str, Any]:
+    """The parameters of ``submitit.SlurmExecutor`` for one job, but for its name.
 
+    ``excluded_nodes`` are kept away from, unless the job asks for certain nodes itself.
     Raises ``WorkflowError`` if there is no time limit: submitit would ask for 5 minutes, and
     without a limit no job could be told to save before it.
     """
@@ -241,26 +253,30 @@ def slurm_parameters(request: Request, name: str, wanted_signal_delay_s: int) ->
     gres = request.gres
     if request.gpu_model is not None:
         gres = f"gpu:{request.gpu_model}:{request.gpus}"
-    requeue: dict[str, str | bool] = {} if "no-requeue" in request.extra else {"requeue": True}
+    extra = dict(request.extra)
+    if "no-requeue" not in extra:
+        extra["requeue"] = True
+    if excluded_nodes and "nodelist" not in extra:
+        asked = [str(extra["exclude"])] if "exclude" in extra else []
+        extra["exclude"] = ",".join([*asked, *excluded_nodes])
     per_cpu = request.mem_mb_per_cpu
     return _without_none(
         {
-            "name": name,
-            "timeout_min": request.runtime_min,
+            "time": request.runtime_min,
             "cpus_per_task": request.cpus_per_task,
-            "mem_gb": request.mem_mb / 1024 if request.mem_mb and per_cpu is None else None,
-            "slurm_mem_per_cpu": None if per_cpu is None else f"{per_cpu}M",
+            "mem": f"{request.mem_mb}M" if request.mem_mb and per_cpu is None else None,
+            "mem_per_cpu": None if per_cpu is None else f"{per_cpu}M",
             "gpus_per_node": request.gpus if request.gpus and gres is None else None,
-            "slurm_gres": gres,
+            "gres": gres,
             "nodes": request.nodes,
-            "tasks_per_node": request.tasks_per_node,
-            "slurm_partition": request.partition,
-            "slurm_account": request.account,
-            "slurm_qos": request.qos,
-            "slurm_constraint": request.constraint,
-            "slurm_signal_delay_s": signal_delay_s(wanted_signal_delay_s, request.runtime_min),
-            "slurm_srun_args": srun_args,
-            "slurm_additional_parameters": requeue | dict(request.extra),
+            "ntasks_per_node": request.tasks_per_node,
+            "partition": request.partition,
+            "account": request.account,
+            "qos": request.qos,
+            "constraint": request.constraint,
+            "signal_delay_s": signal_delay_s(wanted_signal_delay_s, request.runtime_min),
+            "srun_args": srun_args,
+            "additional_parameters": extra,
             "stderr_to_stdout": True,
         }
     )

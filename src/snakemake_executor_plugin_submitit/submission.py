@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import pickle
 import re
@@ -10,16 +9,18 @@ import signal
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import ClassVar, Protocol
 
 from snakemake_interface_executor_plugins.executors.base import SubmittedJobInfo
 
 from snakemake_executor_plugin_submitit import job as job_module
+from snakemake_executor_plugin_submitit.ledger import Identity
 from snakemake_executor_plugin_submitit.resources import Request
 
-# How often a job may be started again at its time limit; submitit's default of 3 is too few for a
-# long training, and a bound is needed for one that makes no progress.
-TIME_LIMIT_REQUEUES = 100
+TOO_MANY_CONTINUATIONS = (
+    "it was interrupted (by its time limit, a preemption or the failure of a node) more often than "
+    "`--submitit-max-continuations` allows"
+)
 # Longest name of a log folder; file systems allow 255 bytes, and submitit adds file names to it.
 _LONGEST_NAME = 100
 # How much of a failed job's log is repeated in Snakemake's output.
@@ -33,9 +34,14 @@ class Submission:
 
     info: SubmittedJobInfo
     request: Request
+    identity: Identity
     command: str
-    folder: Path
+    folder: Path  # of the log and of submitit's files
+    rule_folder: Path  # the same for the jobs of an array
+    continuations: int  # how often it may still be started again to go on
     priority: int = 0
+    forced: bool = False  # whether it is to run although its outputs are there
+    note: str = ""  # what is special about how it came to run, for people
 
     @property
     def log(self) -> Path | None:
@@ -62,17 +68,18 @@ class Cluster(Protocol):
 
     poll_seconds: ClassVar[float]
 
-    def accept(self, submission: Submission) -> None:
-        """Takes a job over, in Snakemake's main thread.
+    def check(self, request: Request) -> None:
+        """Raises ``WorkflowError`` for a request that this place can never fulfil."""
 
-        Raises ``WorkflowError`` for a request that this place can never fulfil.
-        """
+    def accept(self, submissions: list[Submission]) -> None:
+        """Takes over jobs that are ready at the same time, in Snakemake's main thread."""
 
     def cores_for(self, threads: int) -> int:
         """The number of cores that a job with so many ``threads`` may use at once."""
 
     def step(self, submissions: list[Submission], stopping: bool) -> dict[Submission, Outcome]:
-        """Starts what can be started now and returns the jobs that have ended.
+        """Starts what can be started now, starts again what was interrupted, and returns the jobs
+        that have ended.
 
         Called again and again, in one thread, with all jobs that have not been returned yet.
         With ``stopping``, jobs that have not been started may be returned as dropped.
@@ -80,6 +87,9 @@ class Cluster(Protocol):
 
     def cancel(self) -> None:
         """Ends all jobs, and returns when they have ended or are sure to."""
+
+    def close(self) -> None:
+        """Called once, after the last :meth:`step`."""
 
 
 def block_sigint() -> None:
@@ -112,16 +122,30 @@ def _safe_name(text: str) -> str:
     return f"{safe[: _LONGEST_NAME - 9]}-{digest}"
 
 
-def submit(executor: Any, command: str, grace_s: float) -> Any:
-    """Submits ``command`` through a submitit executor and returns submitit's job.
+def shell_job(command: str, grace_s: float, parent: int | None = None) -> job_module.ShellJob:
+    """What submitit is to run, made ready to be pickled.
 
-    The callable is pickled by value: the job's Python may not find this package (it is found
-    through the working directory or PYTHONPATH at times), and need not spend time importing it.
+    It is pickled by value: the job's Python may not find this package (it is found through the
+    working directory or PYTHONPATH at times), and need not spend time importing it.
     """
     import cloudpickle
 
     cloudpickle.register_pickle_by_value(job_module)
-    return executor.submit(job_module.ShellJob(command, grace_s))
+    return job_module.ShellJob(command, grace_s, parent)
+
+
+def continuations_left(submission: Submission) -> int:
+    """How often a job that was interrupted may still be started again.
+
+    submitit counts those at a time limit in the job's pickle, on the machine of the job.
+    """
+    from submitit.core.utils import DelayedSubmission
+
+    file = submission.folder / f"{submission.info.external_jobid}_submitted.pkl"
+    try:
+        return int(DelayedSubmission.load(file)._timeout_countdown)
+    except Exception:  # whatever a damaged pickle raises
+        return submission.continuations
 
 
 def result_file(submission: Submission) -> Path:
@@ -129,9 +153,8 @@ def result_file(submission: Submission) -> Path:
     return submission.folder / f"{submission.info.external_jobid}_0_result.pkl"
 
 
-def read_result(submission: Submission) -> Outcome:
+def read_result(file: Path) -> Outcome:
     """What the job itself left as its result; the file must exist."""
-    file = result_file(submission)
     try:
         kind, value = pickle.loads(file.read_bytes())
     except (OSError, EOFError, pickle.UnpicklingError) as error:
@@ -140,23 +163,24 @@ def read_result(submission: Submission) -> Outcome:
         return Outcome(succeeded=True)
     # `value` is a traceback, the last line of which is "module.CommandFailed: message".
     last = str(value).strip().splitlines()[-1]
+    if "timed-out too many times" in last:  # submitit's words
+        return Outcome(succeeded=False, reason=TOO_MANY_CONTINUATIONS)
     return Outcome(succeeded=False, reason=last.partition("CommandFailed: ")[2] or last)
 
 
 def remove_pickles(submission: Submission, succeeded: bool) -> None:
     """Removes submitit's files of an ended job but its log.
 
-    A failed job also keeps its sbatch script, which can be submitted again by hand.
+    A failed job also keeps its sbatch script (if it was none of an array), which shows what was
+    asked for.
     """
-    job_id = submission.info.external_jobid
-    endings = ["submitted.pkl", "0_result.pkl"] + (["submission.sh"] if succeeded else [])
+    remove_files(submission.folder, str(submission.info.external_jobid), script=succeeded)
+
+
+def remove_files(folder: Path, job_id: str, script: bool) -> None:
+    endings = ["submitted.pkl", "0_result.pkl"] + (["submission.sh"] if script else [])
     for ending in endings:
-        (submission.folder / f"{job_id}_{ending}").unlink(missing_ok=True)
-    # submitit leaves a link of a random name to each sbatch script.
-    for link in submission.folder.glob(".submission_file_*.sh"):
-        with contextlib.suppress(OSError):
-            if link.readlink().name == f"{job_id}_submission.sh":
-                link.unlink()
+        (folder / f"{job_id}_{ending}").unlink(missing_ok=True)
 
 
 def log_tail(log: Path) -> str:

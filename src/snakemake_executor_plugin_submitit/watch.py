@@ -1,69 +1,65 @@
 """What Slurm says about jobs: one question for all of them, at a bounded rate, in a thread.
 
-squeue and sacct are asked together.  squeue is right about living jobs: accounting may call a job
-ended that is being requeued, or running long after its end was lost.  sacct knows the jobs that
-squeue has forgotten.  A cluster without accounting has squeue only, which forgets after minutes.
+squeue is asked first.  It is right about living jobs: accounting may call a job ended that is being
+requeued, or running long after its end was lost.  sacct is asked about those jobs that squeue does
+not call alive, which it forgets after minutes.  A cluster without accounting has squeue only.
 """
 
 from __future__ import annotations
 
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-# Slurm's job states in which a job will not run again.  Any other state, also one of a later
-# Slurm, means that the job lives: PREEMPTED and NODE_FAIL jobs are requeued where that is allowed,
-# and one that is not will be unknown to Slurm at some time.
-ENDED = frozenset(
-    {
-        "BOOT_FAIL",
-        "CANCELLED",
-        "COMPLETED",
-        "DEADLINE",
-        "FAILED",
-        "LAUNCH_FAILED",
-        "NODE_FAIL",
-        "OUT_OF_MEMORY",
-        "RECONFIG_FAIL",
-        "REVOKED",
-        "TIMEOUT",
-    }
-)
+from snakemake_executor_plugin_submitit.call import call
+from snakemake_executor_plugin_submitit.states import ENDED, INTERRUPTED, LOST
+
 # Seconds after which an ended job without a result is believed to have none.  The result of a
-# successful one may take a while to appear through a shared file system.
+# successful one may take a while to appear through a shared file system, and Slurm may take a while
+# to requeue an interrupted one.
 _SETTLE_S = 5.0
 _SETTLE_COMPLETED_S = 60.0
-# Seconds after which a job that neither sacct nor squeue knows is taken for lost.
-_VANISHED_S = 300.0
+_SETTLE_INTERRUPTED_S = 30.0
 # Least seconds between two questions when the reason of a failure is waited for.
 _URGENT_S = 4.0
 _ANSWER_WITHIN_S = 60.0
 
 
-def parse_sacct(text: str) -> dict[str, str]:
-    """States by job id, from ``sacct --parsable2 --noheader --format=JobID,State``.
+@dataclass(frozen=True)
+class Seen:
+    """A job's state in Slurm's words, and the nodes it has or had (as Slurm lists them)."""
+
+    state: str
+    nodes: str = ""
+
+
+def parse_sacct(text: str) -> dict[str, Seen]:
+    """By job id, from ``sacct --parsable2 --noheader --format=JobID,State,NodeList``.
 
     A job is called OUT_OF_MEMORY if one of its steps was: Slurm itself says FAILED then.
     """
-    states: dict[str, str] = {}
+    jobs: dict[str, Seen] = {}
     oom: set[str] = set()
     for line in text.splitlines():
-        identifier, _, state = line.partition("|")
+        identifier, _, rest = line.partition("|")
+        state, _, nodes = rest.partition("|")
         job_id, is_step, _ = identifier.partition(".")
         word = _state_word(state)
         if word == "OUT_OF_MEMORY":
             oom.add(job_id)
         if not is_step and word:
-            states[job_id] = word
-    return {i: "OUT_OF_MEMORY" if i in oom and s in ENDED else s for i, s in states.items()}
+            jobs[job_id] = Seen(word, _node_list(nodes))
+    return {
+        job_id: Seen("OUT_OF_MEMORY", seen.nodes) if job_id in oom and seen.state in ENDED else seen
+        for job_id, seen in jobs.items()
+    }
 
 
-def parse_squeue(text: str) -> dict[str, str]:
-    """States by job id, from ``squeue --noheader --format=%i|%T``."""
-    pairs = (line.partition("|") for line in text.splitlines())
-    return {job_id: _state_word(state) for job_id, _, state in pairs if _state_word(state)}
+def parse_squeue(text: str) -> dict[str, Seen]:
+    """By job id, from ``squeue --array --noheader --format=%i|%T|%N``."""
+    parts = (line.split("|") for line in text.splitlines() if line.count("|") == 2)
+    return {job_id: Seen(_state_word(state), _node_list(nodes)) for job_id, state, nodes in parts}
 
 
 def _state_word(text: str) -> str:
@@ -72,24 +68,31 @@ def _state_word(text: str) -> str:
     return "OUT_OF_MEMORY" if word.startswith("OUT_OF_ME") else word
 
 
+def _node_list(text: str) -> str:
+    return "" if text.strip() in ("None assigned", "(null)") else text.strip()
+
+
 @dataclass
 class _Known:
-    """Times are of ``time.monotonic()``; they start with the first answer of that kind."""
+    """Times are of ``time.monotonic()``, at the answers of Slurm."""
 
-    state: str | None = None
+    seen: Seen | None = None
     ended_at: float | None = None
-    unknown_at: float | None = None
+    unknown_at: float | None = None  # of the first of the answers that did not know the job
+    unknown_until: float = 0.0  # and of the last
 
 
 class StateWatch:
     """The states of all jobs of a workflow.
 
-    ``interval_s`` is the least number of seconds between two questions.  ``warn`` is told when
-    Slurm stops answering.
+    ``interval_s`` is the least number of seconds between two questions, ``lost_after_s`` for how
+    long Slurm must not know a job before it counts as lost.  ``warn`` is told when Slurm stops
+    answering; nothing is concluded from silence.
     """
 
-    def __init__(self, interval_s: float, warn: Callable[[str], None]) -> None:
+    def __init__(self, interval_s: float, lost_after_s: float, warn: Callable[[str], None]) -> None:
         self._interval_s = interval_s
+        self._lost_after_s = lost_after_s
         self._warn = warn
         self._known: dict[str, _Known] = {}
         self._lock = threading.Lock()
@@ -108,80 +111,91 @@ class StateWatch:
                 return
             self._asking = True
             self._urgent = False
-        threading.Thread(target=self._ask, args=(list(job_ids),), daemon=True).start()
+        threading.Thread(target=self._refresh, args=(list(job_ids),), daemon=True).start()
 
     def hurry(self) -> None:
         """Makes the next question come within seconds."""
         with self._lock:
             self._urgent = True
 
-    def state(self, job_id: str) -> str | None:
-        """The last state heard, in Slurm's words."""
+    def ask(self, job_ids: Sequence[str]) -> bool:
+        """Asks about ``job_ids`` now; False if squeue did not answer."""
+        queued = self._query_squeue()
+        if queued is None:
+            return False
+        alive = {job_id for job_id, seen in queued.items() if seen.state not in ENDED}
+        accounted = self._query_sacct([i for i in job_ids if i not in alive])
         with self._lock:
-            return self._known[job_id].state if job_id in self._known else None
+            self._note(job_ids, queued, accounted)
+        return True
 
-    def ended(self, job_id: str) -> str | None:
-        """Why the job will not leave a result any more, or None while it may."""
+    def state(self, job_id: str) -> str | None:
+        """The last state heard, in Slurm's words; None if the last answer did not know the job."""
+        with self._lock:
+            known = self._known.get(job_id, _Known())
+            return None if known.seen is None or known.unknown_at else known.seen.state
+
+    def ended(self, job_id: str) -> Seen | None:
+        """How the job ended, if it will not leave a result any more; None while it may."""
         now = time.monotonic()
         with self._lock:
             known = self._known.get(job_id, _Known())
-            if known.ended_at is not None:
-                settle = _SETTLE_COMPLETED_S if known.state == "COMPLETED" else _SETTLE_S
-                if now - known.ended_at > settle:
-                    return f"Slurm ended it with state {known.state} and it left no result"
-            if known.unknown_at is not None and now - known.unknown_at > _VANISHED_S:
-                return (
-                    f"it vanished: neither sacct nor squeue has known it for {_VANISHED_S:.0f} s "
-                    f"(last state: {known.state or 'none'}) and it left no result"
-                )
-        return None
+            if known.unknown_at is not None:
+                lost = known.unknown_until - known.unknown_at > self._lost_after_s
+                return Seen(LOST) if lost else None
+            if known.seen is None or known.ended_at is None:
+                return None
+            settled = now - known.ended_at > _settle_s(known.seen.state)
+            return known.seen if settled else None
 
-    def _ask(self, job_ids: list[str]) -> None:
+    def _refresh(self, job_ids: list[str]) -> None:
         try:
-            accounted = self._query_sacct(job_ids)
-            queued = self._query_squeue()
-            with self._lock:
-                self._note(job_ids, accounted, queued)
+            self.ask(job_ids)
         finally:
             with self._lock:
                 self._asking = False
                 self._asked_at = time.monotonic()
 
     def _note(
-        self, job_ids: Iterable[str], accounted: Mapping[str, str], queued: Mapping[str, str] | None
+        self, job_ids: Iterable[str], queued: Mapping[str, Seen], accounted: Mapping[str, Seen]
     ) -> None:
         now = time.monotonic()
         for job_id in job_ids:
             known = self._known.setdefault(job_id, _Known())
-            state = (queued or {}).get(job_id)
-            if state is None:
-                state = accounted.get(job_id)
-                if queued is not None and state not in ENDED:
-                    state = None  # it may be called running, but no queue has it
-            if state is None:
-                # Without squeue's word a job that sacct does not know may well be alive.
-                if queued is not None and known.unknown_at is None:
-                    known.unknown_at = now
+            seen = queued.get(job_id)
+            if seen is None or seen.state in ENDED:
+                told = accounted.get(job_id)
+                # sacct knows more about an end (whether a step was out of memory), but what it
+                # calls alive and no queue has is not.
+                seen = told if told is not None and told.state in ENDED else seen
+            if seen is None:
+                known.unknown_at = known.unknown_at or now
+                known.unknown_until = now
                 continue
-            known.state = state
+            known.seen = seen
             known.unknown_at = None
-            if state not in ENDED:
+            if seen.state not in ENDED:
                 known.ended_at = None
             elif known.ended_at is None:
                 known.ended_at = now
 
-    def _query_sacct(self, job_ids: list[str]) -> dict[str, str]:
-        if not self._accounting:
+    def _query_sacct(self, job_ids: list[str]) -> dict[str, Seen]:
+        if not self._accounting or not job_ids:
             return {}
-        command = ["sacct", "--parsable2", "--noheader", "--format=JobID,State"]
-        answer = _run([*command, f"--jobs={','.join(job_ids)}"])
+        # All tasks of an array in one word.
+        words = sorted({job_id.partition("_")[0] for job_id in job_ids})
+        command = ["sacct", "--parsable2", "--noheader", "--format=JobID,State,NodeList"]
+        answer = call([*command, f"--jobs={','.join(words)}"], _ANSWER_WITHIN_S)
         if answer.stdout is None and "disabled" in answer.complaint:
             self._accounting = False  # "Slurm accounting storage is disabled": for good
         return parse_sacct(answer.stdout or "")
 
-    def _query_squeue(self) -> dict[str, str] | None:
+    def _query_squeue(self) -> dict[str, Seen] | None:
         """None if squeue does not answer."""
-        answer = _run(["squeue", "--me", "--states=all", "--noheader", "--format=%i|%T"])
+        answer = call(
+            ["squeue", "--me", "--states=all", "--array", "--noheader", "--format=%i|%T|%N"],
+            _ANSWER_WITHIN_S,
+        )
         silent = answer.stdout is None
         if silent and not self._silent:
             self._warn(
@@ -192,19 +206,7 @@ class StateWatch:
         return None if answer.stdout is None else parse_squeue(answer.stdout)
 
 
-@dataclass(frozen=True)
-class _Answer:
-    stdout: str | None  # None: no answer, and `complaint` says why
-    complaint: str = ""
-
-
-def _run(command: list[str]) -> _Answer:
-    try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=_ANSWER_WITHIN_S, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        return _Answer(None, str(error))
-    if done.returncode != 0:
-        return _Answer(None, f"{command[0]} ended with {done.returncode}: {done.stderr.strip()}")
-    return _Answer(done.stdout)
+def _settle_s(state: str) -> float:
+    if state in INTERRUPTED:
+        return _SETTLE_INTERRUPTED_S
+    return _SETTLE_COMPLETED_S if state == "COMPLETED" else _SETTLE_S

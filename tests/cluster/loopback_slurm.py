@@ -1,16 +1,21 @@
 """A whole Slurm on the loopback interface, beside whatever runs on the machine.
 
-munged, MariaDB, slurmdbd, slurmctld and two slurmd run as children of the test process, each with
-files in one temporary folder and a port of its own.  Nothing in /etc and no service is touched;
-clients find the cluster through SLURM_CONF.
+munged, MariaDB, slurmdbd, slurmctld and a slurmd for each node run as children of the test process,
+each with files in one temporary folder and a port of its own.  Nothing in /etc and no service is
+touched; clients find the cluster through SLURM_CONF.
 
-Two nodes n1 and n2 with 4 CPUs, 4000 MiB and 2 GPUs (device files that stand for GPUs) each,
-whatever the machine has, and two partitions over both: `low`, the default, whose jobs are requeued
-when one of `high` needs their place.
+Nodes n1 to n6 with 4000 MiB and 4 CPUs each (n6: 8), whatever the machine has; n1 and n2 have 2
+GPUs each (device files that stand for GPUs).  Partitions:
+
+* `low` on n1, n2 and n6, the default: its jobs are requeued when one of `high` needs their place;
+* `lost` on n3: its jobs are cancelled instead;
+* `frail` on n4 and n5, for nodes that fail;
+* `high` on all of them.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -30,6 +35,9 @@ PROGRAMS = (
     *("sacctmgr", "sacct", "sbatch", "srun", "squeue", "scancel", "scontrol"),
 )
 SEARCH_PATH = os.pathsep.join((os.environ.get("PATH", ""), "/usr/local/sbin", "/usr/sbin", "/sbin"))
+
+# CPUs by node.
+NODES = {"n1": 4, "n2": 4, "n3": 4, "n4": 4, "n5": 4, "n6": 8}
 
 # Seconds between Slurm's SIGTERM and SIGKILL.
 KILL_WAIT_S = 5
@@ -74,11 +82,19 @@ class LoopbackSlurm:
             "MYSQL_UNIX_PORT": str(self.folder / "db.sock"),
             "PATH": SEARCH_PATH,
         }
-        self._daemons: list[subprocess.Popen[bytes]] = []
+        # By the name of the program or of the node.
+        self._daemons: dict[str, subprocess.Popen[bytes]] = {}
 
     def run(self, *command: str) -> str:
-        """The output of one of Slurm's programs; fails the test if that fails."""
-        done = self._call(*command)
+        """The output of one of Slurm's programs; fails the test if that fails.
+
+        A controller that is being restarted, by another test, is waited for.
+        """
+        deadline = time.monotonic() + 60
+        while "Unable to contact slurm controller" in (done := self._call(*command)).stderr:
+            if time.monotonic() > deadline:
+                break
+            time.sleep(0.5)
         assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
         return done.stdout
 
@@ -106,32 +122,58 @@ class LoopbackSlurm:
         self._daemon("slurmdbd", "-D")
         self._wait_for_success("sacctmgr", "--immediate", "add", "cluster", "loopback")
         self._daemon("slurmctld", "-D", "-i")
-        for node in ("n1", "n2"):
+        for node in NODES:
             self._daemon("slurmd", "-D", "-N", node)
         deadline = time.monotonic() + 60
         nodes = ("sinfo", "--Node", "--noheader", "--format=%N %T")
-        while set(self._call(*nodes).stdout.splitlines()) != {"n1 idle", "n2 idle"}:
+        idle = {f"{node} idle" for node in NODES}
+        while set(self._call(*nodes).stdout.splitlines()) != idle:
             self._check_alive()
             if time.monotonic() > deadline:
                 pytest.fail(f"the nodes are not idle after a minute\n{self.diagnosis()}")
             time.sleep(0.3)
 
+    def stop_daemon(self, name: str) -> None:
+        """Ends `slurmctld` or `slurmdbd`, in an orderly way."""
+        daemon = self._daemons[name]
+        daemon.terminate()
+        daemon.wait(timeout=60)
+
+    def start_daemon(self, name: str) -> None:
+        """Starts again what :meth:`stop_daemon` has ended."""
+        self._daemon(name, *(["-D", "-i"] if name == "slurmctld" else ["-D"]))
+
+    def lose_node(self, node: str) -> None:
+        """Kills everything on the node, as a power cut would, and has Slurm notice at once."""
+        slurmd = self._daemons[node]
+        slurmd.kill()
+        slurmd.wait()
+        tasks = _processes_with(f"SLURMD_NODENAME={node}".encode())
+        # Those that started them go first, or they would tell Slurm of the tasks' end.
+        steps = {pid for pid in map(_parent, tasks) if "slurmstepd" in _program(pid)}
+        for pid in [*steps, *tasks]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self.run("scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=test")
+
     def stop(self) -> None:
         """Ends all jobs, all daemons and whatever they started, and removes the folder."""
         try:
-            if any("slurmd" in str(daemon.args) for daemon in self._daemons):
+            if "slurmctld" in self._daemons:
                 self._call("scancel", "--user=root")
         finally:
-            for daemon in reversed(self._daemons):
+            daemons = list(self._daemons.values())
+            for daemon in reversed(daemons):
                 daemon.terminate()
-            for daemon in self._daemons:
+            for daemon in daemons:
                 try:
                     daemon.wait(timeout=10)
                 except subprocess.TimeoutExpired:
                     daemon.kill()
                     daemon.wait()
-            for pid in self._processes_of_this_cluster():
-                os.kill(pid, signal.SIGKILL)
+            for pid in _processes_with(f"SLURM_CONF={self.folder}/".encode()):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
             shutil.rmtree(self.folder, ignore_errors=True)
 
     def diagnosis(self) -> str:
@@ -143,14 +185,14 @@ class LoopbackSlurm:
     def _write_configuration(self) -> None:
         folder = self.folder
         folder.chmod(0o755)
-        for name in ("db", "state", "spool.n1", "spool.n2"):
+        for name in ("db", "state", *(f"spool.{node}" for node in NODES)):
             (folder / name).mkdir()
         for number in range(4):
             # The devices of /dev/null, in the place of GPUs.
             os.mknod(folder / f"gpu{number}", 0o666 | stat.S_IFCHR, os.makedev(1, 3))
         _write_private(folder / "munge.key", os.urandom(128))
         host = socket.gethostname().partition(".")[0]
-        controller, dbd, first, second = free_ports(4)
+        controller, dbd, *node_ports = free_ports(2 + len(NODES))
         slurmdbd = f"""
             AuthType=auth/munge
             AuthInfo=socket={folder}/munge.sock
@@ -198,34 +240,38 @@ class LoopbackSlurm:
             SchedulerParameters=sched_interval=5,bf_interval=5
             PreemptType=preempt/partition_prio
             PreemptMode=REQUEUE
-            NodeName=n1 NodeHostname={host} NodeAddr=127.0.0.1 Port={first} CPUs=4 \
-RealMemory=4000 Gres=gpu:2
-            NodeName=n2 NodeHostname={host} NodeAddr=127.0.0.1 Port={second} CPUs=4 \
-RealMemory=4000 Gres=gpu:2
-            PartitionName=low Nodes=n1,n2 Default=YES PriorityTier=1 PreemptMode=REQUEUE \
+            PartitionName=low Nodes=n1,n2,n6 Default=YES PriorityTier=1 PreemptMode=REQUEUE \
 GraceTime=10 MaxTime=60 DefMemPerCPU=100
-            PartitionName=high Nodes=n1,n2 PriorityTier=10 PreemptMode=OFF MaxTime=60 \
+            PartitionName=lost Nodes=n3 PriorityTier=1 PreemptMode=CANCEL \
+GraceTime=10 MaxTime=60 DefMemPerCPU=100
+            PartitionName=frail Nodes=n4,n5 PriorityTier=1 PreemptMode=OFF MaxTime=60 \
+DefMemPerCPU=100
+            PartitionName=high Nodes=n[1-6] PriorityTier=10 PreemptMode=OFF MaxTime=60 \
 DefMemPerCPU=100
             """
-        (folder / "slurm.conf").write_text(textwrap.dedent(slurm))
+        nodes = "".join(
+            f"NodeName={node} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs={cpus} "
+            f"RealMemory=4000{' Gres=gpu:2' if node in ('n1', 'n2') else ''}\n"
+            for (node, cpus), port in zip(NODES.items(), node_ports, strict=True)
+        )
+        (folder / "slurm.conf").write_text(textwrap.dedent(slurm) + nodes)
         (folder / "gres.conf").write_text(
             f"NodeName=n1 Name=gpu File={folder}/gpu[0-1]\n"
             f"NodeName=n2 Name=gpu File={folder}/gpu[2-3]\n"
         )
 
     def _daemon(self, *command: str) -> None:
-        with (self.folder / f"{command[0]}.out.log").open("ab") as log:
+        name = command[-1] if command[0] == "slurmd" else command[0]
+        with (self.folder / f"{name}.out.log").open("ab") as log:
             program = shutil.which(command[0], path=SEARCH_PATH)
             assert program is not None
-            self._daemons.append(
-                subprocess.Popen(
-                    [program, *command[1:]],
-                    env=os.environ | self.environment,
-                    stdout=log,
-                    stderr=log,
-                    cwd=self.folder,
-                    start_new_session=True,
-                )
+            self._daemons[name] = subprocess.Popen(
+                [program, *command[1:]],
+                env=os.environ | self.environment,
+                stdout=log,
+                stderr=log,
+                cwd=self.folder,
+                start_new_session=True,
             )
 
     def _call(self, *command: str) -> subprocess.CompletedProcess[str]:
@@ -247,21 +293,37 @@ DefMemPerCPU=100
             time.sleep(0.2)
 
     def _check_alive(self) -> None:
-        for daemon in self._daemons:
+        for daemon in self._daemons.values():
             if daemon.poll() is not None:
                 pytest.fail(f"{daemon.args!r} ended with {daemon.returncode}\n{self.diagnosis()}")
 
-    def _processes_of_this_cluster(self) -> list[int]:
-        """Those that have the cluster's SLURM_CONF in their environment, but for this process."""
-        marker = f"SLURM_CONF={self.folder}/".encode()
-        found = []
-        for path in Path("/proc").glob("[0-9]*/environ"):
-            try:
-                if marker in path.read_bytes() and int(path.parent.name) != os.getpid():
-                    found.append(int(path.parent.name))
-            except OSError:
-                continue  # it ended meanwhile
-        return found
+
+def _processes_with(marker: bytes) -> list[int]:
+    """Those that have ``marker`` in their environment, but for this process."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        try:
+            if marker in path.read_bytes() and int(path.parent.name) != os.getpid():
+                found.append(int(path.parent.name))
+        except OSError:
+            continue  # it ended meanwhile
+    return found
+
+
+def _parent(pid: int) -> int:
+    """0 for a process that has ended."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+    except OSError:
+        return 0
+    return int(stat.rpartition(")")[2].split()[1])
+
+
+def _program(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/comm").read_text()
+    except OSError:
+        return ""
 
 
 def _write_private(path: Path, content: bytes) -> None:

@@ -1,7 +1,9 @@
 """Workflows through the plugin on a real Slurm.
 
-What takes minutes (the time limit, a preemption, a cancellation found by asking Slurm) is started
-first, in threads, and looked at last.  It has the node n2, or leaves enough of n1.
+What takes minutes (the time limit, preemptions, the failure of a node, a Snakemake that is killed
+...) is started first, in threads, and looked at last.  Each such scenario has a node of its own, or
+leaves enough of n1.  What disturbs all of Slurm (its daemons being restarted) happens in between;
+the scenarios bear that too.
 """
 
 from __future__ import annotations
@@ -23,8 +25,15 @@ from submitit_project import Project, wait_for, write_trainer
 ARGUMENTS = ("--submitit-cluster", "slurm", "--jobs", "10", "--cores", "8")
 
 
-def default_resources(node: str) -> tuple[str, ...]:
-    return ("--default-resources", "runtime=10", "mem_mb=200", f"slurm_extra='--nodelist={node}'")
+PARTITIONS = {"n1": "low", "n2": "low", "n6": "low", "n3": "lost", "n[4-5]": "frail"}
+
+
+def default_resources(nodes: str) -> tuple[str, ...]:
+    """For jobs on one node, or on any of several."""
+    where = [f"slurm_partition={PARTITIONS[nodes]}"]
+    if "[" not in nodes:
+        where.append(f"slurm_extra='--nodelist={nodes}'")
+    return ("--default-resources", "runtime=10", "mem_mb=200", *where)
 
 
 class Workflow(Project):
@@ -37,12 +46,23 @@ class Workflow(Project):
     def on(self, node: str, *arguments: str) -> subprocess.Popen[str]:
         return self.start(*ARGUMENTS, *arguments, *default_resources(node))
 
+    def restart(self, node: str, *arguments: str) -> subprocess.Popen[str]:
+        """As a user does after a crash."""
+        status, output = self.run("--unlock")
+        assert status == 0, output
+        return self.on(node, "--rerun-incomplete", *arguments)
+
+    def count(self, name: str) -> int:
+        """How many lines a job has added to the file ``name``."""
+        path = self.folder / name
+        return len(path.read_text().splitlines()) if path.exists() else 0
+
     def finish(self, node: str, *arguments: str) -> tuple[int, str]:
         return self.run(*ARGUMENTS, *arguments, *default_resources(node))
 
     def job_ids(self) -> list[str]:
         """Of the jobs in the queue or running, by the folder that they work in."""
-        listed = self.slurm.run("squeue", "--noheader", "--format=%i|%Z").splitlines()
+        listed = self.slurm.run("squeue", "--array", "--noheader", "--format=%i|%Z").splitlines()
         return [line.partition("|")[0] for line in listed if line.endswith(f"|{self.folder}")]
 
 
@@ -82,7 +102,7 @@ def preemption(workflow: Workflow) -> Ending:
     write_trainer(workflow.folder, save_s=1.0)
     workflow.write(TRAINING.format(python=sys.executable, runtime=10))
     process = workflow.on("n2")
-    wait_for((workflow.folder / "ready").exists, 60, "the trainer")
+    wait_for((workflow.folder / "ready").exists, 150, "the trainer")
     started = time.monotonic()
     workflow.slurm.run(
         *("sbatch", "--partition=high", "--nodelist=n2", "--cpus-per-task=4"),
@@ -100,16 +120,115 @@ def cancellation(workflow: Workflow) -> Ending:
         """
     )
     process = workflow.on("n1")
-    wait_for((workflow.folder / "ready").exists, 60, "the job")
+    wait_for((workflow.folder / "ready").exists, 150, "the job")
     started = time.monotonic()
     workflow.slurm.run("scancel", *workflow.job_ids())
     return _ending(workflow, process, started)
 
 
-def _ending(workflow: Workflow, process: subprocess.Popen[str], started: float) -> Ending:
-    wait_for(lambda: workflow.job_ids() or process.poll() is not None, 60, "a job")
+def preemption_without_requeue(workflow: Workflow) -> Ending:
+    write_trainer(workflow.folder, save_s=1.0)
+    workflow.write(TRAINING.format(python=sys.executable, runtime=10))
+    process = workflow.on("n3", "--submitit-status-interval", "5")
+    wait_for((workflow.folder / "ready").exists, 150, "the trainer")
+    started = time.monotonic()
+    workflow.slurm.run(
+        *("sbatch", "--partition=high", "--nodelist=n3", "--cpus-per-task=4"),
+        *("--output=/dev/null", "--wrap=sleep 2"),
+    )
+    return _ending(workflow, process, started)
+
+
+def node_failure(workflow: Workflow) -> Ending:
+    """Two jobs on a node that fails.  Slurm requeues one of them; the other it must not."""
+    workflow.write(
+        """
+        rule all:
+            input: "first.txt", "second.txt"
+        rule first:
+            output: "first.txt"
+            shell: "echo $SLURMD_NODENAME >> first.runs; test $(wc -l < first.runs) -gt 1"
+                   " || sleep 600; touch {output}"
+        rule second:
+            output: "second.txt"
+            resources: slurm_extra="--no-requeue"
+            shell: "echo $SLURMD_NODENAME >> second.runs; test $(wc -l < second.runs) -gt 1"
+                   " || sleep 600; touch {output}"
+        """
+    )
+    process = workflow.on("n[4-5]", "--submitit-status-interval", "5")
+    both = [workflow.folder / f"{name}.runs" for name in ("first", "second")]
+    wait_for(lambda: all(path.exists() for path in both), 240, "both jobs")
     ids = workflow.job_ids()
-    output, _ = process.communicate(timeout=300)
+    started = time.monotonic()
+    (node,) = {path.read_text().strip() for path in both}
+    workflow.slurm.lose_node(node)
+    output, _ = process.communicate(timeout=420)
+    jobs = "".join(workflow.slurm.run("scontrol", "show", "job", each) for each in ids)
+    return Ending(workflow, process.returncode, output, time.monotonic() - started, jobs)
+
+
+OUTLIVED = """
+    rule all:
+        input:
+            expand("{{name}}.txt", name=["early", "meanwhile", "running", "queued", "changed"]),
+            expand("array{{i}}.txt", i=range(3)),
+    rule early:
+        output: "early.txt"
+        shell: "echo run >> early.runs; touch {{output}}"
+    rule meanwhile:
+        output: "meanwhile.txt"
+        input: "early.txt"
+        shell: "echo run >> meanwhile.runs; touch {{output}};"
+               " while [ ! -e go1 ]; do sleep 0.2; done"
+    rule running:
+        output: "running.txt"
+        input: "early.txt"
+        shell: "echo run >> running.runs; touch {{output}};"
+               " while [ ! -e go2 ]; do sleep 0.2; done"
+    rule queued:
+        output: "queued.txt"
+        input: "early.txt"
+        resources: slurm_extra="--nodelist=n6 --begin=now+40"
+        shell: "echo run >> queued.runs; touch {{output}}"
+    rule changed:
+        output: "changed.txt"
+        input: "early.txt"
+        shell: "echo run >> changed.runs;"
+               " while [ ! -e {go} ]; do sleep 0.2; done; touch {{output}}"
+    rule array:
+        output: "array{{i}}.txt"
+        input: "early.txt"
+        resources: mem_mb=100
+        shell: "echo run >> array{{wildcards.i}}.runs; "
+               "while [ {{wildcards.i}} -gt 0 -a ! -e go2 ]; do sleep 0.2; done; touch {{output}}"
+    """
+OUTLIVING = ("meanwhile", "running", "changed", "array0", "array1", "array2")
+
+
+def killed_snakemake(workflow: Workflow) -> Ending:
+    """Killed while jobs have run, run, and wait; some end before it is started again."""
+    folder = workflow.folder
+    workflow.write(OUTLIVED.format(go="never"))
+    process = workflow.on("n6")
+    wait_for(lambda: all(workflow.count(f"{name}.runs") for name in OUTLIVING), 240, "jobs")
+    wait_for(lambda: len(workflow.job_ids()) == 6, 150, "one task of the array to end")
+    process.kill()
+    process.wait()
+    (folder / "go1").touch()
+    wait_for(lambda: len(workflow.job_ids()) == 5, 150, "the end of one more job")
+    workflow.write(OUTLIVED.format(go="Snakefile"))
+    again = workflow.restart("n6")
+    started = time.monotonic()
+    wait_for(lambda: workflow.count("changed.runs") == 2, 240, "the changed job")
+    (folder / "go2").touch()
+    return _ending(workflow, again, started)
+
+
+def _ending(workflow: Workflow, process: subprocess.Popen[str], started: float) -> Ending:
+    wait_for(lambda: workflow.job_ids() or process.poll() is not None, 150, "a job")
+    ids = workflow.job_ids()
+    output, _ = process.communicate(timeout=420)
     job = workflow.slurm.run("scontrol", "show", "job", ids[0]) if ids else ""
     return Ending(workflow, process.returncode, output, time.monotonic() - started, job)
 
@@ -118,7 +237,10 @@ def _ending(workflow: Workflow, process: subprocess.Popen[str], started: float) 
 def scenarios(
     slurm: LoopbackSlurm, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[dict[Callable[[Workflow], Ending], Future[Ending]]]:
-    functions = (time_limit, preemption, cancellation)
+    functions = (
+        *(time_limit, preemption, cancellation),
+        *(preemption_without_requeue, node_failure, killed_snakemake),
+    )
     with ThreadPoolExecutor(len(functions)) as pool:
         yield {
             each: pool.submit(each, Workflow(tmp_path_factory.mktemp(each.__name__), slurm))
@@ -220,10 +342,10 @@ def test_ctrl_c_cancels_all_jobs(workflow: Workflow) -> None:
         """
     )
     process = workflow.on("n1")
-    wait_for(lambda: list(workflow.folder.glob("started*")), 60, "a job")
-    wait_for(lambda: len(workflow.job_ids()) == 3, 30, "three submitted jobs")
+    wait_for(lambda: list(workflow.folder.glob("started*")), 150, "a job")
+    wait_for(lambda: len(workflow.job_ids()) == 3, 120, "three submitted jobs")
     process.send_signal(signal.SIGINT)
-    output, _ = process.communicate(timeout=60)
+    output, _ = process.communicate(timeout=180)
     assert process.returncode != 0, output
     wait_for(lambda: not workflow.job_ids(), KILL_WAIT_S + 15, "the end of the Slurm jobs")
 
@@ -268,11 +390,153 @@ def test_without_sacct_squeue_tells_of_a_cancelled_job(workflow: Workflow, tmp_p
         """
     )
     process = workflow.on("n1", "--submitit-status-interval", "3")
-    wait_for((workflow.folder / "ready").exists, 60, "the job")
+    wait_for((workflow.folder / "ready").exists, 150, "the job")
     workflow.slurm.run("scancel", *workflow.job_ids())
-    output, _ = process.communicate(timeout=60)
+    output, _ = process.communicate(timeout=180)
     assert process.returncode != 0
-    assert "Slurm ended it with state CANCELLED" in output
+    assert "cancelled from outside Snakemake (Slurm state CANCELLED)" in output
+
+
+def test_jobs_alike_are_one_array_of_which_each_task_is_a_job_of_its_own(
+    workflow: Workflow,
+) -> None:
+    workflow.write(
+        """
+        rule all:
+            input: expand("{i}.txt", i=range(5)), "wide.txt"
+        rule part:
+            output: "{i,[0-9]}.txt"
+            resources: mem_mb=100
+            shell: "echo $SLURM_ARRAY_JOB_ID > array{wildcards.i};"
+                   " if [ {wildcards.i} = 1 ]; then exit 3; fi;"
+                   " if [ {wildcards.i} = 2 ]; then sleep 600; fi; touch {output}"
+        rule wide:
+            output: "wide.txt"
+            resources: mem_mb=100
+            shell: "echo ${{SLURM_ARRAY_JOB_ID:-none}} > {output}"
+        """
+    )
+    process = workflow.on("n1", "--keep-going", "--submitit-status-interval", "3")
+    wait_for(lambda: len(list(workflow.folder.glob("[0134].txt"))) == 3, 240, "three jobs")
+    wait_for(lambda: len(workflow.job_ids()) == 1, 120, "the last job")
+    (task,) = workflow.job_ids()
+    workflow.slurm.run("scancel", task)
+    output, _ = process.communicate(timeout=180)
+    assert process.returncode != 0
+    (array,) = {path.read_text().strip() for path in workflow.folder.glob("array*")}
+    assert task.startswith(f"{array}_")
+    assert (workflow.folder / "wide.txt").read_text() == "none\n"
+    assert output.count("failed: the command ended with status 1") == 1
+    assert output.count("cancelled from outside Snakemake") == 1
+    # Their logs lie in the folder of the rule, and nothing else is left there.
+    left = sorted(path.name for path in (workflow.folder / "logs/submitit/part").iterdir())
+    assert left == [f"{array}_{i}_0_log.out" for i in range(5)]
+    assert not list((workflow.folder / ".snakemake/submitit").iterdir())
+
+
+def test_arrays_can_be_limited_or_switched_off(workflow: Workflow) -> None:
+    workflow.write(
+        """
+        rule all:
+            input: expand("{i}.txt", i=range(3))
+        rule part:
+            output: "{i}.txt"
+            shell: "echo ${{SLURM_ARRAY_JOB_ID:-none}} > {output}"
+        """
+    )
+    status, output = workflow.finish("n1", "--submitit-array-limit", "1")
+    assert status == 0, output
+    assert {path.read_text() for path in workflow.folder.glob("?.txt")} == {"none\n"}
+    status, output = workflow.finish("n1", "--submitit-array-limit", "2", "--forceall")
+    assert status == 0, output
+    texts = [path.read_text() for path in workflow.folder.glob("?.txt")]
+    assert texts.count("none\n") == 1
+    assert len(set(texts)) == 2
+
+
+def test_ctrl_c_cancels_jobs_that_were_taken_over(workflow: Workflow) -> None:
+    workflow.write(
+        """
+        rule all:
+            input: expand("{i}.txt", i=range(2))
+        rule slow:
+            output: "{i}.txt"
+            resources: mem_mb=100
+            shell: "echo run >> started{wildcards.i}; sleep 600"
+        """
+    )
+    first = workflow.on("n1")
+    wait_for(lambda: len(list(workflow.folder.glob("started*"))) == 2, 240, "two jobs")
+    first.kill()
+    first.wait()
+    ids = workflow.job_ids()
+    second = workflow.restart("n1")
+    for _ in range(2):
+        read_until(second, "submitted by an earlier start")
+    assert workflow.job_ids() == ids
+    second.send_signal(signal.SIGINT)
+    second.communicate(timeout=180)
+    wait_for(lambda: not workflow.job_ids(), KILL_WAIT_S + 15, "the end of the Slurm jobs")
+    assert [workflow.count(f"started{i}") for i in range(2)] == [1, 1]
+    assert not list((workflow.folder / ".snakemake/submitit").iterdir())
+
+
+def read_until(process: subprocess.Popen[str], words: str) -> str:
+    """The lines of its output up to the first with ``words``; fails the test if there is none."""
+    assert process.stdout is not None
+    seen = ""
+    for line in process.stdout:
+        seen += line
+        if words in line:
+            return seen
+    pytest.fail(f"{words!r} is not in the output:\n{seen}")
+
+
+def test_a_controller_that_is_restarted_loses_no_job(workflow: Workflow) -> None:
+    workflow.write(
+        """
+        rule last:
+            input: "first.txt"
+            output: "last.txt"
+            shell: "echo run >> runs; touch {output}"
+        rule first:
+            output: "first.txt"
+            shell: "echo run >> runs; while [ ! -e go ]; do sleep 0.2; done; touch {output}"
+        """
+    )
+    process = workflow.on("n1", "--submitit-status-interval", "2")
+    wait_for((workflow.folder / "runs").exists, 150, "the job")
+    workflow.slurm.stop_daemon("slurmctld")
+    try:
+        seen = read_until(process, "Slurm does not answer")
+        # The second job is to be submitted while nobody takes jobs.
+        (workflow.folder / "go").touch()
+        seen += read_until(process, "Trying again every")
+    finally:
+        workflow.slurm.start_daemon("slurmctld")
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, seen + output
+    assert workflow.count("runs") == 2
+
+
+def test_without_the_accounting_daemon_squeue_tells_of_a_cancelled_job(workflow: Workflow) -> None:
+    workflow.write(
+        """
+        rule slow:
+            output: "x.txt"
+            shell: "touch ready; sleep 600"
+        """
+    )
+    workflow.slurm.stop_daemon("slurmdbd")
+    try:
+        process = workflow.on("n1", "--submitit-status-interval", "3")
+        wait_for((workflow.folder / "ready").exists, 150, "the job")
+        workflow.slurm.run("scancel", *workflow.job_ids())
+        output, _ = process.communicate(timeout=150)
+    finally:
+        workflow.slurm.start_daemon("slurmdbd")
+    assert process.returncode != 0
+    assert "cancelled from outside Snakemake (Slurm state CANCELLED)" in output
 
 
 def test_a_job_cancelled_from_outside_is_noticed_within_about_a_minute(
@@ -280,9 +544,9 @@ def test_a_job_cancelled_from_outside_is_noticed_within_about_a_minute(
 ) -> None:
     ending = scenarios[cancellation].result()
     assert ending.status != 0
-    assert "Slurm ended it with state CANCELLED and it left no result" in ending.output
+    assert "cancelled from outside Snakemake (Slurm state CANCELLED)" in ending.output
     assert "  | it has begun" in ending.output
-    assert ending.seconds < 75
+    assert ending.seconds < 100
 
 
 def test_a_preempted_job_saves_is_requeued_and_finishes(
@@ -306,3 +570,45 @@ def test_a_job_at_its_time_limit_saves_is_requeued_and_finishes(
     assert (folder / "runs").read_text() == "run\n" * 2
     assert "Restarts=1" in ending.job
     assert (folder / "model.txt").exists()
+
+
+def test_a_preempted_job_that_slurm_cancels_is_submitted_again_and_finishes(
+    scenarios: dict[Callable[[Workflow], Ending], Future[Ending]],
+) -> None:
+    ending = scenarios[preemption_without_requeue].result()
+    folder = ending.workflow.folder
+    assert ending.status == 0, ending.output
+    assert (folder / "state").read_text() == "SIGTERM"
+    assert (folder / "runs").read_text() == "run\n" * 2
+    assert "JobState=PREEMPTED" in ending.job
+    assert "goes on after job" in ending.output
+    assert "ended as PREEMPTED" in ending.output
+
+
+def test_jobs_of_a_failed_node_go_on_on_another(
+    scenarios: dict[Callable[[Workflow], Ending], Future[Ending]],
+) -> None:
+    ending = scenarios[node_failure].result()
+    assert ending.status == 0, ending.output
+    for name in ("first", "second"):
+        nodes = (ending.workflow.folder / f"{name}.runs").read_text().split()
+        assert sorted(nodes) == ["n4", "n5"]
+    assert "Restarts=1" in ending.job
+    assert "JobState=NODE_FAIL" in ending.job
+    assert ending.output.count("ended as NODE_FAIL") == 1
+
+
+def test_after_snakemake_was_killed_no_job_runs_twice_and_none_is_lost(
+    scenarios: dict[Callable[[Workflow], Ending], Future[Ending]],
+) -> None:
+    ending = scenarios[killed_snakemake].result()
+    assert ending.status == 0, ending.output
+    once = {"early", "meanwhile", "running", "queued", "array0", "array1", "array2"}
+    runs = {name: ending.workflow.count(f"{name}.runs") for name in once | {"changed"}}
+    assert runs == dict.fromkeys(once, 1) | {"changed": 2}
+    # `running`, `queued` and two tasks of the array; what has ended is not asked for again.
+    assert ending.output.count("submitted by an earlier start") == 4
+    assert "cancelling them" in ending.output
+    assert not list((ending.workflow.folder / ".snakemake/submitit").iterdir())
+    left = [p.name for p in (ending.workflow.folder / "logs").rglob("*") if p.is_file()]
+    assert all(name.endswith("_log.out") for name in left if not name.endswith("submission.sh"))

@@ -92,7 +92,7 @@ class Project:
             start_new_session=True,
         )
 
-    def run(self, *arguments: str, seconds: float = 90) -> tuple[int, str]:
+    def run(self, *arguments: str, seconds: float = 180) -> tuple[int, str]:
         """Exit status and all output."""
         process = self.start(*arguments)
         try:

@@ -16,21 +16,20 @@ from snakemake_executor_plugin_submitit.resources import (
 
 # What every job has: one thread, an hour.
 BASE: dict[str, Any] = {
-    "name": "train",
-    "timeout_min": 60,
+    "time": 60,
     "cpus_per_task": 1,
     "nodes": 1,
-    "tasks_per_node": 1,
-    "slurm_signal_delay_s": 120,
-    "slurm_srun_args": ["--cpus-per-task=1"],
-    "slurm_additional_parameters": {"requeue": True},
+    "ntasks_per_node": 1,
+    "signal_delay_s": 120,
+    "srun_args": ["--cpus-per-task=1"],
+    "additional_parameters": {"requeue": True},
     "stderr_to_stdout": True,
 }
 
 
 def parameters(threads: int = 1, **resources: Any) -> dict[str, Any]:
     request = read_request("train", threads, {"runtime": 60, **resources})
-    return slurm_parameters(request, "train", wanted_signal_delay_s=120)
+    return slurm_parameters(request, wanted_signal_delay_s=120)
 
 
 @pytest.mark.parametrize(
@@ -38,29 +37,28 @@ def parameters(threads: int = 1, **resources: Any) -> dict[str, Any]:
     [
         ({}, {}),
         ({"tmpdir": "/tmp", "disk_mb": 5, "own": 3}, {}),
-        ({"runtime": 3}, {"timeout_min": 3, "slurm_signal_delay_s": 90}),
-        ({"mem_mb": 2048}, {"mem_gb": 2.0}),
-        ({"mem_mb": 1500}, {"mem_gb": 1500 / 1024}),
-        ({"mem_mb_per_cpu": 700, "mem_mb": 1000}, {"slurm_mem_per_cpu": "700M"}),
+        ({"runtime": 3}, {"time": 3, "signal_delay_s": 90}),
+        ({"mem_mb": 2048}, {"mem": "2048M"}),
+        ({"mem_mb_per_cpu": 700, "mem_mb": 1000}, {"mem_per_cpu": "700M"}),
         ({"gpu": 2}, {"gpus_per_node": 2}),
         ({"gpu": 0}, {}),
-        ({"gpu": 1, "gpu_model": "a100"}, {"slurm_gres": "gpu:a100:1"}),
-        ({"gres": "gpu:a100:2,shard:4"}, {"slurm_gres": "gpu:a100:2,shard:4"}),
-        ({"slurm_partition": "low"}, {"slurm_partition": "low"}),
-        ({"slurm_account": 4711}, {"slurm_account": "4711"}),
+        ({"gpu": 1, "gpu_model": "a100"}, {"gres": "gpu:a100:1"}),
+        ({"gres": "gpu:a100:2,shard:4"}, {"gres": "gpu:a100:2,shard:4"}),
+        ({"slurm_partition": "low"}, {"partition": "low"}),
+        ({"slurm_account": 4711}, {"account": "4711"}),
         ({"qos": "long", "constraint": "v100&nvlink"}, None),
         (
             {"nodes": 2, "tasks_per_node": 4},
             {
                 "nodes": 2,
-                "tasks_per_node": 4,
-                "slurm_srun_args": ["--cpus-per-task=1", "--nodes=1", "--ntasks=1"],
+                "ntasks_per_node": 4,
+                "srun_args": ["--cpus-per-task=1", "--nodes=1", "--ntasks=1"],
             },
         ),
         (
             {"slurm_extra": "--exclusive --mail-type=END --comment 'two words'"},
             {
-                "slurm_additional_parameters": {
+                "additional_parameters": {
                     "requeue": True,
                     "exclusive": True,
                     "mail-type": "END",
@@ -70,18 +68,18 @@ def parameters(threads: int = 1, **resources: Any) -> dict[str, Any]:
         ),
         (
             {"slurm_extra": "--no-requeue"},
-            {"slurm_additional_parameters": {"no-requeue": True}},
+            {"additional_parameters": {"no-requeue": True}},
         ),
     ],
 )
 def test_slurm_parameters(resources: dict[str, Any], changed: dict[str, Any] | None) -> None:
     if changed is None:
-        changed = {"slurm_qos": "long", "slurm_constraint": "v100&nvlink"}
+        changed = {"qos": "long", "constraint": "v100&nvlink"}
     assert parameters(**resources) == BASE | changed
 
 
 def test_threads_become_cpus_of_the_task_and_of_the_step() -> None:
-    changed = {"cpus_per_task": 6, "slurm_srun_args": ["--cpus-per-task=6"]}
+    changed = {"cpus_per_task": 6, "srun_args": ["--cpus-per-task=6"]}
     assert parameters(threads=6) == BASE | changed
 
 
@@ -104,11 +102,11 @@ def test_submitit_accepts_all_parameters(tmp_path: Any, monkeypatch: pytest.Monk
         constraint="c",
         slurm_extra="--exclusive",
     )
-    executor = submitit.AutoExecutor(tmp_path, cluster="slurm")
+    executor = submitit.SlurmExecutor(tmp_path)
     executor.update_parameters(**everything)
-    script = executor._executor._make_submission_file_text("true", "")
+    script = executor._make_submission_file_text("true", "")
     for line in (
-        "#SBATCH --mem=1500MB",
+        "#SBATCH --mem=1500M",
         "#SBATCH --time=60",
         "#SBATCH --signal=USR2@120",
         "#SBATCH --gres=gpu:a100:1",
@@ -160,7 +158,21 @@ def test_a_wrong_value_names_rule_resource_value_and_what_was_expected(
 def test_slurm_needs_a_time_limit() -> None:
     request = read_request("train", 1, {})
     with pytest.raises(WorkflowError, match=r"Rule train: resource runtime is missing.*profile"):
-        slurm_parameters(request, "train", 120)
+        slurm_parameters(request, 120)
+
+
+@pytest.mark.parametrize(
+    ("extra", "expected"),
+    [
+        (None, {"exclude": "n1,n[3-4]"}),
+        ("--exclude=n9", {"exclude": "n9,n1,n[3-4]"}),
+        ("--nodelist=n1", {"nodelist": "n1"}),  # asked for by name: it is what the job wants
+    ],
+)
+def test_failed_nodes_are_excluded(extra: str | None, expected: dict[str, str]) -> None:
+    request = read_request("train", 1, {"runtime": 60, "slurm_extra": extra})
+    found = slurm_parameters(request, 120, ["n1", "n[3-4]"])["additional_parameters"]
+    assert found == {"requeue": True} | expected
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,136 @@
+"""Calls of Slurm's programs: what they answered, why there is no answer, and waiting for one."""
+
+from __future__ import annotations
+
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from snakemake_interface_common.exceptions import WorkflowError
+
+# Seconds for which a Slurm that does not answer is asked again to take a job, and in between.
+TRY_FOR_S = 600.0
+TRY_EVERY_S = 10.0
+_SCANCEL_WITHIN_S = 120.0
+
+# Words of Slurm's programs for a controller, an accounting daemon or a munged that does not answer
+# now but may soon, because it is being restarted or has too much to do.
+_PASSING = (
+    "connection refused",
+    "connection reset",
+    "connection timed out",
+    "communication connection failure",
+    "munge",
+    "persistent connection",
+    "resource temporarily unavailable",
+    "socket timed out",
+    "standby mode",
+    "transport endpoint",
+    "unable to contact slurm controller",
+    "zero bytes were transmitted",
+)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """``stdout`` is None if the program failed; ``complaint`` then says why.
+
+    ``passing``: a later call may well succeed.
+    """
+
+    stdout: str | None
+    complaint: str = ""
+    passing: bool = False
+
+
+def call(command: list[str], within_s: float) -> Answer:
+    """Runs one of Slurm's programs, for ``within_s`` seconds at most.  Raises nothing."""
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=within_s, check=False
+        )
+    except subprocess.TimeoutExpired:
+        complaint = f"{command[0]} did not end within {within_s:.0f} s"
+        return Answer(None, complaint, passing=True)
+    except OSError as error:
+        return Answer(None, str(error))
+    if done.returncode == 0:
+        return Answer(done.stdout)
+    words = done.stderr.strip() or f"{command[0]} ended with status {done.returncode}"
+    return Answer(None, words, passing=is_passing(words))
+
+
+def is_passing(complaint: str) -> bool:
+    """Whether the words of a Slurm program mean that Slurm does not answer just now."""
+    return any(words in complaint.lower() for words in _PASSING)
+
+
+def scancel(job_ids: Iterable[str]) -> str:
+    """Cancels jobs.  Returns why scancel failed; empty if it did not."""
+    return call(["scancel", "--quiet", *compress(job_ids)], _SCANCEL_WITHIN_S).complaint
+
+
+def compress(job_ids: Iterable[str]) -> list[str]:
+    """Tasks of arrays in the short form that Slurm takes: 7_0, 7_1, 7_4 -> 7_[0-1,4]."""
+    tasks: dict[str, list[int]] = {}
+    plain = []
+    for job_id in job_ids:
+        base, in_array, task = job_id.partition("_")
+        if in_array:
+            tasks.setdefault(base, []).append(int(task))
+        else:
+            plain.append(job_id)
+    return plain + [f"{base}_[{_ranges(sorted(numbers))}]" for base, numbers in tasks.items()]
+
+
+def _ranges(numbers: list[int]) -> str:
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and runs[-1][1] == number - 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in runs)
+
+
+class Cancelled(Exception):
+    """The workflow is being cancelled: nothing is submitted any more."""
+
+
+class Patience:
+    """Waiting in the threads that talk to Slurm, which the end of the workflow cuts short.
+
+    ``warn`` is told what is waited for, once.
+    """
+
+    def __init__(self, warn: Callable[[str], None]) -> None:
+        self._warn = warn
+        self._cancelled = threading.Event()
+        self._last_complaint = ""
+
+    @property
+    def cancelled(self) -> bool:
+        return self._cancelled.is_set()
+
+    def cancel(self) -> None:
+        """Makes all waiting raise :class:`Cancelled`."""
+        self._cancelled.set()
+
+    def deadline(self) -> float:
+        """Of tries that begin now."""
+        return time.monotonic() + TRY_FOR_S
+
+    def wait(self, deadline: float, complaint: str) -> None:
+        """Waits before another try; raises ``WorkflowError`` after ``deadline``."""
+        if time.monotonic() > deadline:
+            raise WorkflowError(f"{complaint} (tried for {TRY_FOR_S / 60:.0f} min)")
+        if complaint != self._last_complaint:
+            self._last_complaint = complaint
+            self._warn(f"{complaint}\nTrying again every {TRY_EVERY_S:.0f} s.")
+        self.pause(TRY_EVERY_S)
+
+    def pause(self, seconds: float) -> None:
+        if self._cancelled.wait(seconds):
+            raise Cancelled

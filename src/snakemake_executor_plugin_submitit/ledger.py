@@ -1,0 +1,132 @@
+"""Which jobs are on their way, on disk, for an outer Snakemake that is killed and started again.
+
+Snakemake's own marker cannot serve: a job overwrites the id in it as soon as it starts.  So each
+job submitted to Slurm has one small file here, until its end has been reported.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+
+# Files up to this size are compared by content, as Snakemake does by default; others by size and
+# modification time.
+_COMPARED_BY_CONTENT = 1_000_000
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What makes a job the same job at another start of the workflow.
+
+    ``outputs`` names it; ``text`` (shell command, parameters, code) and the state of ``inputs``
+    tell whether it still is to compute the same.  Resources do not count.
+    """
+
+    outputs: tuple[str, ...]
+    text: str
+    inputs: tuple[str, ...]
+
+    def fingerprint(self) -> str:
+        """A digest of all; reads small input files."""
+        states = [_state_of_file(path) for path in self.inputs]
+        return _digest(json.dumps([self.outputs, self.text, self.inputs, states]))
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A job that was submitted and whose end has not been reported."""
+
+    job_id: str
+    folder: str  # of its log and its result
+    outputs: tuple[str, ...]
+    fingerprint: str
+
+
+class Ledger:
+    """A folder with one JSON file a job, written atomically.
+
+    Only what an earlier Snakemake left is ever read, once, at the start.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._inherited = list(_read_all(folder))
+        self._by_output: dict[str, list[Entry]] = {}
+        for entry in self._inherited:
+            for output in entry.outputs:
+                self._by_output.setdefault(output, []).append(entry)
+
+    def inherited(self, outputs: Sequence[str]) -> list[Entry]:
+        """The jobs of an earlier Snakemake that make any of ``outputs``.
+
+        More than one, or one with other outputs, if jobs are grouped in another way by now.
+        """
+        found = [entry for output in outputs for entry in self._by_output.get(output, ())]
+        return list(dict.fromkeys(found))
+
+    def record(self, entry: Entry) -> None:
+        """Writes or replaces the entry.  It survives the death of this process and machine."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        file = self._file(entry.outputs)
+        temporary = file.with_suffix(f".{os.getpid()}.tmp")
+        with temporary.open("w") as stream:
+            json.dump(asdict(entry), stream)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(file)
+
+    def forget(self, outputs: Sequence[str]) -> None:
+        """Removes the entry of a job whose end has been dealt with, and what overlaps with it."""
+        for entry in self.inherited(outputs):
+            for output in entry.outputs:
+                self._by_output.pop(output, None)
+            self._file(entry.outputs).unlink(missing_ok=True)
+        self._file(outputs).unlink(missing_ok=True)
+
+    def unclaimed(self) -> list[Entry]:
+        """The inherited entries that no job of this Snakemake has taken over or replaced."""
+        return [e for e in self._inherited if self._by_output.get(e.outputs[0]) is not None]
+
+    def _file(self, outputs: Sequence[str]) -> Path:
+        return self._folder / f"{_digest(json.dumps(list(outputs)))[:32]}.json"
+
+
+def _read_all(folder: Path) -> list[Entry]:
+    entries = []
+    for file in sorted(folder.glob("*.json")):
+        # One that cannot be read was not written by `record`.
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            data = json.loads(file.read_text())
+            entries.append(Entry(**{**data, "outputs": tuple(data["outputs"])}))
+    return entries
+
+
+def _state_of_file(path: str) -> str:
+    try:
+        found = os.stat(path)
+    except OSError:
+        return "missing"
+    if os.path.isdir(path):
+        return "folder"  # its time changes with files that are none of the job's
+    if found.st_size > _COMPARED_BY_CONTENT:
+        return f"{found.st_size} bytes of {found.st_mtime_ns}"
+    return _content_digest(path, found.st_size, found.st_mtime_ns)
+
+
+@lru_cache(maxsize=10_000)
+def _content_digest(path: str, size: int, mtime_ns: int) -> str:
+    """Size and time are there for the cache: many jobs share the same sources."""
+    try:
+        return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    except OSError:
+        return "unreadable"
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

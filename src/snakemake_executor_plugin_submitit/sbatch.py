@@ -1,0 +1,84 @@
+"""One call of sbatch: a single job, or an array of jobs that ask for the same.
+
+Imports submitit, so this module is imported when the first job is submitted.  What submitit knows
+is used as it is: the text of the script, the names of the files, and all that happens inside the
+job.  The call itself is made here, so that a job is written down before it can start, and because
+submitit would make an array through an executor of its own that forgets settings.
+"""
+
+from __future__ import annotations
+
+import re
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from submitit import SlurmExecutor
+from submitit.core.utils import DelayedSubmission, JobPaths
+
+from snakemake_executor_plugin_submitit.call import call
+from snakemake_executor_plugin_submitit.submission import shell_job
+
+# Seconds that one call may take; a busy controller needs tens of them.
+_SBATCH_WITHIN_S = 300.0
+
+
+class SbatchFailed(Exception):
+    """sbatch did not take the jobs.  ``passing``: a later call may well succeed."""
+
+    def __init__(self, complaint: str, passing: bool) -> None:
+        super().__init__(complaint)
+        self.passing = passing
+
+
+def submit(
+    commands: Sequence[str],
+    folder: Path,
+    parameters: Mapping[str, Any],
+    continuations: int,
+    grace_s: float,
+    record: Callable[[int, str], None],
+) -> list[str]:
+    """Submits ``commands`` as one job or as one array, and returns the job ids in their order.
+
+    A job finds what it has to do in a pickle that appears only after ``record(position, job_id)``
+    has returned; without it the job ends after a minute, having done nothing.  So whoever dies in
+    here leaves no job that nobody knows of, and a call that failed may be repeated although Slurm
+    may have taken the jobs.  Raises :class:`SbatchFailed`.
+    """
+    executor = SlurmExecutor(folder, max_num_timeout=continuations)
+    executor.update_parameters(**parameters)
+    if len(commands) > 1:
+        # As submitit's own array does, but with no limit of tasks at a time.
+        executor.parameters |= {"map_count": len(commands), "array_parallelism": len(commands)}
+    folder.mkdir(parents=True, exist_ok=True)
+    unique = uuid.uuid4().hex
+    script = folder / f"{unique}.sh"
+    script.write_text(executor._make_submission_file_text(executor._submitit_command_str, unique))
+    pickles = [folder / f"{unique}_{position}.pkl" for position in range(len(commands))]
+    try:
+        for pickle, command in zip(pickles, commands, strict=True):
+            delayed = DelayedSubmission(shell_job(command, grace_s))
+            delayed.set_timeout(parameters["time"], continuations)
+            delayed.dump(pickle)
+        answer = call(["sbatch", str(script)], _SBATCH_WITHIN_S)
+        found = re.search(r"job (\d+)", answer.stdout or "")
+        if found is None:
+            raise SbatchFailed(answer.complaint or f"it said {answer.stdout!r}", answer.passing)
+        base = found.group(1)
+        ids = [f"{base}_{i}" for i in range(len(commands))] if len(commands) > 1 else [base]
+        if len(ids) == 1:  # kept for people, until the job has succeeded
+            script.replace(JobPaths(folder, job_id=base).submission_file)
+        try:
+            for position, (job_id, pickle) in enumerate(zip(ids, pickles, strict=True)):
+                record(position, job_id)
+                pickle.replace(JobPaths(folder, job_id=job_id).submitted_pickle)
+        except OSError as error:
+            call(["scancel", base], _SBATCH_WITHIN_S)
+            complaint = f"Slurm job {base} was cancelled, as it could not be noted: {error}"
+            raise SbatchFailed(complaint, passing=False) from error
+    finally:
+        for left in (script, *pickles):
+            left.unlink(missing_ok=True)
+    return ids

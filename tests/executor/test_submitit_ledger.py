@@ -1,0 +1,203 @@
+"""What is remembered of jobs that are on their way, and who takes them over."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import time
+from pathlib import Path
+
+import pytest
+from snakemake_interface_executor_plugins.executors.base import SubmittedJobInfo
+from submitit.core.utils import DelayedSubmission
+from submitit_project import wait_for
+
+from snakemake_executor_plugin_submitit import call
+from snakemake_executor_plugin_submitit.ledger import Entry, Identity, Ledger
+from snakemake_executor_plugin_submitit.local import LocalCluster
+from snakemake_executor_plugin_submitit.resources import read_request
+from snakemake_executor_plugin_submitit.slurm import SlurmCluster, SlurmSettings
+from snakemake_executor_plugin_submitit.submission import Submission
+from snakemake_executor_plugin_submitit.watch import Seen
+
+A = Entry("7_1", "/logs/train", ("a.txt", "b.txt"), "same")
+SETTINGS = SlurmSettings(signal_delay_s=120, status_interval_s=30, array_limit=9, lost_after_s=300)
+
+
+def submission(folder: Path, *, forced: bool = False) -> Submission:
+    return Submission(
+        info=SubmittedJobInfo(None),
+        request=read_request("train", 1, {"runtime": 60}),
+        identity=Identity((str(folder / "out"),), "text", ()),
+        command="true",
+        folder=folder / "logs",
+        rule_folder=folder / "logs",
+        continuations=10,
+        forced=forced,
+    )
+
+
+def test_only_what_an_earlier_ledger_recorded_is_inherited(tmp_path: Path) -> None:
+    first = Ledger(tmp_path / "new")
+    first.record(A)
+    assert first.inherited(A.outputs) == []
+    second = Ledger(tmp_path / "new")
+    assert second.inherited(["b.txt", "a.txt"]) == [A]
+    assert second.inherited(["b.txt"]) == [A]  # groups are formed in another way
+    assert second.inherited(["c.txt"]) == []
+    assert second.unclaimed() == [A]
+
+
+def test_an_entry_is_replaced_and_forgotten(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    ledger.record(A)
+    again = Entry("8", A.folder, A.outputs, A.fingerprint)
+    ledger.record(again)
+    later = Ledger(tmp_path)
+    assert later.inherited(["a.txt"]) == [again]
+    later.forget(["b.txt"])
+    assert later.inherited(["a.txt"]) == []
+    assert later.unclaimed() == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_was_not_written_to_its_end_is_no_entry(tmp_path: Path) -> None:
+    (tmp_path / "x.json").write_text('{"job_id": "7"')
+    (tmp_path / "y.json").write_text('{"job_id": "7"}')
+    (tmp_path / "z.5.tmp").write_text("{")
+    assert Ledger(tmp_path).unclaimed() == []
+
+
+def test_the_fingerprint_tells_whether_a_job_still_computes_the_same(tmp_path: Path) -> None:
+    source = tmp_path / "source.py"
+    source.write_text("one")
+    same = Identity(("out",), "command", (str(source), str(tmp_path), "missing"))
+    before = same.fingerprint()
+    os.utime(source, (1, 1))
+    assert same.fingerprint() == before  # a small file is compared by its content
+    assert Identity(("out",), "other", same.inputs).fingerprint() != before
+    source.write_text("two")
+    assert same.fingerprint() != before
+
+
+def test_a_large_input_is_compared_by_size_and_time(tmp_path: Path) -> None:
+    large = tmp_path / "large"
+    large.write_bytes(bytes(1_000_001))
+    job = Identity(("out",), "command", (str(large),))
+    before = job.fingerprint()
+    assert job.fingerprint() == before
+    os.utime(large, (1, 1))
+    assert job.fingerprint() != before
+
+
+@pytest.fixture
+def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SlurmCluster:
+    """Slurm's programs are there, and do nothing but complain."""
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for name in ("sbatch", "srun", "squeue", "scancel"):
+        program = programs / name
+        program.write_text("#!/bin/sh\necho 'Unable to contact slurm controller' >&2; exit 1\n")
+        program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setattr(call, "TRY_EVERY_S", 0.1)
+    return SlurmCluster(SETTINGS, Ledger(tmp_path / "ledger"), said.append)
+
+
+said: list[str] = []
+
+
+def test_sbatch_is_tried_for_a_bounded_time(
+    cluster: SlurmCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(call, "TRY_FOR_S", 1.0)
+    said.clear()
+    job = submission(tmp_path)
+    cluster.accept([job])
+    outcomes = {}
+    wait_for(lambda: outcomes.update(cluster.step([job], False)) or outcomes, 60, "the refusal")
+    assert "Unable to contact slurm controller" in outcomes[job].reason
+    assert "tried for" in outcomes[job].reason
+    assert len(said) == 1
+    assert list((tmp_path / "logs").iterdir()) == []
+
+
+def test_cancelling_ends_the_tries(cluster: SlurmCluster, tmp_path: Path) -> None:
+    cluster.accept([submission(tmp_path)])
+    began = time.monotonic()
+    cluster.cancel()
+    assert time.monotonic() - began < 20
+
+
+@pytest.mark.parametrize(
+    ("state", "result", "output", "changed", "forced", "wanted"),
+    [
+        ("RUNNING", None, False, False, False, True),
+        ("PENDING", None, False, False, True, True),
+        ("RUNNING", None, False, True, False, False),
+        ("PREEMPTED", None, False, False, False, True),  # it is to go on
+        ("NODE_FAIL", None, False, False, False, True),
+        ("COMPLETED", None, True, False, False, True),  # its result is late
+        ("FAILED", None, False, False, False, False),
+        ("CANCELLED", None, False, False, False, False),
+        (None, None, False, False, False, False),
+        ("COMPLETED", "success", True, False, False, True),
+        (None, "success", True, False, False, True),
+        (None, "success", True, True, False, False),
+        (None, "success", False, False, False, False),  # somebody removed its output
+        (None, "success", True, False, True, False),
+        ("FAILED", "error", True, False, False, False),
+    ],
+)
+def test_which_job_of_an_earlier_start_is_taken_over(
+    cluster: SlurmCluster,
+    tmp_path: Path,
+    state: str | None,
+    result: str | None,
+    output: bool,
+    changed: bool,
+    forced: bool,
+    wanted: bool,
+) -> None:
+    job = submission(tmp_path, forced=forced)
+    job.folder.mkdir()
+    fingerprint = "other" if changed else job.identity.fingerprint()
+    entry = Entry("7", str(job.folder), job.identity.outputs, fingerprint)
+    if state is not None:
+        cluster._watch._note(["7"], {"7": Seen(state)}, {})
+    if result is not None:
+        file = job.folder / "7_0_result.pkl"
+        file.write_bytes(pickle.dumps((result, "Traceback\nCommandFailed: why")))
+        os.utime(file, (1, 1))  # before this start
+    if output:
+        Path(job.identity.outputs[0]).touch()
+    assert cluster._take_over.is_wanted(job, entry) == wanted
+
+
+def test_one_that_ended_after_the_start_is_not_run_again_for_being_forced(
+    cluster: SlurmCluster, tmp_path: Path
+) -> None:
+    """Snakemake forces jobs that it found incomplete when it started."""
+    job = submission(tmp_path, forced=True)
+    job.folder.mkdir()
+    (job.folder / "7_0_result.pkl").write_bytes(pickle.dumps(("success", None)))
+    Path(job.identity.outputs[0]).touch()
+    entry = Entry("7", str(job.folder), job.identity.outputs, job.identity.fingerprint())
+    os.utime(job.folder / "7_0_result.pkl", (time.time() + 60,) * 2)
+    assert cluster._take_over.is_wanted(job, entry)
+
+
+@pytest.mark.parametrize(("left", "goes_on"), [(4, True), (5, False), (10, False)])
+def test_a_local_job_goes_on_when_submitit_has_started_it_as_often_as_it_does(
+    tmp_path: Path, left: int, goes_on: bool
+) -> None:
+    job = submission(tmp_path)
+    job.info.external_jobid = "7"
+    job.folder.mkdir()
+    delayed = DelayedSubmission(print)
+    delayed.set_timeout(60, left)
+    delayed.dump(job.folder / "7_submitted.pkl")
+    outcome = LocalCluster(2, 120, print)._ended_without_result(job)
+    assert (outcome is None) == goes_on
+    assert job.continuations == (left if goes_on else 10)
+    assert (job.info.external_jobid is None) == goes_on
