@@ -18,9 +18,7 @@ min_version("9.27")
 
 STUDY_NAMES = str(config.get("study", "demo")).split(",")
 try:
-    STUDIES = {
-        name: load_study(paths.PARAMS / f"{name}.yaml") for name in STUDY_NAMES
-    }
+    STUDIES = {name: load_study(paths.PARAMS / f"{name}.yaml") for name in STUDY_NAMES}
 except StudyError as error:
     raise WorkflowError(str(error))
 RUNS = {study: {run.name: run for run in STUDIES[study].runs()} for study in STUDIES}

@@ -1,5 +1,6 @@
 """What the rules share: paths, and what a job of a study depends on and asks for."""
 
+
 def code(files):
     """Source files relative to the working directory, so that a clone may be moved."""
     return [os.path.relpath(file) for file in files]
@@ -55,7 +56,8 @@ def target_manifests(wildcards):
 def target_facts(wildcards):
     transfer = STUDIES[wildcards.study].probes.transfer
     return [
-        TARGETS[name].model_dump_json() for name in (transfer.targets if transfer else ())
+        TARGETS[name].model_dump_json()
+        for name in (transfer.targets if transfer else ())
     ]
 
 
