@@ -99,6 +99,7 @@ def _parser() -> argparse.ArgumentParser:
     measured.add_argument("--device", help="such as cpu, cuda or cuda:1 (default: a GPU if any)")
     checked = add_with_study("doctor", doctor)
     checked.add_argument("--profile", help="Snakemake profile, such as slurm or profiles/local")
+    add_with_study("adopt", adopt)
     add("derive", derive)
     added = add("verify", verify)
     added.add_argument("--golden", type=Path, metavar="DIR", help="folder of golden files")
@@ -406,6 +407,13 @@ def report(options: argparse.Namespace) -> None:
     tables.write(
         table, caption, *(reports / f"milestones.{ending}" for ending in ("csv", "md", "tex"))
     )
+
+
+def adopt(options: argparse.Namespace) -> None:
+    """Makes results that were pulled or checked out known to Snakemake, where they fit."""
+    from barlow_atlas.adopt import adopt
+
+    adopt(options.study, _study(options), _log)
 
 
 def verify(options: argparse.Namespace) -> int:
