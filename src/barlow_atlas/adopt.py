@@ -67,26 +67,34 @@ def _judge(name: str, here: list[Job], stale: dict[Path, str]) -> tuple[set[Path
     foul = []
     for job in here:  # each after those that it waits for, whose fate it shares
         if sound.issuperset(job.after):
-            if _holds(job, name, changed, stale):
+            holds = _holds(job, name, changed, stale)
+            if holds:
                 sound.add(job.file)
-            else:
+            elif holds is False:
                 foul.append(job)
     return sound, foul
 
 
-def _holds(job: Job, name: str, changed: set[str], stale: dict[Path, str]) -> bool:
-    """Whether a file is what its job would make now of the files that the job waits for."""
-    if job.rule == "prepare_data":
-        return not dvc_stages.changes(f"data/{job.file.parent.name}")
+def _holds(job: Job, name: str, changed: set[str] | None, stale: dict[Path, str]) -> bool | None:
+    """Whether a file is what its job would make now of the files that the job waits for.
+
+    None if only DVC could tell and has recorded nothing.
+    """
     if job.rule in _MILESTONES:
         return job.file not in stale and _is_intact(job.file)
+    if job.rule == "prepare_data":
+        changed = dvc_stages.changes(f"data/{job.file.parent.name}")
+        return None if changed is None else not changed
     if job.rule == "probe":
         weights = read_json(job.file).get("checkpoint", {}).get("lineage")
+        if weights != read_json(job.after[0]).get("lineage"):
+            return False
+    if changed is None:
+        return None
+    if job.rule == "probe":
         code = {*dvc_stages.relative({*sources.PROBE, *sources.RESOLVE_RUNS})}
-        return (
-            weights == read_json(job.after[0]).get("lineage")
-            and f"{RESULTS / name / 'probes'}" not in changed
-            and not any(change in code or change.endswith(":probes") for change in changed)
+        return f"{RESULTS / name / 'probes'}" not in changed and not any(
+            change in code or change.endswith(":probes") for change in changed
         )
     # Tables and figures take seconds: any change makes them again.
     return not changed - {f"{RESULTS / name / 'checkpoints'}"}

@@ -53,20 +53,23 @@ def dvc_file(part: str) -> Path:
     return Path("dvc.yaml") if part in ROOT_PARTS else PARAMS / part / "dvc.yaml"
 
 
-def changes(part: str) -> set[str]:
+def changes(part: str) -> set[str] | None:
     """What differs from DVC's last record of a stage: paths, and parameters as `file:key`.
 
-    Other than `dvc status`, it can be asked while DVC runs the stage.
+    None if there is no record. Other than `dvc status`, it can be asked while DVC runs the stage.
     """
     from dvc.repo import Repo
 
     file = dvc_file(part)
     if not file.is_file():
-        return {str(file)}
+        return None
     with Repo() as repo:
         stage = repo.stage.load_one(str(file), part.rpartition("/")[2])
+        items = (*stage.deps, *stage.outs)
+        if not any(item.hash_info for item in items):
+            return None
         found: dict[str, Any] = {}
-        for item in (*stage.deps, *stage.outs):
+        for item in items:
             found |= item.workspace_status()
     keys: set[str] = set()
     for path, status in found.items():

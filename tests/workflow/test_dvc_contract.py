@@ -210,12 +210,28 @@ def test_an_experiment_changes_parameters_and_leaves_the_workspace(away: Clone) 
     said = do(away, f"dvc exp run --temp --name shorter -S {epochs} -S {rate} {STAGE}")
     assert len(trained(said)) == 2, said
     assert do(away, "git status --porcelain") == ""
-    assert plan(away) == {}
     shown = do(away, "dvc exp show --json")
     content = json.loads(shown[shown.index("[") :])
     (shorter,) = [row for row in content[1]["experiments"][0]["revs"] if row["name"] == "shorter"]
     metrics = shorter["data"]["metrics"][f"results/{STUDY}/metrics.json"]["data"]
     assert set(metrics) == {"endless-d32", "cosine-d32"}
+    do(away, "dvc exp branch shorter kept")
+    for branch in ("kept", "-"):
+        do(away, f"git checkout --quiet {branch}")
+        do(away, f"dvc checkout {STAGE}")
+        adopt(away)
+        assert plan(away) == {}
+        assert dvc_is_content(away)
+
+
+def test_what_nothing_is_known_of_is_left_as_it_is(away: Clone) -> None:
+    """Images that were prepared by hand, for instance, and have no record of either tool."""
+    manifest = away.folder / "results/data/digits/manifest.json"
+    (away.folder / ".snakemake").rename(away.folder.parent / "records")
+    (away.folder / "dvc.lock").unlink()
+    before = manifest.stat().st_mtime
+    assert "those of 0 up to date" in adopt(away)
+    assert manifest.stat().st_mtime == before
 
 
 def test_studies_on_the_same_images_share_them(home: Clone) -> None:
