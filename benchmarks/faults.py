@@ -83,8 +83,8 @@ under Snakemake), 8 steps an epoch. States are saved every 0.05 s unless the row
 under Snakemake every 60 s, as by default. *Work lost* is what had to be trained again, in whole
 steps, counted in the trainer's own log; the step that a kill interrupts is not in it. *Same
 results*: weights, lineage and training metrics of all milestones equal those of the undisturbed
-run, byte for byte. Every row of `tests/faults` also asserts that the metrics name each epoch once,
-and that no half-written file is left.
+run, byte for byte. Of a trainer's faults it was also asserted that no step was left out and that
+no half-written file is left.
 
 {table(found)}
 """

@@ -162,7 +162,7 @@ def inner_killed(workflows: Workflows, folder: Path) -> Row:
     wait_for(lambda: not workflow.trainers())
     workflow.finish()
     assert workflow.finished_jobs() == 1
-    text = "the job failed, its trainer was ended; the same command went on from the last state"
+    text = "the job failed, its trainer was ended; the segment began anew, as no state was due yet"
     return _row(workflows, workflow, "inner snakemake killed with -9", text, lost)
 
 
