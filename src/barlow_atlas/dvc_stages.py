@@ -147,7 +147,7 @@ def _plots(name: str, study: Study, up: str) -> list[dict[str, Any]]:
     return [
         {
             f"accuracy-{name}": {
-                "title": f"{study.title}: test top-1, %",
+                "title": f"{study.title}: test top-1, %, protocol {study.protocol}",
                 "x": "epoch",
                 "y": {os.path.normpath(f"{up}/results/{name}/accuracy.csv"): columns},
             }

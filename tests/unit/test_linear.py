@@ -23,7 +23,7 @@ from barlow_atlas.probes.linear import (
     linear_probe,
     linear_settings,
     normal_start,
-    reference_probe,
+    published_probe,
     resized_and_cropped,
     shuffled,
     uniform_start,
@@ -259,7 +259,9 @@ def test_live_batch_norm_stays_in_a_copy(
     other = backbone_of(reference_run)
     for name, value in other.state_dict().items():
         assert torch.equal(value, backbone.state_dict()[name]), name
-    in_place = reference_probe(other, reference_run, images, labels, CLASSES, settings, CPU)
+    (in_place,) = published_probe(
+        FORMS[form], other, reference_run, settings, images, labels, CLASSES, CPU
+    )
     assert torch.equal(last.scores["test"], in_place.scores["test"])
     assert not torch.equal(
         extract(other, reference_run, images["test"][:5], CPU),

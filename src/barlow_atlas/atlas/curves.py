@@ -59,7 +59,16 @@ def headline(curves: pd.DataFrame) -> dict[str, Any]:
                 "at_peak": float(test[test.index == peak].iloc[0]),
             }
         place = found.setdefault(line_name(str(method), int(str(dim))), {}).setdefault(probe, {})
-        place[variant] = {name: round(value, 4) for name, value in numbers.items()}
+        (what,) = {
+            f"test top-1 in percent, protocol {protocol}; {setting}; {objective}"
+            for protocol, setting, objective in zip(
+                curve["protocol"], curve["setting"], curve["objective"], strict=True
+            )
+        }
+        place[variant] = {
+            "what": what,
+            **{name: round(value, 4) for name, value in numbers.items()},
+        }
     return found
 
 

@@ -374,25 +374,6 @@ def linear_probe(
     return published_probe(form, own, run, settings, images, labels, classes, device)
 
 
-def reference_probe(
-    backbone: nn.Module,
-    run: Subject,
-    images: dict[str, np.ndarray],
-    labels: dict[str, Tensor],
-    classes: int,
-    settings: Linear,
-    device: torch.device,
-) -> Chosen:
-    """Mixed Barlow Twins' code on small data: the form mix-small, on the backbone itself.
-
-    Args:
-        backbone: changed in place (its running statistics).
-        images, labels: uint8 (n, 3, H, W) and (n,) of "train" and "test".
-    """
-    (last,) = published_probe(MIX_SMALL, backbone, run, settings, images, labels, classes, device)
-    return last
-
-
 def published_probe(
     form: Form,
     backbone: nn.Module,
