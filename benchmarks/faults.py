@@ -1,14 +1,17 @@
 """Makes benchmarks/faults.md: what each fault does to a run, and what it costs.
 
-python benchmarks/faults.py                    all faults of this machine (root for the disks)
-python benchmarks/faults.py --cluster rows/    and those of the cluster tests, from files of
-                                               JSON lines with the keys of `Row`
+python benchmarks/faults.py                    all faults (root for the disks and for Slurm)
+python benchmarks/faults.py --part machine     those that need no Slurm only; or `slurm`, those
+                                               that do: the page's other table stays as it is
+python benchmarks/faults.py --cluster FILE     without Slurm's being made again: their rows are
+                                               those that FAULT_ROWS=FILE has from the tests
 """
 
 import argparse
 import json
 import os
 import platform
+import subprocess
 import sys
 import tempfile
 import time
@@ -23,6 +26,10 @@ from trainer_faults import NotPossibleHere
 from workflow_faults import Workflows
 from workspace import ROOT, Stages
 
+PAGE = ROOT / "benchmarks/faults.md"
+CLUSTER_TESTS = "tests/cluster/test_faults_on_slurm.py"
+CLUSTER_ROWS = "benchmarks/cluster_faults.jsonl"
+ON_SLURM = "\n## On Slurm\n"
 LIBRARIES = ("torch", "numpy", "snakemake", "dvc", "submitit")
 
 
@@ -49,10 +56,19 @@ def rows(folder: Path, count: int, only: list[str]) -> Iterator[Row]:
             yield row
 
 
-def cluster_rows(place: Path) -> list[Row]:
-    """Rows that the cluster tests wrote: a file of JSON lines, or a folder of such files."""
-    files = sorted(place.glob("*.jsonl")) if place.is_dir() else [place]
-    return [Row(**json.loads(line)) for file in files for line in file.read_text().splitlines()]
+def make_cluster_rows() -> None:
+    """Runs the cluster tests, which write a row for each fault, broken or not."""
+    (ROOT / CLUSTER_ROWS).unlink(missing_ok=True)
+    subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", CLUSTER_TESTS],
+        cwd=ROOT,
+        env=os.environ | {"FAULT_ROWS": CLUSTER_ROWS, "CI": "yes"},
+        check=False,
+    )
+
+
+def read_cluster_rows(file: Path) -> list[Row]:
+    return [Row(**json.loads(line)) for line in file.read_text().splitlines()]
 
 
 def table(found: list[Row]) -> str:
@@ -69,14 +85,20 @@ def table(found: list[Row]) -> str:
     return "\n".join(lines)
 
 
-def page(found: list[Row], minutes: float) -> str:
-    versions = ", ".join(f"{name} {version(name)}" for name in LIBRARIES)
+def origin(minutes: float | None, libraries: str) -> str:
+    """Who made a table, when, and on what."""
     command = " ".join(["python", "benchmarks/faults.py", *sys.argv[1:]])
+    duration = "" if minutes is None else f" in {minutes:.0f} minutes"
+    return f"""`{command}` made this table on {time.strftime("%Y-%m-%d")}{duration}, on
+{platform.system()} {platform.machine()} with {os.cpu_count()} CPU cores (no GPU used);
+Python {platform.python_version()}, {libraries}."""
+
+
+def machine_part(found: list[Row], minutes: float) -> str:
+    libraries = ", ".join(f"{name} {version(name)}" for name in LIBRARIES)
     return f"""# Faults
 
-`{command}` made this table on {time.strftime("%Y-%m-%d")} in {minutes:.0f} minutes, on
-{platform.system()} {platform.machine()} with {os.cpu_count()} CPU cores (no GPU used);
-Python {platform.python_version()}, {versions}.
+{origin(minutes, libraries)}
 
 The run that is disturbed: Mixed Barlow Twins on scikit-learn's digits, milestones 0, 4 and 12 (60
 under Snakemake), 8 steps an epoch. States are saved every 0.05 s unless the row says otherwise;
@@ -90,18 +112,48 @@ no half-written file is left.
 """
 
 
+def slurm_part(found: list[Row], minutes: float | None) -> str:
+    libraries = ", ".join(f"{name} {version(name)}" for name in LIBRARIES if name != "dvc")
+    return f"""{ON_SLURM}
+{origin(minutes, libraries)}
+
+Its rows are what `FAULT_ROWS={CLUSTER_ROWS} python -m pytest {CLUSTER_TESTS}`
+has measured: the same training up to epoch 24 as one job of `profiles/slurm`, on a Slurm that the
+tests start on this machine (requeued jobs wait 25 s there). All faults are made side by side.
+States are saved every 5 s, and until the fault has happened each step is made to last a second.
+*Work lost* is the number of steps trained again times what an undisturbed step takes. Of every row
+it was also asserted that never two trainers wrote steps at the same time and that no step was left
+out.
+
+{table(found)}
+"""
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--part", choices=("machine", "slurm"), help="one of the tables only")
     parser.add_argument("--kills", type=int, default=200, help="random SIGKILLs (default: 200)")
-    parser.add_argument("--cluster", type=Path, metavar="PATH", help="rows of the cluster tests")
+    parser.add_argument("--cluster", type=Path, metavar="FILE", help="rows of the cluster tests")
     parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="some faults only")
-    parser.add_argument("--output", type=Path, default=ROOT / "benchmarks/faults.md")
+    parser.add_argument("--output", type=Path, default=PAGE)
     options = parser.parse_args()
-    begin = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="faults-") as folder:
-        found = list(rows(Path(folder), options.kills, options.only))
-    found += cluster_rows(options.cluster) if options.cluster else []
-    options.output.write_text(page(found, (time.monotonic() - begin) / 60))
+    machine, _, slurm = PAGE.read_text().partition(ON_SLURM)
+    slurm = ON_SLURM + slurm if slurm else ""
+    found: list[Row] = []
+    if options.part != "slurm":
+        begin = time.monotonic()
+        with tempfile.TemporaryDirectory(prefix="faults-") as folder:
+            found += rows(Path(folder), options.kills, options.only)
+        machine = machine_part(found, (time.monotonic() - begin) / 60)
+    if options.part != "machine":
+        begin = time.monotonic()
+        if not options.cluster:
+            make_cluster_rows()
+        minutes = None if options.cluster else (time.monotonic() - begin) / 60
+        on_slurm = read_cluster_rows(options.cluster or ROOT / CLUSTER_ROWS)
+        slurm = slurm_part(on_slurm, minutes)
+        found += on_slurm
+    options.output.write_text(machine + slurm)
     promised = [row for row in found if not row.happened.startswith("not tried")]
     return int(not all(row.equal for row in promised))
 

@@ -156,6 +156,16 @@ class LoopbackSlurm:
                 os.kill(pid, signal.SIGKILL)
         self.run("scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=test")
 
+    def bring_back_node(self, node: str) -> None:
+        """The node that :meth:`lose_node` took away; returns when it is idle."""
+        self._daemon("slurmd", "-D", "-N", node)
+        deadline = time.monotonic() + 60
+        states = ("sinfo", f"--nodes={node}", "--noheader", "--format=%T")
+        while set(self.run(*states).split()) != {"idle"}:
+            if time.monotonic() > deadline:
+                pytest.fail(f"{node} is not idle after a minute\n{self.diagnosis()}")
+            time.sleep(0.3)
+
     def stop(self) -> None:
         """Ends all jobs, all daemons and whatever they started, and removes the folder."""
         try:
