@@ -43,6 +43,7 @@ from barlow_atlas.probe_settings import Linear
 from barlow_atlas.probes import linear
 from barlow_atlas.probes.features import BATCH, extract
 from barlow_atlas.probes.knn import knn_scores
+from barlow_atlas.probes.signals import MOST_IMAGES
 from barlow_atlas.probes.transfer import MIX_TRANSFER
 from barlow_atlas.provenance import device_name
 from barlow_atlas.study import Probes, Run, Subject
@@ -206,7 +207,7 @@ def _probe_work(
     probes = Probes.model_validate_json(probes_json)
     backbone, features = build_backbone(subject.backbone)
     probed = _Probed(subject, backbone.to(META), features, sizes)
-    total = probed.extraction + probed.neighbours(probes)
+    total = probed.extraction + probed.signals + probed.neighbours(probes)
     for settings in probes.linear:
         total += probed.training(settings, linear.FORMS[settings.form])
     if probes.transfer:
@@ -239,6 +240,16 @@ class _Probed:
     def extraction(self) -> Work:
         sizes = self.sizes
         return self.forward * (sizes.probe_training + sizes.validation + sizes.test)
+
+    @property
+    def signals(self) -> Work:
+        """Of the label-free signals: each image as it is and in two views, of both splits.
+
+        Drawing the views and the spectra are left out: small beside the forward passes of any
+        backbone that needs a plan.
+        """
+        held_out = min(self.sizes.validation or self.sizes.test, MOST_IMAGES)
+        return self.forward * (2 * 3 * held_out)
 
     def neighbours(self, probes: Probes) -> Work:
         known = torch.empty(self.sizes.probe_training, self.features, device=META)

@@ -233,12 +233,14 @@ def probe_bytes(study: Study, run: Run | ForeignRun) -> int:
     splits = [count for count in (sizes.validation, sizes.test) if count]
     probes = [*study.probes.knn, *study.probes.linear]
     described = len(json.dumps(run.model_dump(mode="json"), indent=1))
-    # Answers are bits in base64; a record around them has about 400 bytes, the file's head 700.
+    # Answers are bits in base64; a record around them has about 400 bytes, the file's head 700, the
+    # label-free signals of a space and a split 900.
     own = sum(400 + count // 6 for count in splits) * len(probes)
     targets = sum(
         400 + count // 6 for one in target_sizes(study) for count in (one.validation, one.test)
     )
-    return 700 + described + own + targets
+    spaces = 2 if isinstance(run, Run) else 1
+    return 700 + described + own + targets + 2 * 900 * spaces
 
 
 def memory_mb(study: Study, job: Job, gpu: bool) -> float:
