@@ -197,7 +197,8 @@ def _train(options: argparse.Namespace, run: Run, parent: int | None, cooldown: 
         try:
             pretrain_segment(segment, images, device, options.save_every, monitor)
         except Interrupted as interruption:
-            monitor.say(f"{interruption} ({signals.received})")
+            assert signals.received is not None  # nothing else interrupts a segment
+            monitor.say(f"{interruption} ({signals.received.name})")
             return EXIT_INTERRUPTED
     return None
 
