@@ -254,7 +254,7 @@ def time_limit(training: Training, cluster: Cluster) -> tuple[str, str]:
     (job,) = training.jobs()
     training.hurry()
     training.finish()
-    assert training.lives()[0].stopped.endswith(f"({signal.SIGUSR2})")
+    assert training.lives()[0].stopped.endswith(f"({signal.SIGUSR2.name})")
     assert re.search("Restarts=[1-9]", training.ask("scontrol", "show", "job", job))
     return "time limit of a job", "saved before it; requeued itself and went on"
 
