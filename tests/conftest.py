@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from barlow_atlas.probes import Labelled
 from barlow_atlas.study import Run, load_study
 
 # A shell's background jobs ignore SIGINT, and their children would inherit that: tests that press
@@ -38,3 +39,14 @@ def digits() -> tuple[np.ndarray, np.ndarray]:
     bunch = load_digits()
     images = np.round(bunch.images * 255 / 16).astype(np.uint8)
     return np.repeat(images[:, None], 3, axis=1), bunch.target.astype(np.int64)
+
+
+@pytest.fixture
+def splits(digits: tuple[np.ndarray, np.ndarray]) -> dict[str, Labelled]:
+    """What a milestone of the clean protocol is probed with, from the digits."""
+    images, labels = digits
+    return {
+        "train": Labelled(images[:300], labels[:300]),
+        "validation": Labelled(images[300:400], labels[300:400]),
+        "test": Labelled(images[400:700], labels[400:700]),
+    }

@@ -105,16 +105,6 @@ def test_validation_chooses_the_rate_and_the_test_has_no_say() -> None:
     assert clean_probe(features, labels, 5, LINEAR, seed=0).learning_rate == 1e-6
 
 
-@pytest.fixture
-def splits(digits: tuple[np.ndarray, np.ndarray]) -> dict[str, Labelled]:
-    images, labels = digits
-    return {
-        "train": Labelled(images[:300], labels[:300]),
-        "validation": Labelled(images[300:400], labels[300:400]),
-        "test": Labelled(images[400:700], labels[400:700]),
-    }
-
-
 PROBES = Probes(
     knn=(KNN(k=200, temperature=0.5), KNN(k=5, temperature=0.07)),
     linear=LINEAR.model_copy(update={"epochs": 3}),

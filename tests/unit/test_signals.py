@@ -344,16 +344,6 @@ def test_cost_is_small() -> None:
 # A milestone's signals.
 
 
-@pytest.fixture
-def splits(digits: tuple[np.ndarray, np.ndarray]) -> dict[str, Labelled]:
-    images, labels = digits
-    return {
-        "train": Labelled(images[:300], labels[:300]),
-        "validation": Labelled(images[300:400], labels[300:400]),
-        "test": Labelled(images[400:700], labels[400:700]),
-    }
-
-
 def test_a_milestones_records(tiny_run: Run, splits: dict[str, Labelled]) -> None:
     network = build(tiny_run, generator(0))
     network.train()
