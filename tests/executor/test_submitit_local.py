@@ -310,7 +310,7 @@ def test_ctrl_c_leaves_no_process_behind(project: Project, terminal: bool) -> No
             input: "1.txt", "2.txt", "3.txt"
         rule slow:
             output: "{i}.txt"
-            shell: "touch started{wildcards.i}; (trap 'touch saved{wildcards.i}; exit' TERM;"
+            shell: "(trap 'touch saved{wildcards.i}; exit' TERM; touch started{wildcards.i};"
                    " while true; do sleep 0.1; done); exec -a slow-$PWD sleep 300"
         """
     )
