@@ -5,6 +5,7 @@ paper's studies on a cluster, and `--config study=NAME[,NAME]` any others from p
 """
 
 import os
+from functools import partial
 from pathlib import Path
 
 from snakemake.utils import min_version

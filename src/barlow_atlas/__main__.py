@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from barlow_atlas.data import Prepared, Selection
     from barlow_atlas.networks import Network
+    from barlow_atlas.pretrain import Segment
 
 # EX_TEMPFAIL of sysexits.h: saved and stopped, neither done nor failed; start it again.
 EXIT_INTERRUPTED = 75
@@ -75,7 +76,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     for name, step, epoch in of_a_milestone:
         added = add_with_study(name, step)
-        added.add_argument("--run", required=True, help="name of a run, as `runs` lists them")
+        if step is pretrain:
+            several = "names of runs, as `runs` lists them, that differ in their seeds at most"
+            added.add_argument("--run", required=True, nargs="+", help=several)
+        else:
+            added.add_argument("--run", required=True, help="name of a run, as `runs` lists them")
         added.add_argument(epoch, required=True, type=int, dest="epoch", help="a milestone")
         if step is not import_weights:
             device = "such as cpu, cuda or cuda:1 (default: a GPU if any)"
@@ -97,6 +102,11 @@ def _parser() -> argparse.ArgumentParser:
     planned.add_argument("--throughput", type=float, metavar="TFLOP/S", help="that a GPU sustains")
     measured = add_with_study("measure", measure)
     measured.add_argument("--device", help="such as cpu, cuda or cuda:1 (default: a GPU if any)")
+    benched = add("bench", bench)
+    benched.add_argument("--only", nargs="+", default=[], metavar="NAME", help="which benchmarks")
+    benched.add_argument("--json", type=Path, metavar="FILE", help="where the report goes")
+    benched.add_argument("--check", type=Path, metavar="FILE", help="an earlier report")
+    benched.add_argument("--device", help="such as cpu, cuda or cuda:1 (default: a GPU if any)")
     checked = add_with_study("doctor", doctor)
     checked.add_argument("--profile", help="Snakemake profile, such as slurm or profiles/local")
     add_with_study("adopt", adopt)
@@ -136,10 +146,15 @@ def prepare_data(options: argparse.Namespace) -> None:
 
 
 def pretrain(options: argparse.Namespace) -> int | None:
-    """Trains a run from the milestone before to the given one, continuing where it was left."""
+    """Trains runs from the milestone before to the given one, continuing where they were left."""
     study = _study(options)
-    run = _trained(study, options.run)
-    return _train(options, run, parent=study.parent(options.epoch), cooldown=0)
+    runs = [_trained(study, name) for name in options.run]
+    if len({run.model_copy(update={"seed": 0}).model_dump_json() for run in runs}) > 1:
+        raise StudyError(
+            f"{', '.join(options.run)} cannot be trained together: give runs that differ in their "
+            "seeds only"
+        )
+    return _train(options, runs, parent=study.parent(options.epoch), cooldown=0)
 
 
 def cool_down(options: argparse.Namespace) -> int | None:
@@ -151,7 +166,7 @@ def cool_down(options: argparse.Namespace) -> int | None:
             f"nothing to cool down: {run.name} at epoch {options.epoch}. Branches belong to the "
             f"schedule trunk and to milestones after 0; milestones: {list(study.milestones)}"
         )
-    return _train(options, run, parent=options.epoch, cooldown=run.cooldown_epochs)
+    return _train(options, [run], parent=options.epoch, cooldown=run.cooldown_epochs)
 
 
 def _trained(study: Study, name: str) -> Run:
@@ -161,26 +176,56 @@ def _trained(study: Study, name: str) -> Run:
     return run
 
 
-def _train(options: argparse.Namespace, run: Run, parent: int | None, cooldown: int) -> int | None:
-    """One segment, or the branch that anneals a milestone."""
-    import numpy as np
-
+def _train(
+    options: argparse.Namespace, runs: list[Run], parent: int | None, cooldown: int
+) -> int | None:
+    """One segment of each of some runs that differ in their seeds, or the branch of one."""
     from barlow_atlas import console
     from barlow_atlas.data import load
+    from barlow_atlas.data.image_set import ImageSet
     from barlow_atlas.data.prepared import sha256_of
-    from barlow_atlas.pretrain import Interrupted, Segment, pretrain_segment
+    from barlow_atlas.devices import device_for
+    from barlow_atlas.pretrain import Interrupted, pretrain_together
     from barlow_atlas.sources import fingerprint, pretrain_sources
 
+    run, *_ = runs
     folder = DATA / run.data.name
     prepared = load(folder)
     chosen = _select(run, prepared)
-    images = prepared.train_images[chosen.pretraining]
+    parts = [(prepared.train_images, chosen.pretraining)]
     if prepared.unlabeled_images is not None:
-        unlabeled = prepared.unlabeled_images[chosen.pretraining_unlabeled]
-        images = np.concatenate([images, unlabeled])
+        parts.append((prepared.unlabeled_images, chosen.pretraining_unlabeled))
+    data_sha256 = sha256_of(folder / "manifest.json")
+    sources_sha256 = fingerprint(pretrain_sources(type(run.settings)))
+    segments = [
+        _segment(options, run, parent, cooldown, data_sha256, sources_sha256) for run in runs
+    ]
+    device = device_for(options.device, run.threads)
+    with console.StopSignals() as signals, console.Board(segments, signals) as board:
+        try:
+            pretrain_together(
+                segments, ImageSet(tuple(parts)), device, options.save_every, board.monitors
+            )
+        except Interrupted as interruption:
+            assert signals.received is not None  # nothing else interrupts a segment
+            board.say(f"{interruption} ({signals.received.name})")
+            return EXIT_INTERRUPTED
+    return None
+
+
+def _segment(
+    options: argparse.Namespace,
+    run: Run,
+    parent: int | None,
+    cooldown: int,
+    data_sha256: str,
+    sources_sha256: str,
+) -> "Segment":
+    from barlow_atlas.pretrain import Segment
+
     training = of_run("training", options.study, run.name)
     resume = RESULTS / "resume" / options.study / run.name
-    segment = Segment(
+    return Segment(
         study=options.study,
         run=run,
         parent=parent,
@@ -189,18 +234,9 @@ def _train(options: argparse.Namespace, run: Run, parent: int | None, cooldown: 
         checkpoints=of_run("checkpoints", options.study, run.name),
         training=training / COOLED if cooldown else training,
         resume=resume / f"{COOLED}_{options.epoch:04d}" if cooldown else resume,
-        data_sha256=sha256_of(folder / "manifest.json"),
-        sources_sha256=fingerprint(pretrain_sources(type(run.settings))),
+        data_sha256=data_sha256,
+        sources_sha256=sources_sha256,
     )
-    device = _device(options.device, run)
-    with console.StopSignals() as signals, console.SegmentMonitor(segment, signals) as monitor:
-        try:
-            pretrain_segment(segment, images, device, options.save_every, monitor)
-        except Interrupted as interruption:
-            assert signals.received is not None  # nothing else interrupts a segment
-            monitor.say(f"{interruption} ({signals.received.name})")
-            return EXIT_INTERRUPTED
-    return None
 
 
 def import_weights(options: argparse.Namespace) -> None:
@@ -239,8 +275,9 @@ def import_weights(options: argparse.Namespace) -> None:
 def probe(options: argparse.Namespace) -> None:
     """Runs all probes of a study on one milestone of a run."""
     from barlow_atlas.data import load
+    from barlow_atlas.devices import device_for
     from barlow_atlas.networks import build
-    from barlow_atlas.probes import Labelled, probe
+    from barlow_atlas.probes import choose, extract_splits, probe
     from barlow_atlas.probes.signals import signals
     from barlow_atlas.randomness import generator
     from barlow_atlas.snapshot import read_manifest_of, read_weights, write_atomically
@@ -252,17 +289,18 @@ def probe(options: argparse.Namespace) -> None:
     weights = read_weights(checkpoint, manifest)
     prepared = load(DATA / run.data.name)
     chosen = _select(run, prepared)
-    train, labels = prepared.train_images, prepared.train_labels
+    train = prepared.train_images, prepared.train_labels
     splits = {
-        "train": Labelled(train[chosen.probe_training], labels[chosen.probe_training]),
-        "test": Labelled(prepared.test_images[chosen.test], prepared.test_labels[chosen.test]),
+        "train": choose(*train, chosen.probe_training),
+        "test": choose(prepared.test_images, prepared.test_labels, chosen.test),
     }
     if len(chosen.validation):
-        splits["validation"] = Labelled(train[chosen.validation], labels[chosen.validation])
-    device = _device(options.device, run)
+        splits["validation"] = choose(*train, chosen.validation)
+    device = device_for(options.device, run.threads)
     network = build(run, generator(run.seed, "weights"))
     network.load_state_dict(weights)
     network = network.to(device)
+    features = extract_splits(network.backbone, run, splits, device)
     classes = len(prepared.manifest.classes)
     content = {
         "format": 1,
@@ -275,9 +313,9 @@ def probe(options: argparse.Namespace) -> None:
             "lineage": manifest.lineage,
             "made_by": manifest.made_by,
         },
-        "signals": signals(network, run, splits, device),
+        "signals": signals(network, run, splits, features),
         "results": [
-            *probe(network, run, study.probes, splits, classes, device),
+            *probe(network, run, study.probes, splits, features, classes),
             *_transfer(study, run, network, device),
         ],
     }
@@ -336,16 +374,6 @@ def verify_checkpoints(options: argparse.Namespace) -> int:
         print(link)
     print(chain.verdict(links))
     return int(any(link.verdict == "damaged" for link in links))
-
-
-def _device(name: str | None, run: Run | ForeignRun) -> "torch.device":
-    """The device to compute on, and the settings of this process that its sums depend on."""
-    import torch
-
-    torch.set_num_threads(run.threads)
-    # Denormal numbers, frequent near convergence, slow a CPU down by a factor of 2 to 5.
-    torch.set_flush_denormal(True)
-    return torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
 
 
 def runs(options: argparse.Namespace) -> None:
@@ -437,17 +465,39 @@ def plan_study(options: argparse.Namespace) -> None:
 def measure(options: argparse.Namespace) -> None:
     """Times single steps of a study's runs on this machine, for `plan`."""
     from barlow_atlas import costs
+    from barlow_atlas.devices import device_for
 
     study = _study(options)
     trained = study.trained()
     if not trained:
         raise StudyError(f"{options.study} trains nothing that could be timed")
-    device = _device(options.device, trained[0])
+    device = device_for(options.device, trained[0].threads)
     stored_size = study.data_sets()[0].image_size
     command = f"python -m barlow_atlas measure --study {options.study}"
     for one in costs.measure(options.study, trained, stored_size, device, command):
         costs.append_measurements([one])
         _log(f"{one.device}, {one.threads} threads: {one.seconds:.4g} s a {one.what} {one.run}")
+
+
+def bench(options: argparse.Namespace) -> int:
+    """Measures this package on this machine beside a plain rival, in about 15 minutes.
+
+    Prints each figure and, without --json, the report. With --check it returns 1 if a ratio fell
+    well below that of an earlier report of the same kind of device.
+    """
+    import shlex
+
+    import torch
+
+    from barlow_atlas.bench import run
+
+    torch.set_flush_denormal(True)  # as all steps do
+    device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    command = shlex.join(["python", "-m", "barlow_atlas", *sys.argv[1:]])
+    worse = run(options.only, device, options.json, options.check, command, _log)
+    for line in worse:
+        print(f"slower: {line}", file=sys.stderr)
+    return int(bool(worse))
 
 
 def doctor(options: argparse.Namespace) -> int:

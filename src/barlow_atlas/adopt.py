@@ -41,7 +41,7 @@ def adopt(name: str, study: Study, say: Callable[[str], None]) -> None:
     here = [job for job in jobs if job.file.is_file()]
     sound, foul = _judge(name, here, stale_milestones(jobs))
     records = _Records()
-    unknown = {job.file for job in here if not records.know(job.file)}
+    unknown = {job.file for job in here if not records.know(job)}
     for job in foul:
         # A milestone says itself what it is; of another file the record may know better.
         if job.file in unknown or job.rule in _MILESTONES:
@@ -72,7 +72,12 @@ def _judge(name: str, here: list[Job], stale: dict[Path, str]) -> tuple[set[Path
                 sound.add(job.file)
             elif holds is False:
                 foul.append(job)
-    return sound, foul
+    # Snakemake records a job's files together, so what is trained together counts together.
+    whole: set[Path] = set()
+    for job in here:
+        if {job.file, *job.makes} <= sound and whole.issuperset(job.after):
+            whole.add(job.file)
+    return whole, foul
 
 
 def _holds(job: Job, name: str, changed: set[str] | None, stale: dict[Path, str]) -> bool | None:
@@ -119,12 +124,18 @@ class _Records:
 
         self._store = FilePersistence(nolock=True)
 
-    def know(self, path: Path) -> bool:
-        """Whether there is a record of this very file, and not of one that lay here before."""
+    def know(self, job: Job) -> bool:
+        """Whether there is a record of this very file, as of a job that waited for these files.
+
+        Not so of a file that lay here before, or of a segment that was trained with other seeds.
+        """
         from snakemake.io import IOFile
 
-        record = self._store.metadata(IOFile(str(path)))
-        return record is not None and record.endtime == path.stat().st_mtime
+        record = self._store.metadata(IOFile(str(job.file)))
+        if record is None or record.endtime != job.file.stat().st_mtime:
+            return False
+        trained_from = {Path(file) for file in record.input if Path(file).parts[0] == "results"}
+        return job.rule != "pretrain" or trained_from == set(job.after)
 
     def forget(self, path: Path) -> None:
         from snakemake.io import IOFile

@@ -4,6 +4,7 @@ import json
 import signal
 import sys
 import time
+from collections.abc import Sequence
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -50,16 +51,12 @@ class StopSignals:
         self.received = signal.Signals(number)
 
 
-class SegmentMonitor(pretrain.Monitor):
-    """Shows a segment's progress: losses, learning rate, images per second, time left."""
+class Board:
+    """Shows how segments proceed: losses, learning rate, images per second, time left."""
 
-    def __init__(self, segment: pretrain.Segment, signals: StopSignals) -> None:
-        self.segment = segment
-        self.signals = signals
+    def __init__(self, segments: Sequence[pretrain.Segment], signals: StopSignals) -> None:
         self.terminal = sys.stdout.isatty()
-        self.started: tuple[float, int] | None = None
-        self.said = time.monotonic()
-        self.bar = Progress(
+        self.bars = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=10),
             TimeRemainingColumn(compact=True),
@@ -69,20 +66,38 @@ class SegmentMonitor(pretrain.Monitor):
             disable=not self.terminal,
             expand=True,
         )
-        self.task = self.bar.add_task("", numbers="", total=None)
+        self.monitors = [SegmentMonitor(segment, signals, self) for segment in segments]
 
-    def __enter__(self) -> "SegmentMonitor":
-        self.bar.start()
+    def __enter__(self) -> "Board":
+        self.bars.start()
         if self.terminal:
-            self.say(f"{self.segment.run.name} to epoch {self.segment.until}")
+            for monitor in self.monitors:
+                self.say(f"{monitor.segment.run.name} to epoch {monitor.segment.until}")
         return self
 
     def __exit__(self, *details: object) -> None:
-        self.bar.stop()
+        self.bars.stop()
 
     def say(self, line: str) -> None:
-        if self.terminal:
-            self.bar.console.print(line)
+        """A line about all of them."""
+        for monitor in self.monitors[:1] if self.terminal else self.monitors:
+            monitor.say(line)
+
+
+class SegmentMonitor(pretrain.Monitor):
+    """One segment's line on the board."""
+
+    def __init__(self, segment: pretrain.Segment, signals: StopSignals, board: Board) -> None:
+        self.segment = segment
+        self.signals = signals
+        self.board = board
+        self.started: tuple[float, int] | None = None
+        self.said = time.monotonic()
+        self.task = board.bars.add_task("", numbers="", total=None)
+
+    def say(self, line: str) -> None:
+        if self.board.terminal:
+            self.board.bars.console.print(line)
         else:
             log(run=self.segment.run.name, message=line)
 
@@ -96,7 +111,7 @@ class SegmentMonitor(pretrain.Monitor):
         if self.started is None:
             self.started = now, done
         last = done == total
-        if now - self.said < (0.5 if self.terminal else SECONDS_BETWEEN_LINES) and not last:
+        if now - self.said < (0.5 if self.board.terminal else SECONDS_BETWEEN_LINES) and not last:
             return
         self.said = now
         since, first = self.started
@@ -104,9 +119,9 @@ class SegmentMonitor(pretrain.Monitor):
         speed = steps_per_second * progress.batch_size
         left = (total - done) / steps_per_second if steps_per_second else None
         terms = {name: value.item() for name, value in progress.terms.items()}
-        if self.terminal:
+        if self.board.terminal:
             numbers = " ".join(f"{name} {value:.4g}" for name, value in terms.items())
-            self.bar.update(
+            self.board.bars.update(
                 self.task,
                 completed=done,
                 total=total,

@@ -35,6 +35,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
+from barlow_atlas.data.batches import Resident
 from barlow_atlas.errors import AtlasError
 from barlow_atlas.frozen import Frozen
 from barlow_atlas.networks import build_backbone
@@ -42,7 +43,7 @@ from barlow_atlas.pretrain import State, initial_state, train
 from barlow_atlas.probe_settings import Linear
 from barlow_atlas.probes import linear
 from barlow_atlas.probes.features import BATCH, extract
-from barlow_atlas.probes.knn import knn_scores
+from barlow_atlas.probes.knn import chunk_size, knn_scores
 from barlow_atlas.probes.signals import MOST_IMAGES
 from barlow_atlas.probes.transfer import MIX_TRANSFER
 from barlow_atlas.provenance import device_name
@@ -119,7 +120,8 @@ def footprint(run: Run, stored_size: int) -> Footprint:
 
     Runs that differ in seed or length have the same footprint.
     """
-    return _footprint(run.model_copy(update={"seed": 0}).model_dump_json(), stored_size)
+    plain = run.model_copy(update={"seed": 0, "compiled": False})
+    return _footprint(plain.model_dump_json(), stored_size)
 
 
 @functools.cache
@@ -135,7 +137,7 @@ def _footprint(run_json: str, stored_size: int) -> Footprint:
 
 
 def _footprint_on(run: Run, stored_size: int, device: torch.device) -> Footprint:
-    state, steps = _training(run, stored_size, device)
+    state, steps = training(run, stored_size, device)
     next(steps)  # the first step makes the optimizer's state
     held = {_storage(t): 0 for t in [*state.network.parameters(), *state.parts.parameters()]}
     saved: dict[int, Any] = {}
@@ -155,14 +157,14 @@ def _footprint_on(run: Run, stored_size: int, device: torch.device) -> Footprint
     )
 
 
-def _training(run: Run, size: int, device: torch.device) -> tuple[State, Iterator[Any]]:
+def training(run: Run, size: int, device: torch.device) -> tuple[State, Iterator[Any]]:
     """A fresh state and the endless steps of its training on noise, 8 steps an epoch."""
     state = initial_state(run, device)
     shape = (8 * run.batch_size, 3, size, size)
     images = torch.empty(shape, dtype=torch.uint8, device=device)
     if device.type != "meta":
         images.random_(0, 256)
-    return state, train(run, state, images, until=sys.maxsize)
+    return state, train(run, state, Resident(images), until=sys.maxsize)
 
 
 def _storage(tensor: Tensor) -> int:
@@ -243,33 +245,38 @@ class _Probed:
 
     @property
     def signals(self) -> Work:
-        """Of the label-free signals: each image as it is and in two views, of both splits.
+        """Of the label-free signals: two views of each image, of both splits.
 
         Drawing the views and the spectra are left out: small beside the forward passes of any
         backbone that needs a plan.
         """
         held_out = min(self.sizes.validation or self.sizes.test, MOST_IMAGES)
-        return self.forward * (2 * 3 * held_out)
+        return self.forward * (2 * 2 * held_out)
 
     def neighbours(self, probes: Probes) -> Work:
+        """Of all kNN probes: a first chunk of queries, and a further one times all others."""
         known = torch.empty(self.sizes.probe_training, self.features, device=META)
         labels = torch.empty(len(known), dtype=torch.int64, device=META)
+        knn, classes, size = list(probes.knn), self.sizes.classes, chunk_size(known)
+
+        def search(queries: int) -> Work:
+            sought = torch.empty(queries, self.features, device=META)
+            return count(lambda: knn_scores(known, labels, sought, knn, classes))
+
         total = Work()
         for queries in filter(None, (self.sizes.validation, self.sizes.test)):
-            sought = torch.empty(queries, self.features, device=META)
-            total += count(
-                functools.partial(
-                    knn_scores, known, labels, sought, list(probes.knn), self.sizes.classes
-                )
-            )
+            first = search(min(size, queries))
+            total += first
+            if queries > size:
+                total += (search(2 * size) + first * -1) * (queries / size - 1)
         return total
 
     def training(self, settings: Linear, form: linear.Form) -> Work:
         """Of one linear probe: a batch of its second epoch, counted, times all batches."""
         n = self.sizes.probe_training
         batch = min(settings.batch_size, n)
-        start = torch.empty(self.features + 1, self.sizes.classes)
-        heads = linear.Heads(settings.learning_rates, settings.weight_decays, start).to(META)
+        start = torch.empty(self.features + 1, self.sizes.classes, device=META)
+        heads = linear.Heads(settings.learning_rates, settings.weight_decays, start)
         clean = self.subject.protocol == "clean"
         augmentation = None if clean else form.augmentation(self.subject)
         labels = torch.empty(batch, dtype=torch.int64, device=META)
@@ -288,7 +295,7 @@ class _Probed:
         else:
             known = torch.empty(batch, self.features, device=META)
             batches = linear.frozen_batches(known, labels, batch, 0, "linear")
-        epochs = linear.train(heads, form.optimizer(heads), lambda _: 1.0, batches, 2)
+        epochs = linear.train(heads, form.optimizer, lambda _: 1.0, batches, 2)
         next(epochs)
         step = count(lambda: next(epochs))
         tested = settings.epochs if form.live and form.best and not clean else 0
@@ -393,14 +400,14 @@ def _step_seconds(run: Run, size: int, device: torch.device) -> list[float]:
     """
     alone = device.type == "cpu" and run.threads == 1
     clock = time.process_time if alone else time.perf_counter
-    _, steps = _training(run, size, device)
+    _, steps = training(run, size, device)
     next(steps)
     times: list[float] = []
     while len(times) < 3 or (sum(times) < 5 and len(times) < 100):
-        _synchronise(device)
+        synchronise(device)
         began = clock()
         next(steps)
-        _synchronise(device)
+        synchronise(device)
         times.append(clock() - began)
     return times
 
@@ -418,7 +425,7 @@ def _lower_quartile(times: Sequence[float]) -> float:
     return float(f"{np.quantile(times, 0.25):.4g}")
 
 
-def _synchronise(device: torch.device) -> None:
+def synchronise(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 

@@ -7,7 +7,7 @@ started and Snakemake is not asked.
 import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,8 @@ class Job:
     epoch: int = 0
     epochs: int = 0
     """Epochs to train."""
+    makes: tuple[Path, ...] = ()
+    """Where seeds are trained together, the files of all of them, this one's among them."""
 
 
 def jobs_of(name: str, study: Study) -> list[Job]:
@@ -46,8 +48,11 @@ def jobs_of(name: str, study: Study) -> list[Job]:
     data, *others = (DATA / data_set.name / MANIFEST for data_set in study.data_sets())
     found = [Job("prepare_data", file) for file in (data, *others)]
     probes = []
+    for group in study.groups():
+        found += _together([[*_chain(name, study, run, data)] for run in group])
+    for foreign in study.imported():
+        found += _chain(name, study, foreign, data)
     for run in study.runs():
-        found += _chain(name, study, run, data)
         for epoch in study.milestones_of(run):
             file, asked = probe_file(name, run, epoch), probed_milestone(name, run, epoch)
             probes.append(Job("probe", file, (asked, data, *others), run, epoch))
@@ -84,6 +89,27 @@ def _chain(name: str, study: Study, run: Run | ForeignRun, data: Path) -> Iterat
         before = None if last else (epoch, file)
 
 
+def _together(chains: Sequence[list[Job]]) -> Iterator[Job]:
+    """Chains that are trained in turn: what one of them waits for, its own first, all wait for."""
+    for segments in zip(*chains, strict=True):
+        makes = tuple(job.file for job in segments)
+        for job in segments:
+            others = (file for other in segments for file in other.after)
+            trained_in_turn = len(segments) > 1 and job.rule == "pretrain"
+            after = tuple(dict.fromkeys((*job.after, *others)))
+            yield replace(job, after=after, makes=makes) if trained_in_turn else job
+
+
+def submissions(jobs: Sequence[Job]) -> list[Job]:
+    """The jobs as they are submitted: segments of seeds that are trained together are one."""
+    leads = {file: job.makes[0] for job in jobs for file in job.makes}
+    return [
+        replace(job, after=tuple(dict.fromkeys(leads.get(file, file) for file in job.after)))
+        for job in jobs
+        if leads.get(job.file, job.file) == job.file
+    ]
+
+
 def targets(name: str, study: Study) -> set[Path]:
     """What `snakemake all` asks for: the report, and the last checkpoint of each run."""
     last = {probed_milestone(name, run, study.milestones_of(run)[-1]) for run in study.runs()}
@@ -108,7 +134,7 @@ def to_run(
     while stack:
         file = stack.pop()
         missing = [f for f in by_file[file].after if f not in found and not present(f)]
-        for other in (*missing, *waiting[file]):
+        for other in (*missing, *waiting[file], *by_file[file].makes):
             if other not in found:
                 found.add(other)
                 stack.append(other)

@@ -220,11 +220,13 @@ def build_optimizer(
         for (scale, stays), parameters in groups.items()
     ]
     decay = chosen.weight_decay
+    # One kernel for all parameters; torch's meta device, on which costs are counted, has none.
+    fused = next(network.parameters()).device.type != "meta"
     match chosen:
         case settings.Adam():
-            return torch.optim.Adam(listed, lr=0.0, weight_decay=decay)
+            return torch.optim.Adam(listed, lr=0.0, weight_decay=decay, fused=fused)
         case settings.SGD():
-            return torch.optim.SGD(listed, 0.0, chosen.momentum, weight_decay=decay)
+            return torch.optim.SGD(listed, 0.0, chosen.momentum, weight_decay=decay, fused=fused)
         case settings.LARS():
             return LARS(listed, 0.0, decay, chosen.momentum, chosen.trust_coefficient)
 

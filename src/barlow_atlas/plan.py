@@ -17,7 +17,15 @@ from barlow_atlas.costs import Footprint, Rates, Sizes
 from barlow_atlas.data.catalog import Counts, DataSet
 from barlow_atlas.data.prepared import MANIFEST, Manifest
 from barlow_atlas.errors import AtlasError
-from barlow_atlas.jobs import Job, jobs_of, read_json, stale_milestones, targets, to_run
+from barlow_atlas.jobs import (
+    Job,
+    jobs_of,
+    read_json,
+    stale_milestones,
+    submissions,
+    targets,
+    to_run,
+)
 from barlow_atlas.paths import COOLED, DATA, PARAMS, RESULTS
 from barlow_atlas.study import ForeignRun, Resources, Run, Study, find_studies, load_study
 
@@ -120,7 +128,7 @@ def seconds_of(study: Study, speeds: Speeds) -> Callable[[Job], float | None]:
         if rates is None or job.run is None:
             return BETWEEN_JOBS_S if job.run is None else None
         alone = seconds_of_step(job, study, rates)
-        return BETWEEN_JOBS_S + rates.start_s + alone
+        return BETWEEN_JOBS_S + rates.start_s + alone * max(1, len(job.makes))
 
     return seconds
 
@@ -223,7 +231,7 @@ def storage_of(study: Study, jobs: Sequence[Job], at_once: int) -> Storage:
         weights=weights,
         states=states,
         probes=probes,
-        resume=SAVED_STATES * at_once * largest,
+        resume=SAVED_STATES * at_once * study.seeds_together * largest,
     )
 
 
@@ -246,14 +254,16 @@ def probe_bytes(study: Study, run: Run | ForeignRun) -> int:
 def memory_mb(study: Study, job: Job, gpu: bool) -> float:
     """Memory of the host, in MB, that a training job needs at least: program, images, tensors.
 
-    Images lie there twice while they are copied to the device; on a GPU a step's tensors do not.
+    Images lie there while they are copied to a GPU; on a CPU they stay in their files. A step's
+    tensors lie on the device.
     """
     assert isinstance(job.run, Run)
     sizes = sizes_of(study, job.run)
     one = _footprint(study, job.run)
-    images = 2 * sizes.pretraining * 3 * sizes.stored_size**2
-    tensors = 2 * one.state if gpu else 2 * one.state + one.activations
-    return PROGRAM_MB + (images + tensors) / costs.MEGABYTE
+    states = 2 * one.state * max(1, len(job.makes))
+    images = sizes.pretraining * 3 * sizes.stored_size**2
+    tensors = states + images if gpu else states + one.activations
+    return PROGRAM_MB + tensors / costs.MEGABYTE
 
 
 def _footprint(study: Study, run: Run) -> Footprint:
@@ -402,9 +412,10 @@ def describe(
         kind: device_of(measurements, getattr(asked, kind), study.threads, gpu, tflops)
         for kind in ("pretrain", "probe")
     }
-    jobs = jobs_of(name, study)
-    stale = stale_milestones(jobs)
-    running = to_run(jobs, targets(name, study), stale, Path.is_file)
+    segments = jobs_of(name, study)
+    stale = stale_milestones(segments)
+    running = to_run(segments, targets(name, study), stale, Path.is_file)
+    jobs = submissions(segments)
     pending = [job for job in jobs if job.file in running]
     unknown = _unknown_images(study)
     rates = (None, None) if unknown else (devices["pretrain"].rates, devices["probe"].rates)
@@ -425,10 +436,10 @@ def describe(
         yield from _flops_told(study, pending, devices)
         yield from _errors_told(measurements)
         yield ""
-        yield from _storage_told(study, jobs, at_once)
+        yield from _storage_told(study, segments, at_once)
         yield from _limits_told(study, pending, known)
         yield from _memory_told(study, pending)
-    yield from _stale_told(stale, jobs, running)
+    yield from _stale_told(stale, segments, running)
 
 
 def _unknown_images(study: Study) -> str | None:

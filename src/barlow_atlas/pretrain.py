@@ -1,20 +1,22 @@
-"""Pre-training: one segment of a run, from a milestone to the next.
+"""Pre-training: segments of runs, from a milestone to the next.
 
-`train` is all that happens to the weights; `pretrain_segment` keeps it safe from interruption.
+`train` is all that happens to the weights; `pretrain_together` keeps it safe from interruption.
 """
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from barlow_atlas import snapshot, views
+from barlow_atlas.data.batches import Images, images_for
+from barlow_atlas.data.image_set import ImageSet
 from barlow_atlas.errors import AtlasError
 from barlow_atlas.lock import RunLock
 from barlow_atlas.networks import Network, build, initialised_from
@@ -36,7 +38,7 @@ class NonFiniteLoss(PretrainError):
 
 
 class Interrupted(Exception):
-    """The segment was asked to stop and has saved its state."""
+    """The segment was asked to stop; whoever catches it from here finds its state saved."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +110,8 @@ def initial_state(run: Run, device: torch.device) -> State:
     with initialised_from(generator(run.seed, "parts")):
         parts = run.settings.parts(network, run.embedding_dim).to(device)
     constant = run.settings.constant_rate_parameters(parts)
+    if run.compiled and device.type == "cuda":
+        network.compile_parts(mode="reduce-overhead")  # recorded as CUDA graphs
     return State(network, parts, build_optimizer(run.optimizer, network, parts, constant))
 
 
@@ -138,49 +142,35 @@ class Monitor:
 
 
 def train(
-    run: Run, state: State, images: Tensor, until: int, cooldown_from: int | None = None
+    run: Run, state: State, images: Images, until: int, cooldown_from: int | None = None
 ) -> Iterator[Progress]:
     """Trains `state` to the end of epoch `until` (counted from 0 done), yielding after each step.
 
     Whatever is random in epoch e, step s is a function of (seed, e, s), so that it does not
-    matter where a state came from. The last incomplete batch of an epoch is left out.
+    matter where a state came from. The last incomplete batch of an epoch is left out. The host
+    never waits for the device, but at the end of an epoch.
 
     Args:
-        images: uint8 (n, 3, H, W) on the training device.
+        images: those of pre-training, with batches on the training device.
         cooldown_from: epoch from which the rate of the schedule `trunk` is annealed.
 
     Raises:
         NonFiniteLoss: at the end of an epoch in which it occurred.
     """
-    network, parts, optimizer, recipe = state.network, state.parts, state.optimizer, run.recipe
-    n, _, height, width = images.shape
-    steps = n // run.batch_size
+    network, parts, optimizer = state.network, state.parts, state.optimizer
+    steps = len(images) // run.batch_size
     network.train()
     parts.train()
     while state.epoch < until:
         epoch = state.epoch
-        order = torch.randperm(n, generator=generator(run.seed, "shuffle", epoch))
-        for step in range(state.step, steps):
-            batch = order[step * run.batch_size : (step + 1) * run.batch_size].to(images.device)
-            view_a, view_b = (
-                views.apply(
-                    images[batch],
-                    views.draw(
-                        augmentation,
-                        run.batch_size,
-                        height,
-                        width,
-                        generator(run.seed, name, epoch, step),
-                    ),
-                    augmentation,
-                    run.image_size,
-                    recipe.mean,
-                    recipe.std,
-                )
-                for name, augmentation in (("a", recipe.view_a), ("b", recipe.view_b))
-            )
+        order = torch.randperm(len(images), generator=generator(run.seed, "shuffle", epoch))
+        batches = order.split(run.batch_size)[state.step : steps]
+        for step, pixels in enumerate(images.batches(batches), start=state.step):
+            view_a, view_b = two_views(run, pixels, epoch, step)
             draws = generator(run.seed, "method", epoch, step)
             moment = Moment(epoch, step, steps, run.epochs, draws)
+            if run.compiled:
+                torch.compiler.cudagraph_mark_step_begin()
             terms = run.settings.terms(network, parts, view_a, view_b, moment)
             rate = learning_rate(run, epoch, step, steps, cooldown_from)
             set_learning_rate(optimizer, rate, peak_rate(run))
@@ -195,6 +185,24 @@ def train(
                 state.history.append(_epoch_row(state, rate))
                 state.epoch, state.step, state.sums = epoch + 1, 0, {}
             yield Progress(epoch, step, steps, run.batch_size, rate, terms)
+
+
+def two_views(run: Run, pixels: Tensor, epoch: int, step: int) -> tuple[Tensor, Tensor]:
+    """The views (N, 3, size, size) of a step's images, uint8 (N, 3, H, W), on their device."""
+    recipe = run.recipe
+    first, second = (
+        views.drawn(
+            pixels,
+            augmentation,
+            run.image_size,
+            recipe.mean,
+            recipe.std,
+            generator(run.seed, name, epoch, step),
+            run.compiled,
+        )
+        for name, augmentation in (("a", recipe.view_a), ("b", recipe.view_b))
+    )
+    return first, second
 
 
 def _accumulate(sums: dict[str, Tensor], terms: dict[str, Tensor], step: int) -> None:
@@ -225,95 +233,223 @@ def _epoch_row(state: State, rate: float) -> dict[str, float]:
     return {"epoch": state.epoch + 1, "learning_rate": rate, **means}
 
 
-def pretrain_segment(
-    segment: Segment,
-    images: np.ndarray,
+def pretrain_together(
+    segments: Sequence[Segment],
+    images: ImageSet,
     device: torch.device,
     save_every: float,
-    monitor: Monitor,
-) -> Manifest:
-    """Trains from the parent milestone to `segment.until` and stores that milestone.
+    monitors: Sequence[Monitor],
+) -> list[Manifest]:
+    """Trains segments of several runs, a step of each in turn, and stores their milestones.
 
-    The training metrics are stored first, one JSON line for each epoch of the segment, then the
-    milestone, whose manifest comes last of all.
+    Nothing passes between the runs: each becomes what it would become alone, on a CPU to the bit.
+    On a GPU each has a stream of its own, so that kernels of networks too small for the device run
+    side by side.
+
+    Once all are trained, the training metrics of each are stored, one JSON line for each epoch of
+    the segment, then its milestone, whose manifest comes last of all. If one run stops before that,
+    for whatever reason, the others save their private states.
 
     Args:
-        images: all images of pre-training, uint8 (n, 3, H, W).
-        save_every: seconds between two private states.
+        images: those of pre-training, the same for all.
+        save_every: seconds between two private states of a run.
+        monitors: one for each segment.
 
     Raises:
         PretrainError: too few images, or a loss that is not finite.
         SnapshotError: a checkpoint that is missing, damaged, exchanged meanwhile, or cannot be
             written.
-        LockError: another trainer holds this run.
+        LockError: another trainer holds one of the runs.
         Interrupted: when asked to stop; the same call goes on from there.
     """
-    if len(images) < segment.run.batch_size:
-        raise PretrainError(
-            f"{len(images)} images are fewer than one batch of {segment.run.batch_size}: lower "
-            "batch_size or use a larger fraction of the data"
-        )
+    for segment in segments:
+        if len(images) < segment.run.batch_size:
+            raise PretrainError(
+                f"{len(images)} images are fewer than one batch of {segment.run.batch_size}: "
+                "lower batch_size or use a larger fraction of the data"
+            )
+    pixels = images_for(images, device)
+    alone = len(segments) == 1 or device.type != "cuda"
+    with ExitStack() as stack:
+        trainers = [
+            _Trainer(
+                segment,
+                pixels,
+                save_every,
+                monitor,
+                stack.enter_context(RunLock(segment.resume, monitor.say, _pause(monitor))),
+                None if alone else torch.cuda.Stream(device),
+            )
+            for segment, monitor in zip(segments, monitors, strict=True)
+        ]
+        _train_in_turn(trainers)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)  # files are written from the default stream
+        return [trainer.store() for trainer in trainers]
+
+
+def _pause(monitor: Monitor) -> Callable[[float], None]:
+    """How to wait for a lock: no longer than until asked to stop."""
 
     def pause(seconds: float) -> None:
         if monitor.stop_requested():
             raise Interrupted("stopped before it began")
         time.sleep(seconds)
 
-    with RunLock(segment.resume, monitor.say, pause) as lock:
-        return _pretrain_alone(segment, images, device, save_every, monitor, lock)
+    return pause
 
 
-def _pretrain_alone(
-    segment: Segment,
-    images: np.ndarray,
-    device: torch.device,
-    save_every: float,
-    monitor: Monitor,
-    lock: RunLock,
-) -> Manifest:
-    """`pretrain_segment`, while no other trainer touches the run."""
-    run = segment.run
-    milestone = milestone_path(segment.milestones, segment.until, "").name
-    for folder, stem in (
-        (segment.resume, ""),
-        (segment.training, milestone),
-        (segment.milestones, milestone),
-    ):
-        snapshot.remove_temporaries(folder, stem)
-    started = time.monotonic()
-    state = initial_state(run, device)
-    parent = _read_parent(segment)
-    if parent is not None:
+def _train_in_turn(trainers: "Sequence[_Trainer]") -> None:
+    """Brings all to the end of their segments; if one cannot go on, the others save their states.
+
+    One that was asked to stop saves its own as well. Whoever is at its end waits, so that a job
+    that is interrupted has stored either all of its milestones or none.
+    """
+    going = {trainer: trainer.steps() for trainer in trainers}
+    while going:
+        for trainer, steps in list(going.items()):
+            try:
+                with trainer.turn():
+                    if next(steps, None) is None:
+                        del going[trainer]
+            except Exception as error:
+                with ExitStack() as saving:  # each is tried, whatever becomes of the others
+                    for other in trainers:
+                        if other is not trainer or isinstance(error, Interrupted):
+                            saving.callback(other.save)
+                raise
+
+
+class _Trainer:
+    """One segment's training, with all that protects it, while its lock is held."""
+
+    def __init__(
+        self,
+        segment: Segment,
+        images: Images,
+        save_every: float,
+        monitor: Monitor,
+        lock: RunLock,
+        stream: torch.cuda.Stream | None,
+    ) -> None:
+        self.segment = segment
+        self.images = images
+        self.save_every = save_every
+        self.monitor = monitor
+        self.lock = lock
+        self.stream = stream
+        self.resume = ResumeFolder(segment.resume)
+        self.seconds = 0.0
+        self.parent: Manifest | None = None
+        self.state: State | None = None
+        self.history = ""
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """While it computes: on a stream of its own if there are others, and by the clock."""
+        began = time.monotonic()
+        with torch.cuda.stream(self.stream):
+            yield
+        self.seconds += time.monotonic() - began
+
+    def steps(self) -> Iterator[Progress]:
+        """Trains from the newest state of this segment to its end, and saves on the way."""
+        segment = self.segment
+        milestone = milestone_path(segment.milestones, segment.until, "").name
+        for folder, stem in (
+            (segment.resume, ""),
+            (segment.training, milestone),
+            (segment.milestones, milestone),
+        ):
+            snapshot.remove_temporaries(folder, stem)
+        self.parent = parent = _read_parent(segment)
+        state = initial_state(segment.run, self.images.device)
+        if parent is None:
+            self.state = state
+            return
+        self.history = snapshot.lineage(
+            segment.run,
+            parent.epoch,
+            parent.weights_sha256,
+            segment.data_sha256,
+            segment.sources_sha256,
+            parent.lineage,
+        )
+        stored = self.resume.newest(self.history, self.monitor.say)
+        stored = stored or _parent_state(segment, parent, self.monitor.say)
+        if stored is not None:
+            state.load_dict(stored)
+            self.monitor.say(f"continues at epoch {state.epoch}, step {state.step}")
+        self.state = state
         try:
-            _train_safely(segment, parent, state, images, device, save_every, monitor, lock)
+            yield from self._steps_from(state, parent, verified=stored is not None)
         except NonFiniteLoss as error:
             good = milestone_path(segment.checkpoints, parent.epoch, ".json")
             raise PretrainError(f"{error} The last good checkpoint is {good}") from error
-    lock.check()
-    if parent is not None:
-        _must_still_be_there(segment, parent)
-    rows = [row for row in state.history if parent and row["epoch"] > parent.epoch]
-    lines = "".join(json.dumps(row) + "\n" for row in rows)
-    snapshot.write_atomically(
-        milestone_path(segment.training, segment.until, ".jsonl"), lines.encode()
-    )
-    manifest = snapshot.write_milestone(
-        segment.milestones,
-        study=segment.study,
-        run=run,
-        epoch=segment.until,
-        parent=parent,
-        weights=state.network.state_dict(),
-        state=None if segment.cooldown else {**state.to_dict(), "history": []},
-        cooldown_epochs=segment.cooldown,
-        data_sha256=segment.data_sha256,
-        sources_sha256=segment.sources_sha256,
-        made_by=made_by(device_name(device), time.monotonic() - started),
-    )
-    ResumeFolder(segment.resume).clear()
-    if parent is not None and not run.cooldown_epochs:
-        snapshot.prune_states(segment.checkpoints, keep=(parent.epoch, segment.until))
-    return manifest
+
+    def _steps_from(self, state: State, parent: Manifest, verified: bool) -> Iterator[Progress]:
+        """The steps that are left.
+
+        Args:
+            verified: whether the state came from a file; else it comes from the seed, and must
+                pass through the parent's weights.
+        """
+        segment = self.segment
+        saved = time.monotonic()
+        for stop in sorted({max(state.epoch, parent.epoch), segment.end}):
+            # Without its parent's state, a branch is preceded by the trunk as it was trained.
+            branch = parent.epoch if segment.cooldown and stop > parent.epoch else None
+            for progress in train(segment.run, state, self.images, stop, branch):
+                self.monitor.step(progress)
+                if self.monitor.stop_requested():
+                    place = f"epoch {state.epoch}, step {state.step}"
+                    raise Interrupted(f"stopped at {place}; state saved")
+                if time.monotonic() - saved > self.save_every:
+                    self.save()
+                    saved = time.monotonic()
+                yield progress
+            if not verified and stop == parent.epoch:
+                _must_equal_parent(segment, parent, state.network)
+
+    def save(self) -> None:
+        """Stores a private state, if there is anything to go on from."""
+        if self.state is None or self.parent is None:
+            return
+        self.lock.check()
+        steps = len(self.images) // self.segment.run.batch_size
+        total = self.state.epoch * steps + self.state.step
+        with torch.cuda.stream(self.stream):
+            self.resume.write(self.history, total, self.state.to_dict())
+
+    def store(self) -> Manifest:
+        """Stores the milestone that the segment has reached."""
+        segment, parent, state = self.segment, self.parent, self.state
+        assert state is not None  # its steps have been taken
+        self.lock.check()
+        if parent is not None:
+            _must_still_be_there(segment, parent)
+        rows = [row for row in state.history if parent and row["epoch"] > parent.epoch]
+        lines = "".join(json.dumps(row) + "\n" for row in rows)
+        snapshot.write_atomically(
+            milestone_path(segment.training, segment.until, ".jsonl"), lines.encode()
+        )
+        manifest = snapshot.write_milestone(
+            segment.milestones,
+            study=segment.study,
+            run=segment.run,
+            epoch=segment.until,
+            parent=parent,
+            weights=state.network.state_dict(),
+            state=None if segment.cooldown else {**state.to_dict(), "history": []},
+            cooldown_epochs=segment.cooldown,
+            data_sha256=segment.data_sha256,
+            sources_sha256=segment.sources_sha256,
+            made_by=made_by(device_name(self.images.device), self.seconds),
+        )
+        self.resume.clear()
+        if parent is not None and not segment.run.cooldown_epochs:
+            snapshot.prune_states(segment.checkpoints, keep=(parent.epoch, segment.until))
+        return manifest
 
 
 def _read_parent(segment: Segment) -> Manifest | None:
@@ -343,53 +479,6 @@ def _must_still_be_there(segment: Segment, parent: Manifest) -> None:
             f"{path} changed during training: lineage {parent.lineage[:12]} when it began, now "
             f"{now.lineage[:12]} (a checkout of other results?). {advice}"
         )
-
-
-def _train_safely(
-    segment: Segment,
-    parent: Manifest,
-    state: State,
-    images: np.ndarray,
-    device: torch.device,
-    save_every: float,
-    monitor: Monitor,
-    lock: RunLock,
-) -> None:
-    """Continues the newest state of this segment and saves on the way."""
-    resume = ResumeFolder(segment.resume)
-    history = snapshot.lineage(
-        segment.run,
-        parent.epoch,
-        parent.weights_sha256,
-        segment.data_sha256,
-        segment.sources_sha256,
-        parent.lineage,
-    )
-    stored = resume.newest(history, monitor.say) or _parent_state(segment, parent, monitor.say)
-    if stored is not None:
-        state.load_dict(stored)
-        monitor.say(f"continues at epoch {state.epoch}, step {state.step}")
-
-    def save() -> None:
-        lock.check()
-        total = state.epoch * (len(images) // segment.run.batch_size) + state.step
-        resume.write(history, total, state.to_dict())
-
-    pixels = torch.from_numpy(np.ascontiguousarray(images)).to(device)
-    saved = time.monotonic()
-    for stop in sorted({max(state.epoch, parent.epoch), segment.end}):
-        # Without its parent's state, a branch is preceded by the trunk as it was trained.
-        branch = parent.epoch if segment.cooldown and stop > parent.epoch else None
-        for progress in train(segment.run, state, pixels, stop, branch):
-            monitor.step(progress)
-            if monitor.stop_requested():
-                save()
-                raise Interrupted(f"stopped at epoch {state.epoch}, step {state.step}; state saved")
-            if time.monotonic() - saved > save_every:
-                save()
-                saved = time.monotonic()
-        if stored is None and stop == parent.epoch:
-            _must_equal_parent(segment, parent, state.network)
 
 
 def _parent_state(

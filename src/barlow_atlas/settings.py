@@ -9,6 +9,7 @@ from barlow_atlas.frozen import Frozen
 Positive = Annotated[int, Field(gt=0)]
 PositiveNumber = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
+Precision = Literal["float32", "bfloat16"]
 
 
 class Backbone(Frozen):

@@ -32,6 +32,8 @@ PREPARE_DATA = _files(
     "data/target_formats.py",
 )
 PRETRAIN = _files(
+    "data/batches.py",
+    "data/image_set.py",
     "data/prepared.py",
     "data/selection.py",
     "networks.py",
@@ -42,9 +44,12 @@ PRETRAIN = _files(
 )
 IMPORT = _files("foreign.py", "networks.py")
 PROBE = _files(
+    "data/image_set.py",
     "data/prepared.py",
     "data/selection.py",
     "networks.py",
+    "objectives/base.py",
+    "objectives/squared_products.py",
     "optim.py",
     "probes/__init__.py",
     "probes/features.py",

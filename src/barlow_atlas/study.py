@@ -31,6 +31,7 @@ from barlow_atlas.settings import (
     Backbone,
     Optimizer,
     Positive,
+    Precision,
     Projector,
     Schedule,
     Trunk,
@@ -169,6 +170,8 @@ class Run(Subject):
     optimizer: Optimizer = Field(discriminator="name")
     schedule: Schedule = Field(discriminator="name")
     epochs: int | None
+    precision: Precision
+    compiled: bool
 
     @property
     def name(self) -> str:
@@ -265,6 +268,19 @@ class Study(Frozen):
     threads: Positive = Field(
         description="CPU threads of a job; part of the run's identity, since sums depend on it"
     )
+    precision: Precision = Field(
+        "float32",
+        description="what the network computes in during training; objectives, batch-norm "
+        "statistics, weights and probes are float32 in any case",
+    )
+    compiled: bool = Field(
+        False, description="whether the network is compiled for training (torch.compile)"
+    )
+    seeds_together: Positive = Field(
+        1,
+        description="seeds that one job trains in turn, a step each: for runs that cannot fill a "
+        "GPU, or that take less time than a job's start",
+    )
     resources: JobResources
     data_mirrors: Annotated[tuple[str, ...], Field(strict=False)] = Field(
         (), description="folders or URLs that hold the data set's official files"
@@ -344,6 +360,16 @@ class Study(Frozen):
         return [
             Run(data=data, method=method, settings=settings, embedding_dim=dim, seed=seed, **shared)
             for dim, seed in itertools.product(dims, self.seeds)
+        ]
+
+    def groups(self) -> list[tuple[Run, ...]]:
+        """The trained runs as jobs train them: those of a group differ in their seeds only."""
+        together = self.seeds_together
+        runs = self.trained()
+        return [
+            tuple(runs[first + place : first + place + together][: len(self.seeds) - place])
+            for first in range(0, len(runs), len(self.seeds))
+            for place in range(0, len(self.seeds), together)
         ]
 
     def imported(self) -> list[ForeignRun]:

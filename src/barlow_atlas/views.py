@@ -5,8 +5,13 @@ Two halves that meet in `ViewParameters`:
 - `draw` turns random numbers into the parameters of one view of n images, always on the CPU, so
   that views do not depend on the device; every image uses up the same amount of random numbers.
 - `apply` carries them out on the device that holds the images. It has no random numbers, no loop
-  over images and nothing that makes the host wait for the device: every choice (which image is
-  flipped, jittered, ...) is made from the parameters on the CPU and travels as an index.
+  over images and nothing that makes the host wait for the device.
+
+`apply` has two forms, which share the formula of every operation. The plain one works on no image
+that does not need it: every choice (which image is jittered, blurred, ...) is made from the
+parameters on the CPU and travels as an index. The compiled one carries every operation out on all
+images and keeps the result where it was asked for. That is more arithmetic, but no size depends on
+what was drawn, so that the compiler can merge it into few kernels.
 
 Operations mean what they mean in torchvision.transforms.v2.functional on float images between 0
 and 1. The papers' code works on 8-bit PIL images and rounds to 1/255 after every operation; here
@@ -15,9 +20,10 @@ small matrix products per image, `w_y @ image @ w_x^T`.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields
+from functools import cache
 from typing import Any, Literal
 
 import torch
@@ -26,6 +32,8 @@ from torch import Tensor
 from barlow_atlas.augmentation import Augmentation
 
 Triple = tuple[float, float, float]
+Planes = Sequence[Tensor]
+"""Red, green and blue of n images, (n, H, W) each: slices of one tensor, or three of their own."""
 Interpolation = Literal["bilinear", "bicubic"]
 
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
@@ -65,7 +73,10 @@ class ViewParameters:
         return len(self.top)
 
     def __getitem__(self, rows: slice | Tensor) -> "ViewParameters":
-        return ViewParameters(**{f.name: getattr(self, f.name)[rows] for f in fields(self)})
+        return ViewParameters(**{name: getattr(self, name)[rows] for name in _NAMES})
+
+
+_NAMES = tuple(field.name for field in fields(ViewParameters))
 
 
 def draw(
@@ -85,21 +96,17 @@ def draw(
     top, left, box_height, box_width = _crop_boxes(
         area, ratio, place, height, width, augmentation.crop_scale, augmentation.crop_ratio
     )
-    probabilities = (
-        augmentation.flip_p,
-        augmentation.jitter_p,
-        augmentation.grayscale_p,
-        augmentation.blur_p,
-        augmentation.solarise_p,
-    )
+    a = augmentation
+    chances = [a.flip_p, a.jitter_p, a.grayscale_p, a.blur_p, a.solarise_p]
     flip, jitter, grayscale, blur, solarise = (
-        flags[:, k] < probability for k, probability in enumerate(probabilities)
-    )
-    brightness, contrast, saturation = (
-        _between(factors[:, k], max(0.0, 1 - strength), 1 + strength).float()
-        for k, strength in enumerate(
-            (augmentation.brightness, augmentation.contrast, augmentation.saturation)
-        )
+        flags < torch.tensor(chances, dtype=torch.float64)
+    ).unbind(dim=1)
+    reach = torch.tensor([a.brightness, a.contrast, a.saturation, a.hue], dtype=torch.float64)
+    middle = torch.tensor([1.0, 1.0, 1.0, 0.0], dtype=torch.float64)
+    # A factor does not go below 0; a shift may.
+    low = torch.maximum(middle - reach, middle - 1)
+    brightness, contrast, saturation, hue = (
+        (low + (middle + reach - low) * factors).float().unbind(dim=1)
     )
     return ViewParameters(
         top=top,
@@ -113,12 +120,27 @@ def draw(
         brightness=brightness,
         contrast=contrast,
         saturation=saturation,
-        hue=_between(factors[:, 3], -augmentation.hue, augmentation.hue).float(),
+        hue=hue,
         grayscale=grayscale,
         blur=blur,
         sigma=_between(rest[:, 0], *augmentation.blur_sigma).float(),
         solarise=solarise,
     )
+
+
+def drawn(
+    images: Tensor,
+    augmentation: Augmentation,
+    size: int,
+    mean: Triple,
+    std: Triple,
+    generator: torch.Generator,
+    compiled: bool = False,
+) -> Tensor:
+    """A view of images (N, 3, H, W) with parameters from `generator`: `draw`, then `apply`."""
+    n, _, height, width = images.shape
+    parameters = draw(augmentation, n, height, width, generator)
+    return apply(images, parameters, augmentation, size, mean, std, compiled)
 
 
 def apply(
@@ -128,16 +150,25 @@ def apply(
     size: int,
     mean: Triple,
     std: Triple,
+    compiled: bool = False,
 ) -> Tensor:
     """The view: images (N, 3, H, W) uint8 on any device -> (N, 3, size, size) float32, normalised.
 
     Image i's view depends on image i and its parameters only, not on its neighbours in the batch.
     The images are left as they are.
+
+    Args:
+        compiled: whether to let torch.compile merge the operations. Each augmentation and each
+            shape of `images` is compiled once, which takes seconds and, on a CPU, a C++ compiler.
+            The views are the same but for float32 rounding.
     """
     _check(images)
     if len(parameters) != len(images):
         raise ValueError(f"parameters for {len(parameters)} images, but {len(images)} images")
     with _full_precision(images.device):
+        if compiled:
+            table = _send(_pack(parameters), images.device)
+            return _compiled(augmentation, size, mean, std)(images, table)
         view = _unit_interval(images)
         if not augmentation.crop_last:
             view = crop(view, parameters, size, augmentation.interpolation)
@@ -207,7 +238,7 @@ def crop(
     p = parameters
     # One transfer for all; whole numbers below 2^24 are exact in float32.
     boxes = torch.stack([v.float() for v in (p.top, p.height, p.left, p.width, p.flip)])
-    top, box_height, left, box_width, flip = boxes.to(images.device, non_blocking=True)
+    top, box_height, left, box_width, flip = _send(boxes, images.device)
     # Centres of the output pixels as shares of the box, 0 to 1.
     centres = (torch.arange(size, device=images.device) + 0.5) / size
     # A flipped row is read from the right: c -> 1 - c.
@@ -229,7 +260,7 @@ def colour(images: Tensor, parameters: ViewParameters, augmentation: Augmentatio
     rows = _rows(parameters.blur)
     if len(rows):
         radius = blur_radius(augmentation.blur_sigma[1], min(images.shape[-2:]))
-        sigma = parameters.sigma[rows].to(images.device, non_blocking=True)
+        sigma = _send(parameters.sigma[rows], images.device)
         _replace(images, rows, lambda part: gaussian_blur(part, sigma, radius))
     rows = _rows(parameters.solarise)
     if len(rows):
@@ -248,9 +279,7 @@ def colour_jitter(images: Tensor, parameters: ViewParameters) -> None:
     if len(rows) == 0:
         return
     chosen = parameters[rows]
-    factors = torch.stack(
-        [chosen.brightness, chosen.contrast, chosen.saturation, chosen.hue], dim=1
-    )
+    factors = _factors(chosen)
     needed = (factors != torch.tensor([1.0, 1.0, 1.0, 0.0])).any(dim=0)
     steps = int(needed.sum())
     if steps == 0:
@@ -264,8 +293,9 @@ def colour_jitter(images: Tensor, parameters: ViewParameters) -> None:
         [rows[arrangement[:, 0]]]
         + [place[arrangement[:, k], k - 1] for k in range(1, steps)]
         + [rows[arrangement[:, -1]]]
-    ).to(images.device, non_blocking=True)
-    amounts = factors[arrangement, operations].T.contiguous().to(images.device, non_blocking=True)
+    )
+    moves = _send(moves, images.device)
+    amounts = _send(factors[arrangement, operations].T.contiguous(), images.device)
     pixels = images
     for k in range(steps):
         pixels = pixels.index_select(0, moves[k])
@@ -274,29 +304,32 @@ def colour_jitter(images: Tensor, parameters: ViewParameters) -> None:
             _JITTER, torch.split(pixels, counts), torch.split(amounts[k], counts), strict=True
         ):
             if len(part):
-                operation(part, amount)
+                operation(part.unbind(dim=1), amount)
     images.index_copy_(0, moves[-1], pixels)
 
 
-def brightness(images: Tensor, factor: Tensor) -> None:
-    """x <- factor * x, cut to [0, 1]; images (n, 3, H, W) in place, factor (n,)."""
-    images.mul_(_per_image(factor)).clamp_(max=1)
+def brightness(planes: Planes, factor: Tensor) -> None:
+    """x <- factor * x, cut to [0, 1]; in place, factor (n,)."""
+    for plane in planes:
+        plane.mul_(_per_image(factor)).clamp_(max=1)
 
 
-def contrast(images: Tensor, factor: Tensor) -> None:
+def contrast(planes: Planes, factor: Tensor) -> None:
     """x <- factor * x + (1 - factor) * mean of the grayscale image, cut to [0, 1]; in place."""
-    red, green, blue = images.mean(dim=(2, 3)).unbind(dim=1)
-    mean = LUMA[0] * red + LUMA[1] * green + LUMA[2] * blue
-    images.mul_(_per_image(factor)).add_(_per_image((1 - factor) * mean)).clamp_(0, 1)
+    mean = luma([plane.mean(dim=(1, 2)) for plane in planes])
+    share = _per_image((1 - factor) * mean)
+    for plane in planes:
+        plane.mul_(_per_image(factor)).add_(share).clamp_(0, 1)
 
 
-def saturation(images: Tensor, factor: Tensor) -> None:
+def saturation(planes: Planes, factor: Tensor) -> None:
     """x <- factor * x + (1 - factor) * grayscale image, cut to [0, 1]; in place."""
-    grey = luma(images).mul_(_per_image(1 - factor))
-    images.mul_(_per_image(factor)).add_(grey).clamp_(0, 1)
+    grey = luma(planes)
+    for plane in planes:
+        plane.lerp_(grey, _per_image(1 - factor)).clamp_(0, 1)
 
 
-def hue(images: Tensor, shift: Tensor) -> None:
+def hue(planes: Planes, shift: Tensor) -> None:
     """Turn the colour circle by `shift` (n,) turns at constant saturation and value; in place.
 
     With v the largest and m the smallest of R, G, B and the hue h in sixths of a turn, each channel
@@ -307,36 +340,36 @@ def hue(images: Tensor, shift: Tensor) -> None:
     The hue itself: one of the channels' shares r = (R - m) / (v - m), g, b is 1 and one is 0, so
     the way from pure red is 1 - r + g + b, to the side of green where g > b and of blue where not.
     """
-    red, green, blue = images.unbind(dim=1)
+    red, green, blue = planes
     value = torch.maximum(torch.maximum(red, green), blue)
     least = torch.minimum(torch.minimum(red, green), blue)
     spread = value.sub_(least)
     # A grey pixel has no hue, and with spread 0 any finite one will do.
     h = (green - red).add_(blue).sub_(least).div_(spread.clamp(min=1e-12)).add_(1)
     h.copysign_(green - blue)
-    # x = h + 6 shift - h_0. Both h and the rest are within [-3, 3], hence |x| <= 6, and there the
-    # trapezoid of the circle is |3 - |x|| - 1 cut to [0, 1].
-    turn = 6 * shift[:, None] - 2 * torch.arange(3, device=shift.device)
-    turn = turn - 6 * torch.round(turn / 6)
-    x = h[:, None] + turn[:, :, None, None]
     # m + (v - m) (clamp(y, 1, 2) - 1), the last 1 being taken out of the three channels.
-    weight = x.abs_().sub_(3).abs_().clamp_(1, 2)
-    torch.addcmul((least - spread)[:, None], spread[:, None], weight, out=images)
+    base = least.sub_(spread)
+    for plane, pure in zip(planes, (0, 2, 4), strict=True):
+        # x = h + 6 shift - h_0. Both h and the rest are within [-3, 3], hence |x| <= 6, and there
+        # the trapezoid of the circle is |3 - |x|| - 1 cut to [0, 1].
+        turn = 6 * shift - pure
+        turn = turn - 6 * torch.round(turn / 6)
+        weight = (h + _per_image(turn)).abs_().sub_(3).abs_().clamp_(1, 2)
+        torch.addcmul(base, spread, weight, out=plane)
 
 
 _JITTER = (brightness, contrast, saturation, hue)
 
 
-def luma(images: Tensor) -> Tensor:
-    """Grayscale image: (n, 3, H, W) -> (n, 1, H, W)."""
-    red, green, blue = images.unbind(dim=1)
-    grey = (red * LUMA[0]).add_(green, alpha=LUMA[1]).add_(blue, alpha=LUMA[2])
-    return grey.unsqueeze(1)
+def luma(planes: Planes) -> Tensor:
+    """Grayscale image: red, green, blue of any one shape -> that shape."""
+    red, green, blue = planes
+    return (red * LUMA[0]).add_(green, alpha=LUMA[1]).add_(blue, alpha=LUMA[2])
 
 
 def grayscale(images: Tensor) -> Tensor:
     """All three channels become the grayscale image: (n, 3, H, W) -> a view of that shape."""
-    return luma(images).expand(-1, 3, -1, -1)
+    return luma(images.unbind(dim=1)).unsqueeze(1).expand(-1, 3, -1, -1)
 
 
 def solarise(images: Tensor, threshold: float) -> Tensor:
@@ -365,30 +398,32 @@ def gaussian_blur(images: Tensor, sigma: Tensor, radius: int) -> Tensor:
     here, cut where it is 4 sigma wide: less than 1/255 from either at 224 pixels.
     """
     height, width = images.shape[-2:]
-    return _separable(
-        images, _blur_matrices(sigma, height, radius), _blur_matrices(sigma, width, radius)
-    )
+    w_y = _blur_matrices(sigma, height, radius)
+    w_x = w_y if height == width else _blur_matrices(sigma, width, radius)
+    return _separable(images, w_y, w_x)
 
 
 def _blur_matrices(sigma: Tensor, length: int, radius: int) -> Tensor:
     """sigma (n,) -> (n, length, length): row i holds the weights of the pixels in output pixel i.
 
     Pixel j stands on the reflected line at j, at -j (left of pixel 0) and at 2 (length - 1) - j
-    (right of the last pixel); the outermost pixels themselves are not repeated.
+    (right of the last pixel); the outermost pixels themselves are not repeated. How often it
+    stands at distance d from pixel i is the same for all sigma.
     """
+    distance = torch.arange(radius + 1, device=sigma.device)
     pixel = torch.arange(length, device=sigma.device)
-    here = pixel[:, None]
-    weights = torch.zeros(len(sigma), length, length, device=sigma.device)
     never = length + radius
+    times = torch.zeros(radius + 1, length, length, device=sigma.device)
     for image_of_j in (
         pixel,
         torch.where(pixel > 0, -pixel, -never),
         torch.where(pixel < length - 1, 2 * (length - 1) - pixel, 2 * never),
     ):
-        distance = (here - image_of_j).abs()
-        squared = torch.where(distance <= radius, distance.float().square(), math.inf)
-        weights += torch.exp(-squared / (2 * sigma.square())[:, None, None])
-    return weights.div_(weights.sum(dim=2, keepdim=True))
+        times += (pixel[:, None] - image_of_j).abs() == distance[:, None, None]
+    kernel = torch.exp(-distance.square() / (2 * sigma.square())[:, None])
+    # All of the kernel falls on some pixel: one sum for all rows.
+    kernel = kernel / (2 * kernel.sum(dim=1, keepdim=True) - 1)
+    return (kernel @ times.flatten(1)).view(len(sigma), length, length)
 
 
 def _resampling_matrices(
@@ -447,7 +482,21 @@ def _between(uniform: Tensor, low: float, high: float) -> Tensor:
 
 
 def _per_image(values: Tensor) -> Tensor:
-    return values.view(-1, 1, 1, 1)
+    """(n,) -> (n, 1, 1), to go with planes."""
+    return values.view(-1, 1, 1)
+
+
+def _factors(parameters: ViewParameters) -> Tensor:
+    """(n, 4) in the order in which the operations are numbered."""
+    p = parameters
+    return torch.stack([p.brightness, p.contrast, p.saturation, p.hue], dim=1)
+
+
+def _send(values: Tensor, device: torch.device) -> Tensor:
+    """To the device, without waiting for it: only from pinned memory does the host go on."""
+    if device.type == "cuda" and not values.is_cuda:
+        values = values.pin_memory()
+    return values.to(device, non_blocking=True)
 
 
 def _rows(flags: Tensor) -> Tensor:
@@ -460,7 +509,7 @@ def _replace(images: Tensor, rows: Tensor, operation: Callable[[Tensor], Tensor]
     if len(rows) == len(images):
         images.copy_(operation(images))
     else:
-        rows = rows.to(images.device, non_blocking=True)
+        rows = _send(rows, images.device)
         images.index_copy_(0, rows, operation(images.index_select(0, rows)))
 
 
@@ -472,8 +521,7 @@ def _unit_interval(images: Tensor) -> Tensor:
 def _normalise(images: Tensor, mean: Triple, std: Triple) -> Tensor:
     """(x - mean) / std in each channel, in place."""
     shift, scale = (
-        torch.tensor(values).view(3, 1, 1).to(images.device, non_blocking=True)
-        for values in (mean, std)
+        _send(torch.tensor(values).view(3, 1, 1), images.device) for values in (mean, std)
     )
     return images.sub_(shift).div_(scale)
 
@@ -483,6 +531,72 @@ def _check(images: Tensor) -> None:
         raise ValueError(
             f"expected images (N, 3, H, W) of uint8, got {tuple(images.shape)} of {images.dtype}"
         )
+
+
+@cache
+def _compiled(
+    augmentation: Augmentation, size: int, mean: Triple, std: Triple
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """From images and their packed parameters to the view, in one compiled function."""
+
+    def view_of(images: Tensor, table: Tensor) -> Tensor:
+        parameters = _unpack(table)
+        view = _unit_interval(images)
+        if not augmentation.crop_last:
+            view = crop(view, parameters, size, augmentation.interpolation)
+        planes = _colour_where_chosen(view.unbind(dim=1), parameters, augmentation)
+        if augmentation.crop_last:
+            view = torch.stack([*planes], dim=1)
+            planes = crop(view, parameters, size, augmentation.interpolation).unbind(dim=1)
+        return torch.stack([(x - m) / s for x, m, s in zip(planes, mean, std, strict=True)], dim=1)
+
+    return torch.compile(view_of, dynamic=False, fullgraph=True)
+
+
+def _colour_where_chosen(
+    planes: Sequence[Tensor], parameters: ViewParameters, augmentation: Augmentation
+) -> Sequence[Tensor]:
+    """`colour` by carrying out each operation on all images, not in place."""
+    a, p = augmentation, parameters
+    if a.jitter_p > 0:
+        strengths = (a.brightness, a.contrast, a.saturation, a.hue)
+        factors = _factors(p)
+        for turn in p.order.where(p.jitter[:, None].bool(), -1).unbind(dim=1):
+            before = planes
+            for number, operation in enumerate(_JITTER):
+                if strengths[number] > 0:
+                    changed = [plane.clone() for plane in before]
+                    operation(changed, factors[:, number])
+                    planes = _where(turn == number, changed, planes)
+    if a.grayscale_p > 0:
+        planes = _where(p.grayscale, [luma(planes)] * 3, planes)
+    if a.blur_p > 0:
+        radius = blur_radius(a.blur_sigma[1], min(planes[0].shape[-2:]))
+        blurred = gaussian_blur(torch.stack([*planes], dim=1), p.sigma, radius)
+        planes = _where(p.blur, blurred.unbind(dim=1), planes)
+    if a.solarise_p > 0:
+        inverted = [solarise(plane, a.solarise_threshold) for plane in planes]
+        planes = _where(p.solarise, inverted, planes)
+    return planes
+
+
+def _where(chosen: Tensor, changed: Planes, planes: Planes) -> Planes:
+    """The changed planes of the images that are chosen, the others as they are."""
+    chosen = _per_image(chosen).bool()
+    return [torch.where(chosen, new, old) for new, old in zip(changed, planes, strict=True)]
+
+
+def _pack(parameters: ViewParameters) -> Tensor:
+    """All parameters in one matrix (n, columns); whole numbers below 2^24 are exact in float32."""
+    columns = [getattr(parameters, name).float() for name in _NAMES]
+    return torch.cat([c if c.dim() == 2 else c[:, None] for c in columns], dim=1)
+
+
+def _unpack(table: Tensor) -> ViewParameters:
+    """What `_pack` has packed: the same numbers, all of them float32 now."""
+    widths = [4 if name == "order" else 1 for name in _NAMES]
+    columns = zip(_NAMES, torch.split(table, widths, dim=1), strict=True)
+    return ViewParameters(**{k: v if k == "order" else v.squeeze(1) for k, v in columns})
 
 
 @contextmanager

@@ -6,11 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from training import pretrain_segment
 
 from barlow_atlas import chain, snapshot
 from barlow_atlas.chain import Link
 from barlow_atlas.paths import of_run
-from barlow_atlas.pretrain import Monitor, Segment, pretrain_segment
+from barlow_atlas.pretrain import Monitor, Segment
 from barlow_atlas.settings import Trunk
 from barlow_atlas.study import ForeignRun, Run
 

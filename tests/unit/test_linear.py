@@ -18,14 +18,19 @@ from barlow_atlas.probes.linear import (
     CROP_AND_FLIP,
     FORMS,
     Chosen,
+    Direction,
+    Heads,
+    adam,
     cosine_factor,
     exponential_factor,
     linear_probe,
     linear_settings,
+    momentum_sgd,
     normal_start,
     published_probe,
     resized_and_cropped,
     shuffled,
+    train,
     uniform_start,
 )
 from barlow_atlas.randomness import generator
@@ -176,6 +181,53 @@ def test_the_test_transform_keeps_its_proportions(tiny_run: Run, size: int, resi
 
 
 # Training
+
+
+def test_the_gradient_is_autograds() -> None:
+    draws = torch.Generator().manual_seed(0)
+    x = torch.randn(50, 7, generator=draws, dtype=torch.float64)
+    y = torch.randint(CLASSES, (50,), generator=draws)
+    heads = Heads((0.1,), (0.0, 0.3), torch.zeros(8, CLASSES, dtype=torch.float64))
+    heads.weights.normal_(generator=draws)
+    weights = heads.weights.clone().requires_grad_()
+    for weight, (_, decay) in zip(weights, heads.pairs, strict=True):
+        scores = x @ weight[:, :-1].T + weight[:, -1]
+        loss = nn.CrossEntropyLoss()(scores, y) + decay / 2 * weight.square().sum()
+        loss.backward()
+    assert weights.grad is not None
+    torch.testing.assert_close(heads.gradient(x, y), weights.grad, rtol=1e-12, atol=1e-15)
+
+
+@pytest.mark.parametrize("name", ["adam", "sgd"])
+def test_each_pair_is_trained_as_torchs_optimizer_alone_would(
+    name: str, digits: tuple[np.ndarray, np.ndarray]
+) -> None:
+    x = torch.from_numpy(digits[0][:256, 0].reshape(256, 64) / 255)
+    y = torch.from_numpy(digits[1][:256])
+    start = uniform_start(64, CLASSES, generator(0)).double()
+    ours: Callable[[Tensor], Direction] = adam if name == "adam" else momentum_sgd
+    heads = Heads((0.1, 0.003), (0.0, 0.01), start)
+
+    def batches(epoch: int) -> list[tuple[Tensor, Tensor]]:
+        return [(x[rows], y[rows]) for rows in shuffled(256, 100, 0, "linear", epoch)]
+
+    for _ in train(heads, ours, lambda epoch: 0.7**epoch, batches, 10):
+        pass
+    for weight, (rate, decay) in zip(heads.weights, heads.pairs, strict=True):
+        layer = plain_linear(start).double()
+        optimizer: torch.optim.Optimizer
+        if name == "adam":
+            optimizer = torch.optim.Adam(layer.parameters(), lr=rate, weight_decay=decay)
+        else:
+            optimizer = torch.optim.SGD(
+                layer.parameters(), lr=rate, momentum=0.9, weight_decay=decay
+            )
+        for epoch in range(10):
+            optimizer.param_groups[0]["lr"] = rate * 0.7**epoch
+            for features, labels in batches(epoch):
+                step(layer, optimizer, features, labels)
+        theirs = torch.cat([layer.weight, layer.bias[:, None]], dim=1)
+        torch.testing.assert_close(weight, theirs.detach(), rtol=1e-6, atol=1e-6)
 
 
 def test_the_imagenet_form_is_barlow_twins_evaluation(

@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from training import pretrain_segment
 
 from barlow_atlas import pretrain, snapshot
 from barlow_atlas.lock import LockError
-from barlow_atlas.pretrain import Interrupted, Monitor, PretrainError, Segment, pretrain_segment
+from barlow_atlas.pretrain import Interrupted, Monitor, PretrainError, Segment
 from barlow_atlas.settings import Trunk
 from barlow_atlas.snapshot import SnapshotError
 from barlow_atlas.study import Run

@@ -5,20 +5,37 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 
-from barlow_atlas.networks import build
+from barlow_atlas.networks import Network, build
 from barlow_atlas.probe_settings import KNN, Linear
-from barlow_atlas.probes import Labelled, ProbeError, pack, probe, record, unpack
+from barlow_atlas.probes import (
+    Labelled,
+    ProbeError,
+    extract_splits,
+    pack,
+    probe,
+    record,
+    unpack,
+)
 from barlow_atlas.probes.features import extract
-from barlow_atlas.probes.knn import knn_scores
+from barlow_atlas.probes.knn import ROOM, chunk_size, knn_scores, largest, neighbours
 from barlow_atlas.probes.linear import clean_probe
 from barlow_atlas.randomness import generator
 from barlow_atlas.study import Probes, Run
 
 CPU = torch.device("cpu")
 LINEAR = Linear(epochs=40, batch_size=64, learning_rates=(0.1, 1e-6), weight_decays=(0.0,))
+
+
+def probed(
+    network: Network, run: Run, probes: Probes, splits: dict[str, Labelled]
+) -> list[dict[str, Any]]:
+    features = extract_splits(network.backbone, run, splits, CPU)
+    return probe(network, run, probes, splits, features, 10)
 
 
 def clusters(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -53,10 +70,73 @@ def test_euclidean_neighbours_are_counted_as_scikit_learn_does() -> None:
     assert (ours / 5).numpy() == pytest.approx(theirs)
 
 
+# 16 rows and fewer, blocks that do not divide the memory, as many neighbours as rows.
+@pytest.mark.parametrize(("rows", "k"), [(3, 2), (16, 16), (500, 7), (641, 641), (5003, 20)])
+@pytest.mark.parametrize("distance", ["cosine", "euclidean"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_neighbours_are_those_of_a_full_sort(
+    rows: int, k: int, distance: str, dtype: torch.dtype
+) -> None:
+    """Whole numbers have exact products and many ties: of equals, the lower row comes first."""
+    draws = torch.Generator().manual_seed(rows)
+    # For the cosine, vectors of one length: 4 of 8 entries are 1 or -1, so all are 2 long.
+    signs = torch.randint(0, 2, (rows + 40, 8), generator=draws) * 2 - 1
+    support = torch.rand(rows + 40, 8, generator=draws).argsort(1) < 4
+    drawn = (signs * support if distance == "cosine" else signs + support).to(dtype)
+    memory, queries = drawn[:rows], drawn[rows:]
+    found = list(neighbours(memory, queries, k, distance))
+    closeness, places = (torch.cat(parts) for parts in zip(*found, strict=True))
+    if distance == "cosine":
+        expected = queries @ memory.T / 4
+    else:
+        expected = -(queries[:, None] - memory).square().sum(2)
+    order = expected.sort(dim=1, descending=True, stable=True).indices[:, :k]
+    assert torch.equal(places, order)
+    best = expected.gather(1, order)
+    if distance == "euclidean":
+        best = (best + queries.square().sum(1, keepdim=True)) / 2
+    assert torch.equal(closeness, best)
+
+
+def test_more_queries_than_a_chunk_and_products_within_the_room() -> None:
+    draws = torch.Generator().manual_seed(0)
+    memory = torch.randn(40_000, 4, generator=draws)
+    queries = torch.randn(150, 4, generator=draws)
+    assert 150 > chunk_size(memory) >= 64
+    assert chunk_size(memory) * len(memory) * 4 <= ROOM
+    sizes, places = [], []
+    for _, rows in neighbours(memory, queries, 5, "euclidean"):
+        sizes.append(len(rows))
+        places.append(rows)
+    assert sizes == [80, 70]
+    distances = torch.cdist(queries.double(), memory.double())
+    assert torch.equal(torch.cat(places), distances.topk(5, dim=1, largest=False).indices)
+
+
+def test_a_zero_feature_is_like_nothing() -> None:
+    memory = torch.tensor([[0.0, 0.0], [-1.0, 0.0], [1.0, 0.0]]).repeat(20, 1)
+    ((closeness, rows),) = neighbours(memory, torch.tensor([[3.0, 0.0]]), 60, "cosine")
+    assert closeness[0].tolist() == [1.0] * 20 + [0.0] * 20 + [-1.0] * 20
+    assert rows[0, [0, 20, 40]].tolist() == [2, 0, 1]
+
+
+@settings(deadline=None, max_examples=50)
+@given(
+    st.lists(st.sampled_from([0.0, -0.0, 1e-45, -1e-45, 1.5, -2.5, 3e38, -3e38]), min_size=1),
+    st.integers(0, 2**32 - 1),
+)
+def test_the_largest_are_those_of_a_stable_sort(values: list[float], seed: int) -> None:
+    row = torch.tensor([values])
+    k = 1 + seed % len(values)
+    expected = row.double().sort(dim=1, descending=True, stable=True).indices[:, :k]
+    assert torch.equal(largest(row, k), expected)
+    assert torch.equal(largest(row.double(), k), expected)
+
+
 def test_knn_on_the_projectors_output(tiny_run: Run, splits: dict[str, Labelled]) -> None:
     network = build(tiny_run, generator(0))
     knn = (KNN(k=5, temperature=0.1), KNN(k=5, temperature=0.1, feature="projector"))
-    records = probe(network, tiny_run, PROBES.model_copy(update={"knn": knn}), splits, 10, CPU)
+    records = probed(network, tiny_run, PROBES.model_copy(update={"knn": knn}), splits)
     found = {
         r["settings"]["feature"]: r["correct"]
         for r in records
@@ -116,7 +196,7 @@ def test_clean_probes_leave_the_network_as_it_was(
 ) -> None:
     network = build(tiny_run, generator(0))
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    records = probe(network, tiny_run, PROBES, splits, 10, CPU)
+    records = probed(network, tiny_run, PROBES, splits)
     assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
     assert [(r["probe"], r["split"]) for r in records] == [
         ("knn", "validation"),
@@ -127,7 +207,7 @@ def test_clean_probes_leave_the_network_as_it_was(
         ("linear", "test"),
     ]
     assert records[-1]["settings"]["batch_norm"] == "running statistics"
-    assert probe(network, tiny_run, PROBES, splits, 10, CPU) == records
+    assert probed(network, tiny_run, PROBES, splits) == records
 
 
 def test_the_reference_probe_trains_through_live_batch_norm(
@@ -139,7 +219,7 @@ def test_the_reference_probe_trains_through_live_batch_norm(
     network = build(run, generator(0))
     before = {name: value.clone() for name, value in network.state_dict().items()}
     del splits["validation"]
-    records = probe(network, run, probes, splits, 10, CPU)
+    records = probed(network, run, probes, splits)
     assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
     assert {r["split"] for r in records} == {"test"}
     settings = records[-1]["settings"]
@@ -151,7 +231,7 @@ def test_correct_answers_can_be_paired_image_by_image(
     tiny_run: Run, splits: dict[str, Labelled]
 ) -> None:
     network = build(tiny_run, generator(0))
-    for found in probe(network, tiny_run, PROBES, splits, 10, CPU):
+    for found in probed(network, tiny_run, PROBES, splits):
         correct = unpack(found["correct"], found["count"])
         assert 100 * correct.mean() == pytest.approx(found["top1"])
         assert 0 < found["top1"] < found["top5"] <= 100
@@ -191,5 +271,5 @@ def test_what_cannot_be_answered_is_said(
         kept = train.labels != 3
         splits["train"] = Labelled(train.images[kept], train.labels[kept])
     with pytest.raises(ProbeError) as failure:
-        probe(build(tiny_run, generator(0)), tiny_run, probes, splits, 10, CPU)
+        probed(build(tiny_run, generator(0)), tiny_run, probes, splits)
     assert said in str(failure.value)

@@ -19,11 +19,12 @@ from scipy.spatial.distance import pdist
 from torch import Tensor, nn
 
 from barlow_atlas import views
+from barlow_atlas.data.image_set import ImageSet
 from barlow_atlas.errors import AtlasError
 from barlow_atlas.networks import Network, build
 from barlow_atlas.objectives.barlow_twins import cross_correlation_terms
 from barlow_atlas.probe_settings import KNN, Linear
-from barlow_atlas.probes import Labelled, ProbeError, probe
+from barlow_atlas.probes import Labelled, ProbeError, extract_splits, probe
 from barlow_atlas.probes.features import evaluation_view
 from barlow_atlas.probes.signals import (
     LAMBDA_BT,
@@ -344,11 +345,17 @@ def test_cost_is_small() -> None:
 # A milestone's signals.
 
 
+def signals_of(
+    network: Network, run: Run | ForeignRun, splits: dict[str, Labelled]
+) -> list[dict[str, Any]]:
+    return signals(network, run, splits, extract_splits(network.backbone, run, splits, CPU))
+
+
 def test_a_milestones_records(tiny_run: Run, splits: dict[str, Labelled]) -> None:
     network = build(tiny_run, generator(0))
     network.train()
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    records = signals(network, tiny_run, splits, CPU)
+    records = signals_of(network, tiny_run, splits)
     assert [(r["split"], r["space"], r["count"]) for r in records] == [
         ("train", "backbone", 96),
         ("train", "projector", 96),
@@ -361,7 +368,7 @@ def test_a_milestones_records(tiny_run: Run, splits: dict[str, Labelled]) -> Non
     assert all(value is not None for r in records for value in r["values"].values())
     json.dumps(records, allow_nan=False)
     assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
-    assert signals(network, tiny_run, splits, CPU) == records
+    assert signals_of(network, tiny_run, splits) == records
 
 
 def test_images_and_views_are_drawn_from_the_runs_seed(
@@ -380,28 +387,55 @@ def test_images_and_views_are_drawn_from_the_runs_seed(
         seen.append(views.apply(pixels, drawn, augmentation, 8, recipe.mean, recipe.std))
     with torch.inference_mode():
         expected = values(*(network(view) for view in seen), batch_size=32)
-    assert signals(network, tiny_run, splits, CPU)[3]["values"] == pytest.approx(expected, rel=1e-4)
+    assert signals_of(network, tiny_run, splits)[3]["values"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_milestone_extracts_each_image_once(tiny_run: Run, splits: dict[str, Labelled]) -> None:
+    """Beside the 700 images of the splits, only the two views of 2 x 96 go through the network."""
+    network = build(tiny_run, generator(0))
+    seen: list[int] = []
+    network.backbone.register_forward_hook(lambda _, inputs, __: seen.append(len(inputs[0])))
+    features = extract_splits(network.backbone, tiny_run, splits, CPU)
+    assert sum(seen) == 700
+    signals(network, tiny_run, splits, features)
+    probe(network, tiny_run, PROBES, splits, features, 10)
+    assert sum(seen) == 700 + 2 * 2 * 96
+
+
+def test_rows_of_a_stored_array_are_the_images(
+    tiny_run: Run, splits: dict[str, Labelled], digits: tuple[np.ndarray, np.ndarray]
+) -> None:
+    network = build(tiny_run, generator(0))
+    chosen = np.arange(700)[::-1]
+    stored = digits[0][chosen]  # image i of the digits lies in row 699 - i
+    rows = {"train": chosen[:300], "validation": chosen[300:400], "test": chosen[400:]}
+    picked = {
+        name: Labelled(ImageSet(((stored, rows[name]),)), splits[name].labels) for name in rows
+    }
+    assert picked["test"].images.shape == splits["test"].images.shape
+    assert signals_of(network, tiny_run, picked) == signals_of(network, tiny_run, splits)
+    assert probed(network, tiny_run, PROBES, picked) == probed(network, tiny_run, PROBES, splits)
 
 
 def test_the_test_images_stand_in_where_nothing_was_held_out(
     tiny_run: Run, splits: dict[str, Labelled]
 ) -> None:
     del splits["validation"]
-    records = signals(build(tiny_run, generator(0)), tiny_run, splits, CPU)
+    records = signals_of(build(tiny_run, generator(0)), tiny_run, splits)
     assert [(r["split"], r["count"]) for r in records[::2]] == [("train", 288), ("test", 288)]
 
 
 def test_labels_are_not_looked_at(tiny_run: Run, splits: dict[str, Labelled]) -> None:
     network = build(tiny_run, generator(0))
     blind = {name: Labelled(s.images, np.zeros(0, np.int64)) for name, s in splits.items()}
-    assert signals(network, tiny_run, blind, CPU) == signals(network, tiny_run, splits, CPU)
+    assert signals_of(network, tiny_run, blind) == signals_of(network, tiny_run, splits)
 
 
 def test_fewer_images_than_a_batch_are_one_batch(
     tiny_run: Run, splits: dict[str, Labelled]
 ) -> None:
     run = tiny_run.model_copy(update={"batch_size": 1024})
-    records = signals(build(run, generator(0)), run, splits, CPU)
+    records = signals_of(build(run, generator(0)), run, splits)
     assert {(r["count"], r["settings"]["batch_size"]) for r in records} == {(100, 100)}
 
 
@@ -411,7 +445,7 @@ def test_imported_weights_have_the_backbone_only(
     shared = {name: getattr(tiny_run, name) for name in ForeignRun.model_fields if name != "layout"}
     run = ForeignRun.model_construct(**{**shared, "embedding_dim": None}, layout="torchvision")
     network = Network(build(tiny_run, generator(0)).backbone, nn.Identity())
-    records = signals(network, run, splits, CPU)
+    records = signals_of(network, run, splits)
     assert [(r["split"], r["space"]) for r in records] == [
         ("train", "backbone"),
         ("validation", "backbone"),
@@ -422,7 +456,7 @@ def test_imported_weights_have_the_backbone_only(
 def test_constant_images_collapse_and_say_so(tiny_run: Run) -> None:
     grey = Labelled(np.full((64, 3, 8, 8), 128, np.uint8), np.zeros(64, np.int64))
     network = build(tiny_run, generator(0))
-    for record in signals(network, tiny_run, {"train": grey, "validation": grey}, CPU):
+    for record in signals_of(network, tiny_run, {"train": grey, "validation": grey}):
         found = record["values"]
         assert found["rankme"] == pytest.approx(1, abs=1e-3)
         assert found["effective_rank"] == 1
@@ -435,7 +469,7 @@ def test_a_single_image_is_refused(tiny_run: Run, splits: dict[str, Labelled]) -
     for split in ("train", "validation"):
         few = {**splits, split: Labelled(splits[split].images[:1], splits[split].labels[:1])}
         with pytest.raises(ProbeError, match=f"(?s)here are .*1 of {split}"):
-            signals(build(tiny_run, generator(0)), tiny_run, few, CPU)
+            signals_of(build(tiny_run, generator(0)), tiny_run, few)
 
 
 def test_diverged_weights_are_refused(tiny_run: Run, splits: dict[str, Labelled]) -> None:
@@ -443,7 +477,7 @@ def test_diverged_weights_are_refused(tiny_run: Run, splits: dict[str, Labelled]
     with torch.no_grad():
         next(network.parameters()).fill_(math.nan)
     with pytest.raises(ProbeError, match="not finite"):
-        signals(network, tiny_run, splits, CPU)
+        signals_of(network, tiny_run, splits)
 
 
 # Input that the probes refuse.
@@ -452,6 +486,13 @@ PROBES = Probes(
     knn=(KNN(k=5, temperature=0.1), KNN(k=5, temperature=0.1, feature="projector")),
     linear=Linear(epochs=1, batch_size=64, learning_rates=(0.1,), weight_decays=(0.0,)),
 )
+
+
+def probed(
+    network: Network, run: Run, probes: Probes, splits: dict[str, Labelled], classes: int = 10
+) -> list[dict[str, Any]]:
+    features = extract_splits(network.backbone, run, splits, CPU)
+    return probe(network, run, probes, splits, features, classes)
 
 
 def relabelled(labelled: Labelled, label: int, other: int) -> Labelled:
@@ -473,7 +514,7 @@ def test_labels_must_be_the_classes(
 ) -> None:
     splits[split] = relabelled(splits[split], 3, other)
     with pytest.raises(ProbeError, match=said.format(split=split)):
-        probe(build(tiny_run, generator(0)), tiny_run, PROBES, splits, 10, CPU)
+        probed(build(tiny_run, generator(0)), tiny_run, PROBES, splits)
 
 
 def test_probes_refuse_diverged_weights(tiny_run: Run, splits: dict[str, Labelled]) -> None:
@@ -481,7 +522,7 @@ def test_probes_refuse_diverged_weights(tiny_run: Run, splits: dict[str, Labelle
     with torch.no_grad():
         next(network.parameters()).fill_(math.nan)
     with pytest.raises(ProbeError, match="features of 300 of 300 images of train are not finite"):
-        probe(network, tiny_run, PROBES, splits, 10, CPU)
+        probed(network, tiny_run, PROBES, splits)
 
 
 @pytest.mark.parametrize("batch_size", [1, 13, 23])  # 300 = 13 * 23 + 1
@@ -493,7 +534,7 @@ def test_live_batch_norm_refuses_a_batch_of_one(
     probes = PROBES.model_copy(update={"linear": (linear,)})
     del splits["validation"]
     with pytest.raises(AtlasError, match="cannot use the statistics of a batch of 1 image"):
-        probe(build(run, generator(0)), run, probes, splits, 10, CPU)
+        probed(build(run, generator(0)), run, probes, splits)
 
 
 def test_a_single_training_image_is_no_training_set(
@@ -502,12 +543,12 @@ def test_a_single_training_image_is_no_training_set(
     one = {name: Labelled(s.images[:1], np.zeros(1, np.int64)) for name, s in splits.items()}
     probes = PROBES.model_copy(update={"knn": (KNN(k=1, temperature=None),)})
     with pytest.raises(ProbeError, match="one training image"):
-        probe(build(tiny_run, generator(0)), tiny_run, probes, one, 1, CPU)
+        probed(build(tiny_run, generator(0)), tiny_run, probes, one, classes=1)
 
 
 def test_imported_weights_are_not_asked_for_a_projector(
     tiny_run: Run, splits: dict[str, Labelled]
 ) -> None:
     network = Network(build(tiny_run, generator(0)).backbone, nn.Identity())
-    records = probe(network, tiny_run, PROBES, splits, 10, CPU)
+    records = probed(network, tiny_run, PROBES, splits)
     assert {r["settings"]["feature"] for r in records} == {"backbone"}

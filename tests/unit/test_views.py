@@ -12,6 +12,7 @@ import itertools
 import math
 import os
 import pickle
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
 from pathlib import Path
@@ -21,6 +22,7 @@ import numpy as np
 import pytest
 import scipy.stats
 import torch
+import torch._inductor.metrics as compiler_metrics
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFilter
@@ -273,6 +275,39 @@ def test_all_24_orders_of_a_strong_jitter_equal_torchvision(
 
 
 @pytest.mark.parametrize("view", VIEWS)
+def test_the_form_for_the_compiler_gives_the_same_view(images: Tensor, view: str) -> None:
+    """The very code that is compiled, carried out line by line."""
+    recipe, augmentation = VIEWS[view]
+    parameters = draw(augmentation, len(images), *images.shape[-2:], _generator(1))
+    arguments = (parameters, augmentation, 24, recipe.mean, recipe.std)
+    torch.compiler.reset()
+    with torch.compiler.set_stance("force_eager"):
+        actual = apply(images, *arguments, compiled=True)
+    assert actual.dtype == torch.float32
+    assert actual.is_contiguous()
+    _close_but_for_solarised(actual, apply(images, *arguments), parameters.solarise)
+
+
+@pytest.mark.skipif(
+    shutil.which(os.environ.get("CXX", "g++")) is None, reason="needs a C++ compiler"
+)
+def test_compiled_views_are_the_plain_ones_and_compiled_once(photographs: Tensor) -> None:
+    """An operation on pixels, one on whole images and one on matrices; more takes a minute."""
+    augmentation = Augmentation(
+        crop_scale=(0.08, 1.0), contrast=0.8, hue=0.5, jitter_p=0.9, blur_p=0.5
+    )
+    torch.compiler.reset()
+    compiler_metrics.reset()
+    for seed, stance in ((1, "default"), (2, "fail_on_recompile")):
+        parameters = draw(augmentation, 48, 32, 32, _generator(seed))
+        arguments = (photographs, parameters, augmentation, 24, ZERO, ONE)
+        with torch.compiler.set_stance(stance):
+            actual = apply(*arguments, compiled=True)
+        _close(actual, apply(*arguments), FLOAT)
+    assert compiler_metrics.generated_kernel_count > 0
+
+
+@pytest.mark.parametrize("view", VIEWS)
 def test_view_of_an_image_does_not_depend_on_its_batch(photographs: Tensor, view: str) -> None:
     """Matrix products and vector loops may take another path for another batch: 1e-6, not 0."""
     recipe, augmentation = VIEWS[view]
@@ -518,7 +553,7 @@ def test_jitter_operation_equals_torchvisions(images: Tensor, name: str) -> None
         [theirs(x, float(f)) for x, f in zip(_float(images), factors, strict=True)]
     )
     actual = _float(images)
-    ours(actual, factors)
+    ours(actual.unbind(dim=1), factors)
     _close(actual, expected, 2e-6)
 
 
@@ -545,7 +580,7 @@ def test_jitter_operation_agrees_with_pils_up_to_its_roundings(
         [_from_pil(theirs(_pil(x), float(f))) for x, f in zip(images, factors, strict=True)]
     )
     actual = _float(images)
-    ours(actual, factors)
+    ours(actual.unbind(dim=1), factors)
     _close(actual, expected, largest * LEVEL)
     assert (actual - expected).abs().mean() <= average * LEVEL
 
@@ -557,14 +592,14 @@ def test_hue_of_pure_colours_turns_through_the_circle() -> None:
     )
     for start, sixths in itertools.product(range(6), range(-3, 4)):
         image = circle[start].view(1, 3, 1, 1).clone()
-        views.hue(image, torch.tensor([sixths / 6]))
+        views.hue(image.unbind(dim=1), torch.tensor([sixths / 6]))
         _close(image.flatten(), circle[(start + sixths) % 6], 1e-6)
 
 
 def test_hue_keeps_grey_black_and_white() -> None:
     grey = torch.linspace(0, 1, 256).view(1, 1, 16, 16).repeat(3, 3, 1, 1)
     turned = grey.clone()
-    views.hue(turned, torch.tensor([-0.5, 0.123, 0.5]))
+    views.hue(turned.unbind(dim=1), torch.tensor([-0.5, 0.123, 0.5]))
     assert torch.equal(turned, grey)
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ SMALL = (
 )
 STUDY = ("--config", "study=small", "--")
 RUN = "mix-d64-e6-clean-s2"
+ATLAS = ("collect", "analyse", "report_study")
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +107,32 @@ def test_a_run_made_again_has_the_same_weights_and_metrics(finished: Clone) -> N
     after = probe_file(finished, 6)
     assert after["checkpoint"]["lineage"] == before["checkpoint"]["lineage"]
     assert after["results"] == before["results"]
+
+
+def test_seeds_trained_together_are_what_they_are_alone(finished: Clone, tmp_path: Path) -> None:
+    """One job a group and segment, the same weights; `plan` and `adopt` know of the groups."""
+    other = Clone(tmp_path)
+    other.write_study("small", "demo", *SMALL, ("threads: 1", "threads: 1\nseeds_together: 2"))
+    # Data, two methods with three segments each, twelve probes, three steps of the atlas.
+    planned = other.plan(*STUDY, "all")
+    assert planned.pop("pretrain_together_0") == 6
+    assert planned == {"prepare_data": 1, "probe": 12} | dict.fromkeys(ATLAS, 1) | {"all": 1}
+    told = other.run(sys.executable, "-m", "barlow_atlas", "plan", "--study", "small")
+    assert "22 jobs, 0 done, 22 to run" in told.stdout
+    other.snakemake(*STUDY, "all")
+    for epoch in (0, 3, 6):
+        mine, theirs = probe_file(other, epoch), probe_file(finished, epoch)
+        assert mine["checkpoint"]["lineage"] == theirs["checkpoint"]["lineage"]
+        assert mine["results"] == theirs["results"]
+    assert other.plan(*STUDY, "all") == {}
+
+    # Regrouped, the jobs after epoch 0 have other inputs: Snakemake would train again.
+    study = tmp_path / "params/small.yaml"
+    study.write_text(study.read_text().replace("seeds_together: 2", "seeds_together: 1"))
+    assert other.plan(*STUDY, "all")["pretrain"] == 12
+    adopted = other.run(sys.executable, "-m", "barlow_atlas", "adopt", "--study", "small")
+    assert "8 of them new to Snakemake" in adopted.stdout, adopted.stderr
+    assert other.plan(*STUDY, "all") == {}
 
 
 def test_reports_come_back_from_probe_files_alone(finished: Clone, tmp_path: Path) -> None:

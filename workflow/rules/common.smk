@@ -7,8 +7,17 @@ def code(files):
 
 
 # Trained and imported runs have rules of their own, told apart by name.
-TRAINED = {run.name for study in STUDIES.values() for run in study.trained()}
 FOREIGN = {run.name for study in STUDIES.values() for run in study.imported()}
+
+
+# Where a study trains seeds together, each group of seeds has a rule of its own.
+ALONE = {study for study in STUDIES if STUDIES[study].seeds_together == 1}
+TOGETHER = dict.fromkeys(
+    (study, tuple(run.seed for run in group))
+    for study in STUDIES
+    if study not in ALONE
+    for group in STUDIES[study].groups()
+)
 
 
 def one_of(names):
@@ -34,13 +43,17 @@ def data_owners():
 DATA_SETS = data_owners()
 
 
-def parent_manifest(wildcards):
-    """The manifest of the milestone before this one; nothing for the untrained network."""
+def parent_manifests(wildcards, seeds=None):
+    """The manifests of the milestones before these; nothing for untrained networks."""
     parent = STUDIES[wildcards.study].parent(int(wildcards.epoch))
     if parent is None:
         return []
-    folder = paths.of_run("checkpoints", wildcards.study, wildcards.run)
-    return paths.milestone_path(folder, parent, ".json")
+    return [
+        paths.milestone_path(
+            paths.of_run("checkpoints", wildcards.study, run.name), parent, ".json"
+        )
+        for run in runs_of(wildcards, seeds)
+    ]
 
 
 def data_manifest(wildcards):
@@ -72,9 +85,28 @@ def probed(wildcards):
     return paths.probed_milestone(wildcards.study, run, int(wildcards.epoch))
 
 
-def run_sources(wildcards):
-    method = type(RUNS[wildcards.study][wildcards.run].settings)
-    return code(sources.pretrain_sources(method))
+def runs_of(wildcards, seeds=None):
+    """The run of a job, or those of a group of seeds, whose names begin with the job's `stem`."""
+    known = RUNS[wildcards.study]
+    if seeds is None:
+        return [known[wildcards.run]]
+    return [known[f"{wildcards.stem}-s{seed}"] for seed in seeds]
+
+
+def of_seeds(seeds, path):
+    """A run's path, for each seed of a group."""
+    return [path.replace("{run}", f"{{stem}}-s{seed}") for seed in seeds]
+
+
+def run_sources(wildcards, seeds=None):
+    run, *_ = runs_of(wildcards, seeds)
+    return code(sources.pretrain_sources(type(run.settings)))
+
+
+def identity(wildcards, seeds=None):
+    """All that decides a run's weights but its seed, which its name ends with."""
+    run, *_ = runs_of(wildcards, seeds)
+    return run.model_dump_json(exclude={"seed"})
 
 
 def asked(kind, resource):

@@ -3,7 +3,7 @@
 
 rule pretrain:
     input:
-        parent=parent_manifest,
+        parents=parent_manifests,
         data=data_manifest,
         src=run_sources,
     output:
@@ -15,7 +15,8 @@ rule pretrain:
     benchmark:
         "logs/{study}/pretrain/{run}/epoch_{epoch}.tsv"
     wildcard_constraints:
-        run=one_of(TRAINED),
+        study=one_of(ALONE),
+        run=one_of({run.name for study in ALONE for run in STUDIES[study].trained()}),
     conda:
         "../../environment.yml"
     threads: lambda wildcards: STUDIES[wildcards.study].threads
@@ -24,13 +25,57 @@ rule pretrain:
         mem_mb=asked("pretrain", "mem_mb"),
         runtime=asked("pretrain", "runtime"),
     params:
-        # All that decides the weights, so that a change of it, and of nothing else, retrains.
-        run=lambda wildcards: RUNS[wildcards.study][wildcards.run].model_dump_json(),
+        # So that a change of what decides the weights, and of nothing else, retrains.
+        run=identity,
     message:
         "Training {wildcards.run} of {wildcards.study} to epoch {wildcards.epoch}"
     shell:
         "python -m barlow_atlas pretrain --study {wildcards.study} --run {wildcards.run}"
         " --until {wildcards.epoch} > {log} 2>&1"
+
+
+for number, (study, seeds) in enumerate(TOGETHER):
+
+    rule:
+        # The same segment of several seeds, trained in turn by one program.
+        name:
+            f"pretrain_together_{number}"
+        input:
+            parents=partial(parent_manifests, seeds=seeds),
+            data=data_manifest,
+            src=partial(run_sources, seeds=seeds),
+        output:
+            weights=of_seeds(
+                seeds, "results/{study}/checkpoints/{run}/epoch_{epoch}.safetensors"
+            ),
+            manifest=of_seeds(
+                seeds, "results/{study}/checkpoints/{run}/epoch_{epoch}.json"
+            ),
+            training=of_seeds(
+                seeds, "results/{study}/training/{run}/epoch_{epoch}.jsonl"
+            ),
+        log:
+            f"logs/{{study}}/pretrain/{{stem}}-s{'_'.join(map(str, seeds))}/epoch_{{epoch}}.log",
+        benchmark:
+            f"logs/{{study}}/pretrain/{{stem}}-s{'_'.join(map(str, seeds))}/epoch_{{epoch}}.tsv"
+        wildcard_constraints:
+            study=study,
+            stem="[a-z0-9][a-z0-9_-]*",
+        conda:
+            "../../environment.yml"
+        threads: lambda wildcards: STUDIES[wildcards.study].threads
+        resources:
+            gpu=asked("pretrain", "gpu"),
+            mem_mb=asked("pretrain", "mem_mb"),
+            runtime=asked("pretrain", "runtime"),
+        params:
+            run=partial(identity, seeds=seeds),
+            names=of_seeds(seeds, "{run}"),
+        message:
+            "Training {params.names} of {wildcards.study} to epoch {wildcards.epoch}"
+        shell:
+            "python -m barlow_atlas pretrain --study {wildcards.study} --run {params.names}"
+            " --until {wildcards.epoch} > {log} 2>&1"
 
 
 rule cool_down:
@@ -55,7 +100,7 @@ rule cool_down:
         mem_mb=asked("pretrain", "mem_mb"),
         runtime=asked("pretrain", "runtime"),
     params:
-        run=lambda wildcards: RUNS[wildcards.study][wildcards.run].model_dump_json(),
+        run=identity,
     message:
         "Cooling down {wildcards.run} of {wildcards.study} from epoch {wildcards.epoch}"
     shell:
@@ -79,7 +124,7 @@ rule import_weights:
     conda:
         "../../environment.yml"
     params:
-        run=lambda wildcards: RUNS[wildcards.study][wildcards.run].model_dump_json(),
+        run=identity,
     message:
         "Importing {wildcards.run} of {wildcards.study} at epoch {wildcards.epoch}"
     shell:

@@ -53,7 +53,7 @@ class AsymmetricBarlowTwins(BarlowTwins):
     def terms(
         self, network: Network, parts: nn.Module, view_a: Tensor, view_b: Tensor, moment: Moment
     ) -> dict[str, Tensor]:
-        z_a, z_b = network(view_a), network(view_b)
+        z_a, z_b = network.each(view_a, view_b)
         if self.predictor is not None:
             z_a = parts.get_submodule("predictor")(z_a)
         if self.stop_gradient:

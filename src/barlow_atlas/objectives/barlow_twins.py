@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from barlow_atlas.objectives.base import Method, standardise
+from barlow_atlas.objectives.base import Method, at_least_float32, standardise
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from barlow_atlas.networks import Network
     from barlow_atlas.objectives.base import Moment
+    from barlow_atlas.objectives.squared_products import Factor
 
 
 class BarlowTwins(Method):
@@ -45,13 +46,14 @@ class BarlowTwins(Method):
     def terms(
         self, network: Network, parts: nn.Module, view_a: Tensor, view_b: Tensor, moment: Moment
     ) -> dict[str, Tensor]:
-        z_a, z_b = (self.prepare(network(view)) for view in (view_a, view_b))
+        z_a, z_b = (self.prepare(z) for z in network.each(view_a, view_b))
         return self.twin_terms(z_a, z_b)
 
     def prepare(self, z: Tensor) -> Tensor:
         """Raw embeddings (N, d) to what the correlations are taken of, (N, d)."""
         from torch.nn.functional import batch_norm, normalize
 
+        z = at_least_float32(z)
         if self.l2_normalise:
             z = normalize(z, dim=1)
         if self.standardisation == "batch_norm":
@@ -60,7 +62,10 @@ class BarlowTwins(Method):
 
     def twin_terms(self, z_a: Tensor, z_b: Tensor) -> dict[str, Tensor]:
         """Loss and its two terms from standardised embeddings (N, d)."""
-        invariance, redundancy = cross_correlation_terms(z_a, z_b)
+        return self.weighted(*cross_correlation_terms(z_a, z_b))
+
+    def weighted(self, invariance: Tensor, redundancy: Tensor) -> dict[str, Tensor]:
+        """The two terms, scalars, and the loss they make."""
         return {
             "loss": invariance + self.lambda_bt * redundancy,
             "invariance": invariance,
@@ -68,10 +73,13 @@ class BarlowTwins(Method):
         }
 
 
-def cross_correlation_terms(z_a: Tensor, z_b: Tensor) -> tuple[Tensor, Tensor]:
+def cross_correlation_terms(z_a: Tensor | Factor, z_b: Tensor | Factor) -> tuple[Tensor, Tensor]:
     """Distance of the cross-correlation matrix from the identity (BT paper, eq. 1 and 2).
 
-    C = z_a^T z_b / N; the terms are sum_i (1 - C_ii)^2 and sum_{i != j} C_ij^2.
+    C = z_a^T z_b / N; the terms are sum_i (1 - C_ii)^2 and sum_{i != j} C_ij^2. The latter is
+    |C|_F^2 less the diagonal's part, and |C|_F^2 needs no C (`squared_products`). The difference
+    keeps its digits: where N < d, the rank of C is below d, and |C|_F^2 at least d / N times
+    d (mean_i C_ii)^2.
 
     The divisor is N although the standardisation uses N - 1, as in the reference code: identical
     views leave d / N^2 on the diagonal.
@@ -82,8 +90,14 @@ def cross_correlation_terms(z_a: Tensor, z_b: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         Invariance and redundancy term, both scalars: sums, not means.
     """
-    correlation = z_a.T @ z_b / len(z_a)
-    diagonal = correlation.diagonal()
-    invariance = (diagonal - 1).square().sum()
-    redundancy = correlation.square().sum() - diagonal.square().sum()
-    return invariance, redundancy
+    from barlow_atlas.objectives.squared_products import factor, squared_norm_of_product
+
+    a, b = factor(z_a), factor(z_b)
+    diagonal = correlation_diagonal(a.x, b.x)
+    redundancy = squared_norm_of_product(a, b) / len(a.x) ** 2 - diagonal.square().sum()
+    return (diagonal - 1).square().sum(), redundancy
+
+
+def correlation_diagonal(z_a: Tensor, z_b: Tensor) -> Tensor:
+    """C_ii of C = z_a^T z_b / N, (d,), of standardised embeddings (N, d)."""
+    return (z_a * z_b).mean(0)

@@ -8,7 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from barlow_atlas.objectives.barlow_twins import BarlowTwins, cross_correlation_terms
+from barlow_atlas.objectives.barlow_twins import (
+    BarlowTwins,
+    correlation_diagonal,
+    cross_correlation_terms,
+)
+from barlow_atlas.objectives.base import at_least_float32
 
 if TYPE_CHECKING:
     from typing import Self
@@ -67,6 +72,7 @@ class BarlowTwinsVariant(BarlowTwins):
         from torch.nn.functional import normalize
 
         if self.variant == "no_normalisation":
+            z = at_least_float32(z)
             return z - z.mean(0)
         if self.variant == "feature_normalisation":
             # cross_correlation_terms divides products by N.
@@ -75,20 +81,23 @@ class BarlowTwinsVariant(BarlowTwins):
         return super().prepare(z)
 
     def twin_terms(self, z_a: Tensor, z_b: Tensor) -> dict[str, Tensor]:
-        terms = super().twin_terms(z_a, z_b)
+        from barlow_atlas.objectives.squared_products import factor, product
+
         if self.variant == "auto_correlation":
-            _, terms["redundancy"] = cross_correlation_terms(z_a, z_a)
-        invariance, redundancy = terms["invariance"], terms["redundancy"]
+            invariance = (correlation_diagonal(z_a, z_b) - 1).square().sum()
+            a = factor(z_a)
+            _, redundancy = cross_correlation_terms(a, a)
+        else:
+            invariance, redundancy = cross_correlation_terms(z_a, z_b)
+        terms = self.weighted(invariance, redundancy)
         if self.variant == "only_invariance":
             terms["loss"] = invariance
         elif self.variant == "only_redundancy":
             terms["loss"] = self.lambda_bt * redundancy
         elif self.variant == "cross_entropy":
             assert self.temperature is not None  # guaranteed by the settings' own check
-            matrix = z_a.T @ z_b / len(z_a)
+            matrix = product(z_a, z_b) / len(z_a)
             terms["loss"] = cross_entropy_loss(matrix, self.lambda_bt, self.temperature)
-        else:
-            terms["loss"] = invariance + self.lambda_bt * redundancy
         return terms
 
 

@@ -62,7 +62,7 @@ class Method(Frozen):
         Args:
             network: images (N, 3, H, W) to embeddings (N, d), through `network.backbone` and
                 `network.projector`. Each call is one forward pass with batch-norm statistics of
-                its own.
+                its own; `network.each(view_a, view_b)` is a call for each view, together faster.
             parts: what `parts` made.
             view_a, view_b: (N, 3, H, W), normalised; row i of both shows the same image.
             moment: epoch, step and random draws.
@@ -86,4 +86,15 @@ def standardise(z: Tensor, correction: int = 1) -> Tensor:
     Barlow Twins paper. Nothing is added to it, so that a dimension without variance gives NaN,
     which stops the run.
     """
-    return (z - z.mean(0)) / z.std(0, correction=correction)
+    # Seen from one of its own rows, a constant dimension is exactly 0, whatever its mean rounds to.
+    centred = z - z[0].detach()
+    centred = centred - centred.mean(0)
+    variance = centred.square().sum(0) / (len(z) - correction)
+    return centred * variance.rsqrt()
+
+
+def at_least_float32(z: Tensor) -> Tensor:
+    """z in float32 if it came in a shorter format, in which sums over a batch lose their digits."""
+    import torch
+
+    return z.to(torch.promote_types(z.dtype, torch.float32))

@@ -8,7 +8,7 @@ import barlow_atlas.vision  # noqa: F401
 # isort: split
 from lightly.loss import NegativeCosineSimilarity, SwaVLoss, Whitening2d
 from lightly.loss.swav_loss import sinkhorn
-from lightly.loss.vicreg_loss import covariance_loss, invariance_loss, variance_loss
+from lightly.loss.vicreg_loss import invariance_loss, variance_loss
 from lightly.loss.wmse_loss import norm_mse_loss
 from lightly.models.utils import update_momentum
 
@@ -16,7 +16,6 @@ __all__ = [
     "NegativeCosineSimilarity",
     "SwaVLoss",
     "Whitening2d",
-    "covariance_loss",
     "invariance_loss",
     "norm_mse_loss",
     "sinkhorn",

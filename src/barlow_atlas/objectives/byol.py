@@ -60,7 +60,7 @@ class BYOL(Method):
         import torch
 
         predictor, target = parts.get_submodule("predictor"), parts.get_submodule("target")
-        predictions = [predictor(network(view)) for view in (view_a, view_b)]
+        predictions = [predictor(z) for z in network.each(view_a, view_b)]
         with torch.no_grad():
             targets = [target(view) for view in (view_a, view_b)]
         return {"loss": self.prediction_error(predictions, targets)}

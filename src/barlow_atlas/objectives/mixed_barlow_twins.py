@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from barlow_atlas.objectives.barlow_twins import BarlowTwins
+from barlow_atlas.objectives.barlow_twins import BarlowTwins, cross_correlation_terms
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from barlow_atlas.networks import Network
     from barlow_atlas.objectives.base import Moment
+    from barlow_atlas.objectives.squared_products import Factor
 
 
 class MixedBarlowTwins(BarlowTwins):
@@ -47,7 +48,7 @@ class MixedBarlowTwins(BarlowTwins):
         alpha = torch.rand((), generator=moment.draws).item()
         partner = torch.randperm(len(view_a), generator=moment.draws).to(view_a.device)
         mixed = alpha * view_a + (1 - alpha) * view_b[partner]
-        z_a, z_b, z_m = (self.prepare(network(view)) for view in (view_a, view_b, mixed))
+        z_a, z_b, z_m = (self.prepare(z) for z in network.each(view_a, view_b, mixed))
         place = moment.epoch + moment.step / moment.steps_per_epoch
         scale = regulariser_scale(place, self.reg_warmup_epochs)
         return self.mixed_terms(z_a, z_b, z_m, alpha, partner, scale)
@@ -67,17 +68,20 @@ class MixedBarlowTwins(BarlowTwins):
             partner: (N,), permutes z_b.
             scale: share of lambda_reg that is in force.
         """
-        twins = self.twin_terms(z_a, z_b)
+        from barlow_atlas.objectives.squared_products import factor
+
+        a, b = factor(z_a), factor(z_b)
+        twins = self.weighted(*cross_correlation_terms(a, b))
         imagenet = self.convention == "imagenet"
-        with_a, with_b = mixing_terms(z_a, z_b, z_m, alpha, partner, "b" if imagenet else "a")
+        with_a, with_b = mixing_terms(a, b, z_m, alpha, partner, "b" if imagenet else "a")
         mixing = (with_a + with_b) * (0.5 if imagenet else 1.0)
         loss = twins["loss"] + scale * self.lambda_reg * self.lambda_bt * mixing
         return {**twins, "loss": loss, "mixing": mixing}
 
 
 def mixing_terms(
-    z_a: Tensor,
-    z_b: Tensor,
+    z_a: Tensor | Factor,
+    z_b: Tensor | Factor,
     z_m: Tensor,
     alpha: float | Tensor,
     partner: Tensor,
@@ -87,7 +91,8 @@ def mixing_terms(
 
     The paper asks z_m^T z_v / N to equal (alpha z_a + (1 - alpha) z_b[partner])^T z_v / N for both
     v = a and v = b, in squared Frobenius norm over all d x d entries. Both differences share one
-    residual, so that two products serve in place of six:
+    residual, so that two products serve in place of six, of which only the norms are needed
+    (`squared_products`):
 
         r = z_m - alpha z_a - (1 - alpha) z_b[partner],   terms = |r^T z_v / N|_F^2.
 
@@ -104,12 +109,14 @@ def mixing_terms(
     Returns:
         The terms for v = a and v = b, both scalars.
     """
-    unmixed = z_m - (1 - alpha) * z_b[partner]
-    residual_a = unmixed - alpha * z_a
-    residual_b = residual_a if second_target == "a" else unmixed - alpha * z_b
-    n = len(z_m)
-    with_a = (residual_a.T @ z_a / n).square().sum()
-    with_b = (residual_b.T @ z_b / n).square().sum()
+    from barlow_atlas.objectives.squared_products import factor, squared_norm_of_product
+
+    a, b = factor(z_a), factor(z_b)
+    unmixed = z_m - (1 - alpha) * b.x[partner]
+    residual_a = factor(unmixed - alpha * a.x)
+    residual_b = residual_a if second_target == "a" else factor(unmixed - alpha * b.x)
+    with_a = squared_norm_of_product(residual_a, a) / len(z_m) ** 2
+    with_b = squared_norm_of_product(residual_b, b) / len(z_m) ** 2
     return with_a, with_b
 
 

@@ -48,10 +48,7 @@ class SimCLR(Method):
     def terms(
         self, network: Network, parts: nn.Module, view_a: Tensor, view_b: Tensor, moment: Moment
     ) -> dict[str, Tensor]:
-        import torch
-
-        features = torch.cat([network.backbone(view) for view in (view_a, view_b)])
-        return {"loss": self.contrast(parts, network.projector(features), views=2)}
+        return {"loss": self.contrast(parts, network.together(view_a, view_b), views=2)}
 
     def contrast(self, parts: nn.Module, z: Tensor, views: int) -> Tensor:
         """The loss of embeddings (views * N, d), view by view: mean over the pairs of views."""

@@ -47,7 +47,7 @@ class SimSiam(Method):
         self, network: Network, parts: nn.Module, view_a: Tensor, view_b: Tensor, moment: Moment
     ) -> dict[str, Tensor]:
         predictor = parts.get_submodule("predictor")
-        z_a, z_b = (network(view) for view in (view_a, view_b))
+        z_a, z_b = network.each(view_a, view_b)
         return {"loss": symmetric_prediction(predictor(z_a), predictor(z_b), z_a, z_b)}
 
 

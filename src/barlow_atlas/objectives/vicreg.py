@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from barlow_atlas.objectives.base import Method
+from barlow_atlas.objectives.base import Method, at_least_float32
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -33,7 +33,7 @@ class VICReg(Method):
     def terms(
         self, network: Network, parts: nn.Module, view_a: Tensor, view_b: Tensor, moment: Moment
     ) -> dict[str, Tensor]:
-        return self.three_terms(network(view_a), network(view_b))
+        return self.three_terms(*network.each(view_a, view_b))
 
     def three_terms(self, z_a: Tensor, z_b: Tensor) -> dict[str, Tensor]:
         """Loss and its unweighted terms from embeddings (N, d) (VICReg paper, eq. 1 to 6).
@@ -42,15 +42,12 @@ class VICReg(Method):
         both views of the mean of max(0, 1 - sqrt(variance + 1e-4)); sum over both views of the
         squared off-diagonal covariances, divided by d. Variances have the divisor N - 1.
         """
-        from barlow_atlas.objectives.borrowed import (
-            covariance_loss,
-            invariance_loss,
-            variance_loss,
-        )
+        from barlow_atlas.objectives.borrowed import invariance_loss, variance_loss
 
+        z_a, z_b = at_least_float32(z_a), at_least_float32(z_b)
         invariance = invariance_loss(z_a, z_b)
         variance = (variance_loss(z_a) + variance_loss(z_b)) / 2
-        covariance = covariance_loss(z_a) + covariance_loss(z_b)
+        covariance = covariance_term(z_a) + covariance_term(z_b)
         loss = (
             self.invariance_weight * invariance
             + self.variance_weight * variance
@@ -62,3 +59,18 @@ class VICReg(Method):
             "variance": variance,
             "covariance": covariance,
         }
+
+
+def covariance_term(z: Tensor) -> Tensor:
+    """Sum of the squared off-diagonal covariances of z (N, d), divided by d (VICReg paper, eq. 4).
+
+    The divisor of a covariance is N - 1. As in `barlow_twins.cross_correlation_terms` the whole
+    matrix's squares come without the matrix where N < d, and the diagonal's are subtracted.
+    """
+    from barlow_atlas.objectives.squared_products import factor, squared_norm_of_product
+
+    n, d = z.shape
+    centred = factor(z - z.mean(0))
+    variance = centred.x.square().sum(0) / (n - 1)
+    squares = squared_norm_of_product(centred, centred) / (n - 1) ** 2
+    return (squares - variance.square().sum()) / d

@@ -66,7 +66,7 @@ class WMSE(Method):
         orders = [
             torch.randperm(n, generator=moment.draws).to(device) for _ in range(self.iterations)
         ]
-        z = network.projector(torch.cat([network.backbone(view) for view in (view_a, view_b)]))
+        z = network.together(view_a, view_b)
         return {"loss": self.whitened_error(z.chunk(2), orders)}
 
     def whitened_error(self, views: Sequence[Tensor], orders: Sequence[Tensor]) -> Tensor:

@@ -8,9 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from barlow_atlas.data.image_set import ImageSet
 from barlow_atlas.errors import AtlasError
 from barlow_atlas.networks import Network
-from barlow_atlas.probes.features import extract
+from barlow_atlas.probes.features import Images, extract
 from barlow_atlas.probes.knn import knn_scores
 from barlow_atlas.probes.linear import linear_probe, linear_settings
 from barlow_atlas.study import Probes, Subject
@@ -24,8 +25,34 @@ class ProbeError(AtlasError):
 class Labelled:
     """Images uint8 (n, 3, H, W) and their classes, int64 (n,)."""
 
-    images: np.ndarray
+    images: Images
     labels: np.ndarray
+
+
+def choose(images: np.ndarray, labels: np.ndarray, rows: np.ndarray) -> Labelled:
+    """The rows (n,) of stored images uint8 (N, 3, H, W) and labels (N,); images stay in files."""
+    return Labelled(ImageSet(((images, rows),)), labels[rows])
+
+
+def extract_splits(
+    backbone: nn.Module, run: Subject, splits: dict[str, Labelled], device: torch.device
+) -> dict[str, Tensor]:
+    """Features (n, f) of each split, extracted once for all probes and signals of a milestone.
+
+    Raises:
+        ProbeError: features that are not finite.
+    """
+    features = {
+        split: extract(backbone, run, labelled.images, device) for split, labelled in splits.items()
+    }
+    for split, found in features.items():
+        bad = int((~found.isfinite()).any(1).sum())
+        if bad:
+            raise ProbeError(
+                f"the features of {bad} of {len(found)} images of {split} are not finite: the "
+                "weights are damaged or have diverged"
+            )
+    return features
 
 
 def probe(
@@ -33,32 +60,29 @@ def probe(
     run: Subject,
     probes: Probes,
     splits: dict[str, Labelled],
+    features: dict[str, Tensor],
     classes: int,
-    device: torch.device,
 ) -> list[dict[str, Any]]:
-    """All probes of a milestone, from features that are extracted once.
+    """All probes of a milestone.
 
     Args:
-        network: the milestone's; left as it is.
+        network: the milestone's, on the device of the features; left as it is.
         splits: "train" and "test", and in the clean protocol "validation".
+        features: (n, f) of each split, see `extract_splits`.
 
     Returns:
         One record for each probe and evaluated split: `probe`, `settings`, `split`, `count`,
         `top1` and `top5` in percent, and `correct`, the top-1 answers as packed bits.
 
     Raises:
-        ProbeError: images, labels or weights that give no answer, such as a class without images.
+        ProbeError: labels that give no answer, such as those of a class without images.
     """
     _answerable(probes, {name: split.labels for name, split in splits.items()}, classes)
+    device = features["train"].device
     labels = {
         split: torch.from_numpy(np.array(labelled.labels)).to(device)
         for split, labelled in splits.items()
     }
-    features = {
-        split: extract(network.backbone, run, labelled.images, device)
-        for split, labelled in splits.items()
-    }
-    _finite(features)
     evaluated = [split for split in ("validation", "test") if split in splits]
     records = []
     for name, space in feature_spaces(network, features, probes).items():
@@ -124,17 +148,6 @@ def _answerable(probes: Probes, labels: dict[str, np.ndarray], classes: int) -> 
         )
     if memory < 2:
         raise ProbeError("the linear probe cannot standardise the features of one training image")
-
-
-def _finite(features: dict[str, Tensor]) -> None:
-    """Raises ProbeError if any of the features (n, f) of a split is infinite or NaN."""
-    for split, found in features.items():
-        bad = int((~found.isfinite()).any(1).sum())
-        if bad:
-            raise ProbeError(
-                f"the features of {bad} of {len(found)} images of {split} are not finite: the "
-                "weights are damaged or have diverged"
-            )
 
 
 def record(

@@ -5,13 +5,19 @@ import torch
 from torch import Tensor, nn
 
 from barlow_atlas import views
+from barlow_atlas.data.image_set import ImageSet
 from barlow_atlas.study import Subject
 
-BATCH = 512
+BATCH = 256
+"""Images a forward pass: with more, what lies between two layers outgrows a CPU's cache."""
+
+
+Images = np.ndarray | ImageSet
+"""uint8 (n, 3, H, W)."""
 
 
 @torch.inference_mode()
-def extract(backbone: nn.Module, run: Subject, images: np.ndarray, device: torch.device) -> Tensor:
+def extract(backbone: nn.Module, run: Subject, images: Images, device: torch.device) -> Tensor:
     """Features (n, f) of uint8 images (n, 3, H, W) under the evaluation transform.
 
     Batch norm uses its running statistics.

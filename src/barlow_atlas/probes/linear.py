@@ -13,14 +13,14 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, pad
 
 from barlow_atlas import views
 from barlow_atlas.augmentation import Augmentation
 from barlow_atlas.errors import AtlasError
 from barlow_atlas.optim import exponential, half_cosine
 from barlow_atlas.probe_settings import Linear
-from barlow_atlas.probes.features import evaluation_view, extract
+from barlow_atlas.probes.features import Images, evaluation_view, extract
 from barlow_atlas.randomness import generator
 from barlow_atlas.study import Subject
 
@@ -52,30 +52,50 @@ class Chosen:
         return {"chosen_on": chosen_on, "epoch_rule": self.epoch_rule, "epoch": self.epoch}
 
 
-class Heads(nn.Module):
+class Heads:
     """One linear classifier for each pair of learning rate and weight decay, trained together.
 
+    Attributes:
+        pairs: of rate and decay.
+        weights: (pairs, classes, features + 1); the last column is the bias.
+
     Args:
-        start: the weights that every classifier starts with, (features + 1, classes); the last row
-            is the bias.
+        start: the weights that every classifier starts with, (features + 1, classes).
     """
 
     def __init__(self, rates: Iterable[float], decays: Iterable[float], start: Tensor) -> None:
-        super().__init__()
         self.pairs = list(itertools.product(rates, decays))
-        self.weights = nn.ParameterList(start.clone() for _ in self.pairs)
+        self.weights = start.T.repeat(len(self.pairs), 1, 1)
+        # Each (pairs, 1, 1).
+        self.rates, self.decays = start.new_tensor(self.pairs).T[:, :, None, None]
 
-    def groups(self) -> list[dict[str, Any]]:
-        """The parameter groups of an optimizer, one for each pair."""
-        return [
-            {"params": [weight], "lr": rate, "weight_decay": decay}
-            for weight, (rate, decay) in zip(self.weights, self.pairs, strict=True)
-        ]
+    def scores(self, features: Tensor) -> Tensor:
+        """Class scores (pairs, classes, n) of features (n, f)."""
+        return self._scores(_with_one(features))
 
-    def forward(self, features: Tensor) -> Tensor:
-        """Class scores (pairs, n, classes) of features (n, f)."""
-        weights = torch.stack(list(self.weights))
-        return features @ weights[:, :-1] + weights[:, -1:]
+    def gradient(self, features: Tensor, labels: Tensor) -> Tensor:
+        """Of each pair's mean cross-entropy + decay / 2 |weights|^2, shaped as the weights.
+
+        By hand, as it is (softmax(scores) - one_hot(labels)) features / n + decay weights.
+
+        Args:
+            features, labels: (n, f) and (n,).
+        """
+        features, n = _with_one(features), len(features)
+        errors = self._scores(features).softmax(1)
+        errors[:, labels, torch.arange(n, device=labels.device)] -= 1
+        decayed = (self.weights * self.decays).flatten(0, 1)
+        found = torch.addmm(decayed, errors.flatten(0, 1), features, alpha=1 / n)
+        return found.view_as(self.weights)
+
+    def _scores(self, features: Tensor) -> Tensor:
+        found: Tensor = self.weights.flatten(0, 1) @ features.T
+        return found.view(*self.weights.shape[:2], len(features))
+
+
+def _with_one(features: Tensor) -> Tensor:
+    """Features (n, f + 1) with the one that the bias is the weight of."""
+    return pad(features, (0, 1), value=1.0)
 
 
 def uniform_start(features: int, classes: int, draws: torch.Generator) -> Tensor:
@@ -91,12 +111,33 @@ def normal_start(features: int, classes: int, draws: torch.Generator) -> Tensor:
     return start
 
 
-def adam(heads: Heads) -> torch.optim.Optimizer:
-    return torch.optim.Adam(heads.groups())
+Direction = Callable[[Tensor], Tensor]
+"""From a gradient to what the weights, times the rate, are moved against."""
 
 
-def momentum_sgd(heads: Heads) -> torch.optim.Optimizer:
-    return torch.optim.SGD(heads.groups(), momentum=0.9)
+def adam(weights: Tensor) -> Direction:
+    """Adam with torch's defaults (Kingma and Ba, ICLR 2015, algorithm 1)."""
+    mean, square = torch.zeros_like(weights), torch.zeros_like(weights)
+    steps = itertools.count(1)
+
+    def direction(gradient: Tensor) -> Tensor:
+        step = next(steps)
+        mean.lerp_(gradient, 1 - 0.9)
+        square.mul_(0.999).addcmul_(gradient, gradient, value=1 - 0.999)
+        spread = (square / (1 - 0.999**step)).sqrt_().add_(1e-8)
+        return (mean / (1 - 0.9**step)).div_(spread)
+
+    return direction
+
+
+def momentum_sgd(weights: Tensor) -> Direction:
+    """torch's SGD with momentum 0.9: no dampening, the rate outside of the velocity."""
+    velocity = torch.zeros_like(weights)
+
+    def direction(gradient: Tensor) -> Tensor:
+        return velocity.mul_(0.9).add_(gradient)
+
+    return direction
 
 
 def exponential_factor(settings: Linear, epoch: int) -> float:
@@ -110,9 +151,10 @@ def cosine_factor(settings: Linear, epoch: int) -> float:
     return half_cosine(epoch, settings.epochs)
 
 
+@torch.no_grad()
 def train(
     heads: Heads,
-    optimizer: torch.optim.Optimizer,
+    optimizer: Callable[[Tensor], Direction],
     factor: Callable[[int], float],
     batches: Callable[[int], Batches],
     epochs: int,
@@ -123,18 +165,11 @@ def train(
         factor: of the rates in epoch e (from 0), which the epoch keeps.
         batches: those of epoch e.
     """
+    direction = optimizer(heads.weights)
     for epoch in range(epochs):
-        for group, (rate, _) in zip(optimizer.param_groups, heads.pairs, strict=True):
-            group["lr"] = rate * factor(epoch)
+        steps = heads.rates * -factor(epoch)
         for features, labels in batches(epoch):
-            scores = heads(features)
-            pairs, n, classes = scores.shape
-            losses = cross_entropy(
-                scores.reshape(pairs * n, classes), labels.repeat(pairs), reduction="sum"
-            )
-            optimizer.zero_grad()
-            (losses / n).backward()
-            optimizer.step()
+            heads.weights.addcmul_(direction(heads.gradient(features, labels)), steps)
         yield epoch + 1
 
 
@@ -150,9 +185,10 @@ def frozen_batches(
     """The batches of an epoch of features (n, f) that were extracted once; labels (n,)."""
 
     def batches(epoch: int) -> Batches:
-        for batch in shuffled(len(features), batch_size, seed, place, epoch):
-            rows = batch.to(features.device)
-            yield features[rows], labels[rows]
+        # One transfer an epoch, not one that the host waits for at every step.
+        order = torch.cat(shuffled(len(features), batch_size, seed, place, epoch))
+        for rows in order.to(features.device).split(batch_size):
+            yield features.index_select(0, rows), labels[rows]
 
     return batches
 
@@ -162,7 +198,7 @@ def viewed_batches(
     live: bool,
     augmentation: Augmentation | None,
     run: Subject,
-    images: np.ndarray,
+    images: Images,
     labels: Tensor,
     batch_size: int,
     place: str,
@@ -173,12 +209,10 @@ def viewed_batches(
         shown = np.ascontiguousarray(images[batch.numpy()])
         if augmentation is None:
             return evaluation_view(run, shown, labels.device)
-        n, _, height, width = shown.shape
         draws = generator(run.seed, place, epoch, step)
-        parameters = views.draw(augmentation, n, height, width, draws)
         pixels = torch.from_numpy(shown).to(labels.device)
         mean, std = run.recipe.mean, run.recipe.std
-        return views.apply(pixels, parameters, augmentation, run.image_size, mean, std)
+        return views.drawn(pixels, augmentation, run.image_size, mean, std, draws)
 
     def batches(epoch: int) -> Batches:
         order = shuffled(len(images), batch_size, run.seed, place, epoch)
@@ -224,28 +258,29 @@ def clean_probe(
     known = features["train"]
     mean, std = known.mean(0), known.std(0).clamp_min(1e-6)
     features = {split: (value - mean) / std for split, value in features.items()}
-    start = uniform_start(known.shape[1], classes, generator(seed, place))
-    heads = Heads(settings.learning_rates, settings.weight_decays, start).to(known.device)
+    start = uniform_start(known.shape[1], classes, generator(seed, place)).to(known.device)
+    heads = Heads(settings.learning_rates, settings.weight_decays, start)
 
     batches = frozen_batches(features["train"], labels["train"], settings.batch_size, seed, place)
 
     def factor(epoch: int) -> float:
         return exponential_factor(settings, epoch)
 
-    for _ in train(heads, adam(heads), factor, batches, settings.epochs):
+    for _ in train(heads, adam, factor, batches, settings.epochs):
         pass
-    with torch.inference_mode():
-        scores = {split: heads(features[split]) for split in ("validation", "test")}
+    scores = {split: heads.scores(features[split]) for split in ("validation", "test")}
     best = _best_pair(scores["validation"], labels["validation"])
     rate, decay = heads.pairs[best]
-    chosen = {split: value[best] for split, value in scores.items()}
+    chosen = {split: value[best].T for split, value in scores.items()}
     return Chosen(chosen, rate, decay, settings.epochs)
 
 
 def _best_pair(scores: Tensor, labels: Tensor) -> int:
-    """The pair with the most correct images; scores (pairs, n, classes), labels (n,)."""
-    correct = (scores.argmax(2) == labels).sum(1).tolist()
-    losses = [cross_entropy(pair, labels).item() for pair in scores]
+    """The pair with the most correct images; scores (pairs, classes, n), labels (n,)."""
+    correct = (scores.argmax(1) == labels).sum(1).tolist()
+    losses = (
+        cross_entropy(scores, labels.expand(len(scores), -1), reduction="none").mean(1).tolist()
+    )
     return min(range(len(losses)), key=lambda pair: (-correct[pair], losses[pair]))
 
 
@@ -289,7 +324,7 @@ class Form:
         words: what of this a number is printed with.
     """
 
-    optimizer: Callable[[Heads], torch.optim.Optimizer]
+    optimizer: Callable[[Tensor], Direction]
     start: Callable[[int, int, torch.Generator], Tensor]
     factor: Callable[[Linear, int], float]
     live: bool
@@ -355,7 +390,7 @@ def linear_probe(
     run: Subject,
     settings: Linear,
     features: dict[str, Tensor],
-    images: dict[str, np.ndarray],
+    images: dict[str, Images],
     labels: dict[str, Tensor],
     classes: int,
     device: torch.device,
@@ -379,7 +414,7 @@ def published_probe(
     backbone: nn.Module,
     run: Subject,
     settings: Linear,
-    images: dict[str, np.ndarray],
+    images: dict[str, Images],
     labels: dict[str, Tensor],
     classes: int,
     device: torch.device,
@@ -399,8 +434,8 @@ def published_probe(
     seen = form.seen(run)
     augmentation = form.augmentation(run)
     width = extract(backbone, seen, images["train"][:1], device).shape[1]
-    start = form.start(width, classes, generator(run.seed, place))
-    heads = Heads(settings.learning_rates, settings.weight_decays, start).to(device)
+    start = form.start(width, classes, generator(run.seed, place)).to(device)
+    heads = Heads(settings.learning_rates, settings.weight_decays, start)
     (pair,) = heads.pairs
     if form.live or augmentation:
         batches = viewed_batches(
@@ -425,15 +460,13 @@ def published_probe(
         test = frozen_test
         if test is None:
             test = extract(backbone, seen, images["test"], device)
-        with torch.inference_mode():
-            scores = heads(test)[0]
-        return Chosen({"test": scores}, *pair, epoch, rule)
+        return Chosen({"test": heads.scores(test)[0].T}, *pair, epoch, rule)
 
     def correct(found: Chosen) -> int:
         return int((found.scores["test"].argmax(1) == labels["test"]).sum())
 
     best: list[Chosen] = []
-    for epoch in train(heads, form.optimizer(heads), factor, batches, settings.epochs):
+    for epoch in train(heads, form.optimizer, factor, batches, settings.epochs):
         if form.best:
             found = tested(epoch, "best on test")
             best = max(best or [found], [found], key=lambda one: correct(one[0]))

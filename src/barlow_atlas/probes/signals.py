@@ -9,21 +9,24 @@ Sums are in float64 on embeddings that a network computed in float32. What is sm
 """
 
 import math
+from collections.abc import Iterable, Iterator
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from barlow_atlas import views
 from barlow_atlas.networks import Network
+from barlow_atlas.objectives.squared_products import squared_norm_of_product
 from barlow_atlas.probes import Labelled, ProbeError
-from barlow_atlas.probes.features import BATCH, extract
+from barlow_atlas.probes.features import BATCH, Images
 from barlow_atlas.randomness import generator
 from barlow_atlas.study import Run, Subject
 
 MOST_IMAGES = 5000
+VIEWS = 512
+"""Images whose views are drawn together; another number draws other views."""
 NOISE = 1e-6
 RANKME_EPS = 1e-7
 ALPHA_RANKS = (4, 100)
@@ -36,7 +39,7 @@ FOREIGN_BATCH_SIZE = 256
 
 @torch.inference_mode()
 def signals(
-    network: Network, run: Subject, splits: dict[str, Labelled], device: torch.device
+    network: Network, run: Subject, splits: dict[str, Labelled], features: dict[str, Tensor]
 ) -> list[dict[str, Any]]:
     """All signals of a milestone; labels are not looked at.
 
@@ -45,10 +48,10 @@ def signals(
     drawn by the run's seed, so they are the same at every milestone.
 
     Args:
-        network: the milestone's, set to evaluation mode. The reference protocol's linear probe
-            changes its running statistics: call this first.
+        network: the milestone's, set to evaluation mode, on the device of the features.
         splits: "train", images of the pre-training, and "validation" or, where there is none,
             "test", which then stands in as held-out images.
+        features: (n, f) of each split, see `probes.extract_splits`.
 
     Returns:
         One record for each split and space: `split`, `space` ("backbone", and "projector" unless
@@ -72,10 +75,12 @@ def signals(
     records = []
     for split in ("train", held_out):
         images = splits[split].images
-        order = torch.randperm(len(images), generator=generator(run.seed, "signals", split))
         # In random order: a batch of one class would correlate in other ways.
-        chosen = images[order[:count].numpy()]
-        for space, embedded in _embeddings(network, run, split, chosen, device).items():
+        order = torch.randperm(len(images), generator=generator(run.seed, "signals", split))
+        chosen = order[:count]
+        whole = features[split][chosen.to(features[split].device)]
+        pairs = _views(run, split, images, chosen, whole.device)
+        for space, embedded in _embeddings(network, whole, pairs).items():
             records.append(
                 {
                     "split": split,
@@ -113,10 +118,11 @@ def values(z: Tensor, z_a: Tensor, z_b: Tensor, batch_size: int) -> dict[str, fl
     """
     batches = zip(z_a.split(batch_size), z_b.split(batch_size), strict=True)
     terms = [barlow_twins_terms(*batch) for batch in batches]
+    eigenvalues = spectrum(z, centred=True)
     return {
         "rankme": rankme(z),
-        "alpha_req": alpha_req(z),
-        "effective_rank": effective_rank(z),
+        "alpha_req": _alpha(eigenvalues),
+        "effective_rank": _effective_rank(eigenvalues),
         "feature_std": feature_std(z),
         "alignment": alignment(z_a, z_b),
         "uniformity": (uniformity(z_a) + uniformity(z_b)) / 2,
@@ -152,7 +158,10 @@ def effective_rank(z: Tensor) -> float:
     From 1 (variance along one direction) to min(n - 1, f) (isotropic). Low or falling: collapse.
     Constant embeddings, which have no variance, have 1.
     """
-    eigenvalues = spectrum(z, centred=True)
+    return _effective_rank(spectrum(z, centred=True))
+
+
+def _effective_rank(eigenvalues: Tensor) -> float:
     total = eigenvalues.sum()
     return 1.0 if total == 0 else math.exp(_entropy(eigenvalues / total))
 
@@ -168,12 +177,16 @@ def alpha_req(z: Tensor) -> float | None:
     everything, well below it the noise is as strong as the signal. None if fewer than two
     eigenvalues are left to fit, as in a collapse to four directions or fewer.
     """
+    return _alpha(spectrum(z, centred=True))
+
+
+def _alpha(eigenvalues: Tensor) -> float | None:
     first, last = ALPHA_RANKS
-    eigenvalues = spectrum(z, centred=True)[first - 1 : last]
+    eigenvalues = eigenvalues[first - 1 : last]
     eigenvalues = eigenvalues[eigenvalues > 0]
     if len(eigenvalues) < 2:
         return None
-    rank = torch.arange(first, first + len(eigenvalues), device=z.device, dtype=torch.float64)
+    rank = torch.arange(first, first + len(eigenvalues)).to(eigenvalues)
     weight = (1 / rank) / (1 / rank).sum()
     log_rank = rank.log() - (weight * rank.log()).sum()
     slope = (weight * log_rank * eigenvalues.log()).sum() / (weight * log_rank.square()).sum()
@@ -209,12 +222,15 @@ def uniformity(z: Tensor) -> float:
     x = normalize(_checked(z), dim=1)
     n = len(x)
     squares = x.square().sum(1)
-    total = 0.0
-    for rows, own in zip(x.split(BATCH), squares.split(BATCH), strict=True):
-        distances = (own[:, None] + squares - 2 * rows @ x.T).clamp_min(0)
-        total += distances.mul_(-UNIFORMITY_T).exp_().sum().item()
+    total = x.new_zeros(())
+    for start in range(0, n, BATCH):
+        # Each batch with itself and, as distances are symmetric, with those after it only.
+        rows, others = x[start : start + BATCH], x[start:]
+        distances = squares[start : start + BATCH, None] + squares[start:] - 2 * rows @ others.T
+        potentials = distances.clamp_min_(0).mul_(-UNIFORMITY_T).exp_()
+        total += 2 * potentials.sum() - potentials[:, : len(rows)].sum()
     # Each row has met itself once, at distance 0.
-    return math.log((total - n) / (n * (n - 1)))
+    return math.log((total.item() - n) / (n * (n - 1)))
 
 
 def barlow_twins_terms(z_a: Tensor, z_b: Tensor) -> dict[str, float]:
@@ -241,8 +257,7 @@ def barlow_twins_terms(z_a: Tensor, z_b: Tensor) -> dict[str, float]:
     n = len(a)
     diagonal = (a * b).mean(0)
     invariance = (1 - diagonal).square().sum()
-    # |A^T B|^2 = <A A^T, B B^T>: N x N matrices in place of d x d, as d is the larger one here.
-    everything = ((a @ a.T) * (b @ b.T)).sum() / n**2
+    everything = squared_norm_of_product(a, b) / n**2
     redundancy = (everything - diagonal.square().sum()).clamp_min(0)
     return {
         "invariance": invariance.item(),
@@ -298,42 +313,41 @@ def _checked(z: Tensor) -> Tensor:
 
 
 def _embeddings(
-    network: Network, run: Subject, split: str, images: np.ndarray, device: torch.device
+    network: Network, whole: Tensor, pairs: Iterable[tuple[Tensor, Tensor]]
 ) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
     """For each space, embeddings (n, f) of the whole images and of their two views.
 
     Args:
-        images: uint8 (n, 3, H, W).
+        whole: features (n, f).
+        pairs: the views, a batch at a time.
     """
-    found: list[tuple[Tensor, ...]] = []
-    for k, start in enumerate(range(0, len(images), BATCH)):
-        draws = generator(run.seed, "signals", split, k)
-        pair = _views(run, images[start : start + BATCH], device, draws)
-        found.append(tuple(network.backbone(view) for view in pair))
+    found = [tuple(_features(network, view) for view in pair) for pair in pairs]
     z_a, z_b = (torch.cat(parts) for parts in zip(*found, strict=True))
-    z = extract(network.backbone, run, images, device)
-    spaces = {"backbone": (z, z_a, z_b)}
+    spaces = {"backbone": (whole, z_a, z_b)}
     if not isinstance(network.projector, nn.Identity):
         project = network.projector
-        spaces["projector"] = (project(z), project(z_a), project(z_b))
+        spaces["projector"] = (project(whole), project(z_a), project(z_b))
     return spaces
 
 
+def _features(network: Network, view: Tensor) -> Tensor:
+    """Features (n, f) of the network's input (n, 3, S, S)."""
+    return torch.cat([network.backbone(part) for part in view.split(BATCH)])
+
+
 def _views(
-    run: Subject, images: np.ndarray, device: torch.device, draws: torch.Generator
-) -> tuple[Tensor, Tensor]:
-    """Two views (n, 3, size, size) of uint8 images (n, 3, H, W), drawn from the run's recipe."""
-    recipe, (n, _, height, width) = run.recipe, images.shape
-    pixels = torch.tensor(images).to(device)
-    first, second = (
-        views.apply(
-            pixels,
-            views.draw(augmentation, n, height, width, draws),
-            augmentation,
-            run.image_size,
-            recipe.mean,
-            recipe.std,
+    run: Subject, split: str, images: Images, chosen: Tensor, device: torch.device
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Two views (n, 3, size, size) of the chosen (n,) of uint8 images, drawn from the run's recipe.
+
+    `VIEWS` images at a time.
+    """
+    recipe = run.recipe
+    for k, rows in enumerate(chosen.split(VIEWS)):
+        draws = generator(run.seed, "signals", split, k)
+        pixels = torch.from_numpy(images[rows.numpy()]).to(device)
+        first, second = (
+            views.drawn(pixels, augmentation, run.image_size, recipe.mean, recipe.std, draws)
+            for augmentation in (recipe.view_a, recipe.view_b)
         )
-        for augmentation in (recipe.view_a, recipe.view_b)
-    )
-    return first, second
+        yield first, second

@@ -102,7 +102,7 @@ def _mix(params: dict[str, Any]) -> dict[str, Any]:
     for layer in network.backbone.children():
         maps = layer(maps.flatten(1) if isinstance(layer, nn.Linear) else maps)
         if maps.ndim == 4 and not isinstance(layer, nn.Identity):
-            shapes.append([type(layer).__name__, *maps.shape[1:]])
+            shapes.append([_kind(layer), *maps.shape[1:]])
     features = maps.flatten(1)
     return {
         "encoder": counts(network.backbone),
@@ -112,6 +112,12 @@ def _mix(params: dict[str, Any]) -> dict[str, Any]:
         "feature_shape": list(features.shape[1:]),
         "embedding_shape": list(network.projector(features).shape[1:]),
     }
+
+
+def _kind(layer: nn.Module) -> str:
+    """The name of PyTorch's class that a layer is of, or is derived from."""
+    classes = type(layer).__mro__
+    return next(each.__name__ for each in classes if each.__module__.startswith("torch."))
 
 
 @torch.no_grad()
