@@ -491,7 +491,6 @@ def bench(options: argparse.Namespace) -> int:
 
     from barlow_atlas.bench import run
 
-    torch.set_flush_denormal(True)  # as all steps do
     device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     command = shlex.join(["python", "-m", "barlow_atlas", *sys.argv[1:]])
     worse = run(options.only, device, options.json, options.check, command, _log)

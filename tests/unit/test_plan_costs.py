@@ -53,6 +53,14 @@ def measured(work: Work, seconds: float, **other: object) -> Measurement:
 # Counting
 
 
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_large_step_is_counted_without_computing_it(precision: str) -> None:
+    """On torch's meta device; a real step takes minutes here."""
+    for run in load_study(ROOT / "params/cifar10.yaml").trained()[::3]:
+        asked = run.model_copy(update={"precision": precision, "embedding_dim": 8192})
+        assert costs._footprint_on(asked, 32, costs.META).work.flops > 1e12
+
+
 def test_a_step_is_counted_exactly(demo: Study) -> None:
     """A network of linear layers alone has FLOPs that a formula gives."""
     n, f, h, d = 128, 128, 128, 256

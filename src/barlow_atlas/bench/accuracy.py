@@ -79,6 +79,6 @@ def records(
             half,
             f"kNN ({NEIGHBOURS.label}) of {epochs} epochs on {DEMO_IMAGES} digits, the others "
             f"held out, mean over {len(seeds)} seeds, {taken}; yardstick: the plain rival "
-            f"from the same weights; difference {np.mean(differences):+.2f} points, 95 % t interval "
-            f"+- {half:.2f}",
+            f"from the same weights; difference {np.mean(differences):+.2f} points, 95 % t "
+            f"interval +- {half:.2f}",
         )

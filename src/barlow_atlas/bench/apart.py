@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import signal
+import tempfile
 from collections.abc import Callable
 from contextlib import suppress
 from multiprocessing.connection import Connection
@@ -27,7 +28,10 @@ class Apart:
         spawned = multiprocessing.get_context("spawn")
         self._pipe, self._theirs = spawned.Pipe()
         # Not a daemon: those may have no workers.
-        self._process = spawned.Process(target=_serve, args=(self._theirs, make), daemon=False)
+        # What its workers leave behind when they are killed.
+        self._folder = tempfile.TemporaryDirectory()
+        arguments = (self._theirs, self._folder.name, make)
+        self._process = spawned.Process(target=_serve, args=arguments, daemon=False)
 
     def __enter__(self) -> Self:
         self._process.start()
@@ -43,9 +47,13 @@ class Apart:
         try:
             self._pipe.send((method, arguments))
             self._signal(signal.SIGCONT)
+            # Its workers have inherited its end of the pipe, which therefore need not close.
+            while not self._pipe.poll(1):
+                if not self._process.is_alive():
+                    raise EOFError
             answer = self._pipe.recv()
         except (EOFError, OSError) as error:
-            self._process.join(10)
+            self._process.join()
             raise BenchError(
                 f"the contestant's process ended with status {self._process.exitcode} instead of "
                 f"answering `{method}`: its error is above; -9 without one is a lack of memory"
@@ -63,6 +71,7 @@ class Apart:
         self._process.kill()  # if it ends before it has a group
         self._process.join()
         self._pipe.close()
+        self._folder.cleanup()
 
     def _signal(self, number: signal.Signals) -> None:
         """To the process and its workers."""
@@ -71,9 +80,12 @@ class Apart:
             os.killpg(self._process.pid, number)
 
 
-def _serve(pipe: Connection, make: Callable[[], object]) -> None:
-    """Answers until the other end is closed."""
+def _serve(pipe: Connection, folder: str, make: Callable[[], object]) -> None:
+    """Answers until the other end is closed; temporary files go into the folder."""
     os.setpgid(0, 0)
+    tempfile.tempdir = folder
+    # A spawned process would spawn its workers, too: they start as in any program.
+    multiprocessing.set_start_method(None, force=True)
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     contestant = make()
     with suppress(EOFError):

@@ -13,6 +13,7 @@ PyTorch asks.
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,7 +42,7 @@ def factor(x: Tensor | Factor) -> Factor:
         return x
     x = at_least_float32(x)
     n, d = x.shape
-    with torch.autocast(x.device.type, enabled=False):
+    with _in_full_precision(x):
         return Factor(x, _Gram.apply(x) if n < d else None)
 
 
@@ -66,8 +67,15 @@ def squared_norm_of_product(x: Tensor | Factor, y: Tensor | Factor) -> Tensor:
 
 def product(x: Tensor, y: Tensor) -> Tensor:
     """x^T y, (d, d), of x and y (N, d), in their own precision under autocast too."""
-    with torch.autocast(x.device.type, enabled=False):
+    with _in_full_precision(x):
         return x.T @ y
+
+
+def _in_full_precision(x: Tensor) -> AbstractContextManager[Any]:
+    """Outside of autocast, which torch's meta device, where work is counted, does not know."""
+    kind = x.device.type
+    known = torch.amp.is_autocast_available(kind)
+    return torch.autocast(kind, enabled=False) if known else nullcontext()
 
 
 class _Gram(torch.autograd.Function):
