@@ -1,5 +1,10 @@
 """The chain of milestones: each segment starts from the milestone before it."""
 
+PRETRAIN = (
+    "python -m barlow_atlas pretrain --study {wildcards.study} --run {params.names}"
+    " --until {wildcards.epoch} > {log} 2>&1"
+)
+
 
 rule pretrain:
     input:
@@ -27,11 +32,11 @@ rule pretrain:
     params:
         # So that a change of what decides the weights, and of nothing else, retrains.
         run=identity,
+        names="{run}",
     message:
         "Training {wildcards.run} of {wildcards.study} to epoch {wildcards.epoch}"
     shell:
-        "python -m barlow_atlas pretrain --study {wildcards.study} --run {wildcards.run}"
-        " --until {wildcards.epoch} > {log} 2>&1"
+        PRETRAIN
 
 
 for number, (study, seeds) in enumerate(TOGETHER):
@@ -74,8 +79,7 @@ for number, (study, seeds) in enumerate(TOGETHER):
         message:
             "Training {params.names} of {wildcards.study} to epoch {wildcards.epoch}"
         shell:
-            "python -m barlow_atlas pretrain --study {wildcards.study} --run {params.names}"
-            " --until {wildcards.epoch} > {log} 2>&1"
+            PRETRAIN
 
 
 rule cool_down:

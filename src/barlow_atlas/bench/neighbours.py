@@ -9,7 +9,7 @@ from barlow_atlas.bench.records import Record, alone, faster, fewer, more
 from barlow_atlas.bench.timing import by_turns, cores, peak_memory
 from barlow_atlas.costs import MEGABYTE
 from barlow_atlas.probe_settings import KNN
-from barlow_atlas.probes.knn import knn_scores
+from barlow_atlas.probes.knn import chunk_size, inner_products, knn_scores
 from barlow_atlas.randomness import generator
 
 CLASSES = 10
@@ -51,6 +51,17 @@ def records(
         "at a time"
     )
     yield faster("knn/time", by_turns((ours, one_hot), device, rounds), about, target=3)
+
+    def our_products() -> None:
+        for chunk in asked.split(chunk_size(known)):  # type: ignore[no-untyped-call]
+            inner_products(known, chunk)
+
+    def plain_products() -> None:
+        for chunk in asked.split(baseline.QUERIES):  # type: ignore[no-untyped-call]
+            chunk @ known.T
+
+    times = by_turns((our_products, plain_products), device, rounds)
+    yield faster("knn/inner products alone", times, f"{about}; no search is faster than these")
     used = [peak_memory(each, device) / MEGABYTE for each in (ours, one_hot)]
     yield fewer("knn/memory", "MB", (used[0], used[1]), about, target=10)
     first, second = ours(), one_hot()
