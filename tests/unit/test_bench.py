@@ -1,5 +1,6 @@
 """The benchmarks: a rival that computes the same, right clocks, and ratios that are compared."""
 
+import csv
 import json
 import os
 import signal
@@ -555,7 +556,8 @@ def test_the_committed_page_and_figure_belong_to_the_committed_report() -> None:
     assert (folder / "performance.md").read_text() == markdown(committed)
     measured = {one.name.partition("/")[0] for one in committed.records}
     assert measured == set(bench.NAMES)
-    rows = [row.split(",") for row in (folder / "scaling.csv").read_text().splitlines()[1:]]
+    with (folder / "scaling.csv").open(newline="") as table:
+        rows = [*csv.reader(table)][1:]
     found = [Point(a, b, float(c), float(d), e, f) for a, b, c, d, e, f in rows]
     fitted = {one.name: one.ours for one in scaling.records(found)}
     stored = {one.name: one.ours for one in committed.records if one.name in fitted}

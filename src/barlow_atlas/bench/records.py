@@ -251,6 +251,8 @@ def markdown(report: Report) -> str:
 
 def _cells(record: Record) -> list[str]:
     bound = "at least" if record.ratio is not None else "at most"
+    if record.ours is None:
+        bound = "wanted:"
     return [
         record.name.partition("/")[2],
         "not measured" if record.ours is None else f"{record.ours:g} {record.unit}",
