@@ -27,10 +27,10 @@ class Apart:
     def __init__(self, make: Callable[[], object]) -> None:
         spawned = multiprocessing.get_context("spawn")
         self._pipe, self._theirs = spawned.Pipe()
-        # Not a daemon: those may have no workers.
-        # What its workers leave behind when they are killed.
+        # For what its workers leave behind when they are killed.
         self._folder = tempfile.TemporaryDirectory()
         arguments = (self._theirs, self._folder.name, make)
+        # Not a daemon: those may have no workers.
         self._process = spawned.Process(target=_serve, args=arguments, daemon=False)
 
     def __enter__(self) -> Self:

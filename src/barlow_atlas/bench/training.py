@@ -203,9 +203,10 @@ def methods_records(
                 "embedding_dim": min(method.embedding_dim, base.embedding_dim),
             }
         )
-        _, ours = trained(run, shown, device)
+        state, ours = trained(run, shown, device)
         contestants = [taking(each, steps) for each in (ours, network_alone(run, device))]
         times = by_turns(contestants, device, rounds)
+        split = phases(ours, state.network, state.optimizer, device, steps)
         yield more(
             f"methods/{run.method}",
             "images/s",
@@ -213,3 +214,6 @@ def methods_records(
             f"the demo's images and network, N={run.batch_size}, at most {base.embedding_dim} "
             f"dimensions, {cores()}; yardstick: forward and backward passes of its views alone",
         )
+        for phase in PHASES:
+            told = "of the same; what a method computes beside its network counts as its objective"
+            yield alone(f"methods/{run.method}: {phase}", "ms/step", 1000 * split[phase], told)
