@@ -274,7 +274,9 @@ class Study(Frozen):
         "statistics, weights and probes are float32 in any case",
     )
     compiled: bool = Field(
-        False, description="whether the network is compiled for training (torch.compile)"
+        False,
+        description="whether views and, on a GPU, the network are compiled for training "
+        "(torch.compile)",
     )
     seeds_together: Positive = Field(
         1,
