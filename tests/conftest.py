@@ -1,6 +1,7 @@
 """What several test modules share: a study that trains in a second."""
 
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,13 @@ from barlow_atlas.study import Run, load_study
 signal.signal(signal.SIGINT, signal.default_int_handler)
 # Two threads on two busy cores wait for each other most of the time.
 torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def denormal_numbers() -> Iterator[None]:
+    """A step that ran in this process flushes them to zero; other tests need them."""
+    yield
+    torch.set_flush_denormal(False)
 
 
 @pytest.fixture(scope="session")
