@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from training import whole
+from training import segments, whole
 
 from barlow_atlas import snapshot
 from barlow_atlas.pretrain import (
@@ -23,26 +23,6 @@ from barlow_atlas.study import Run
 CPU = torch.device("cpu")
 NEVER = 1e9
 SEEDS = (1, 2, 3)
-
-
-def segments(
-    folder: Path, run: Run, parent: int | None, until: int, seeds: tuple[int, ...] = SEEDS
-) -> list[Segment]:
-    return [
-        Segment(
-            study="tiny",
-            run=run.model_copy(update={"seed": seed}),
-            parent=parent,
-            until=until,
-            cooldown=0,
-            checkpoints=folder / f"checkpoints/s{seed}",
-            training=folder / f"training/s{seed}",
-            resume=folder / f"resume/s{seed}",
-            data_sha256="data",
-            sources_sha256="sources",
-        )
-        for seed in seeds
-    ]
 
 
 def together(found: list[Segment], images: np.ndarray, *monitors: Monitor) -> list[str]:

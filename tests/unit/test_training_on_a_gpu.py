@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from training import whole
+from training import segments, whole
 
 from barlow_atlas.data.batches import Streamed, images_for
-from barlow_atlas.pretrain import Monitor, Segment, initial_state, pretrain_together, train
+from barlow_atlas.pretrain import Monitor, initial_state, pretrain_together, train
 from barlow_atlas.study import Run
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -68,23 +68,9 @@ def test_seeds_on_streams_of_their_own_become_what_they_become_alone(
 ) -> None:
     def trained(folder: Path, *seeds: int) -> list[list[float]]:
         for parent, until in ((None, 0), (0, 2)):
-            segments = [
-                Segment(
-                    study="tiny",
-                    run=tiny_run.model_copy(update={"seed": seed}),
-                    parent=parent,
-                    until=until,
-                    cooldown=0,
-                    checkpoints=folder / f"checkpoints/s{seed}",
-                    training=folder / f"training/s{seed}",
-                    resume=folder / f"resume/s{seed}",
-                    data_sha256="data",
-                    sources_sha256="sources",
-                )
-                for seed in seeds
-            ]
+            found = segments(folder, tiny_run, parent, until, seeds)
             watching = [Monitor() for _ in seeds]
-            pretrain_together(segments, whole(images), torch.device("cuda"), 1e9, watching)
+            pretrain_together(found, whole(images), torch.device("cuda"), 1e9, watching)
         files = (folder / f"training/s{seed}/epoch_0002.jsonl" for seed in seeds)
         return [
             [json.loads(line)["loss"] for line in file.read_text().splitlines()] for file in files
