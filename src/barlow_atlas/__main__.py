@@ -307,16 +307,13 @@ def probe(options: argparse.Namespace) -> None:
     features = extract_splits(network.backbone, run, splits, device)
     classes = len(prepared.manifest.classes)
     content = {
-        "format": 1,
+        "format": 2,
         "study": options.study,
         "name": run.name,
         "epoch": options.epoch,
         "run": run.model_dump(mode="json"),
-        "checkpoint": {
-            "weights_sha256": manifest.weights_sha256,
-            "lineage": manifest.lineage,
-            "made_by": manifest.made_by,
-        },
+        # All that the lineage hashes: the chain can be followed in probe files alone.
+        "checkpoint": manifest.model_dump(mode="json", exclude={"format", "study", "run"}),
         "signals": signals(network, run, splits, features),
         "results": [
             *probe(network, run, study.probes, splits, features, classes),
@@ -388,7 +385,7 @@ def runs(options: argparse.Namespace) -> None:
 
 def collect(options: argparse.Namespace) -> None:
     """Gathers a study's probe files into tidy tables: accuracies, label-free signals."""
-    from barlow_atlas.atlas.frames import read_probes, read_signals
+    from barlow_atlas.atlas.frames import probe_table, read_contents, signal_table
 
     study = _study(options)
     results = RESULTS / options.study
@@ -403,8 +400,9 @@ def collect(options: argparse.Namespace) -> None:
             f"{len(missing)} of {len(files)} probe files of {options.study} are missing, such as "
             f"{missing[0]}. Run `snakemake --profile profiles/local --config study={options.study}`"
         )
-    read_probes(files).to_csv(results / "probes.csv", index=False)
-    read_signals(files).to_csv(results / "signals.csv", index=False)
+    contents = read_contents(files)
+    probe_table(contents).to_csv(results / "probes.csv", index=False)
+    signal_table(contents).to_csv(results / "signals.csv", index=False)
 
 
 def analyse(options: argparse.Namespace) -> None:

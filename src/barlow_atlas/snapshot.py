@@ -35,6 +35,7 @@ from torch import Tensor
 
 from barlow_atlas.errors import AtlasError
 from barlow_atlas.frozen import Frozen
+from barlow_atlas.lineage import lineage as lineage
 from barlow_atlas.paths import COOLED, milestone_path
 from barlow_atlas.study import ForeignRun, Run
 
@@ -61,14 +62,6 @@ class Manifest(Frozen):
     parent: str | None
     lineage: str
     made_by: dict[str, Any]
-
-
-def lineage(
-    run: Run | ForeignRun, epoch: int, weights: str, data: str, sources: str, parent: str | None
-) -> str:
-    """The hash that a milestone hands to its successor: all that its weights follow from."""
-    parts = [run.model_dump_json(), str(epoch), weights, data, sources, parent or "seed"]
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
 def write_atomically(path: Path, content: bytes) -> None:

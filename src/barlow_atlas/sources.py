@@ -51,6 +51,7 @@ PROBE = _files(
     "objectives/base.py",
     "objectives/squared_products.py",
     "optim.py",
+    "packing.py",
     "probes/__init__.py",
     "probes/features.py",
     "probes/knn.py",

@@ -456,12 +456,16 @@ def _check_run(run: Run, milestones: tuple[int, ...]) -> None:
         raise ValueError(f"{run.method}: {error}") from error
 
 
+NO_STUDIES = ("dvc.yaml", "claims.yaml", "tables.yaml")
+"""YAML files beside the studies: DVC's stages, the ledger of claims, the papers' tables."""
+
+
 def find_studies(params: Path) -> dict[str, Path]:
     """Study files below `params` by name, such as `cifar10` or `ablations/lambda-reg`.
 
     Those that others build on come first: files in `params` itself.
     """
-    files = [path for path in params.rglob("*.yaml") if path.name != "dvc.yaml"]
+    files = [path for path in params.rglob("*.yaml") if path.name not in NO_STUDIES]
     names = {path.relative_to(params).with_suffix("").as_posix(): path for path in files}
     return dict(sorted(names.items(), key=lambda item: (item[0].count("/"), item[0])))
 

@@ -13,9 +13,10 @@ from barlow_atlas.atlas.curves import accuracy_columns, headline, mean_curves, t
 from barlow_atlas.atlas.frames import (
     COLUMNS,
     SIGNAL_COLUMNS,
-    read_probes,
-    read_signals,
+    probe_table,
+    read_contents,
     setting,
+    signal_table,
     variant,
 )
 from barlow_atlas.report import figures, tables
@@ -75,12 +76,13 @@ def probe_file(folder: Path, method: str, seed: int, epoch: int) -> Path:
 
 @pytest.fixture
 def tidy(tmp_path: Path) -> pd.DataFrame:
-    return read_probes(
+    files = (
         probe_file(tmp_path, method, seed, epoch)
         for method in ("bt", "mix")
         for seed in (1, 2, 3)
         for epoch in EPOCHS
     )
+    return probe_table(read_contents(files))
 
 
 def test_one_row_for_each_run_epoch_probe_split_and_metric(tidy: pd.DataFrame) -> None:
@@ -92,7 +94,7 @@ def test_one_row_for_each_run_epoch_probe_split_and_metric(tidy: pd.DataFrame) -
 
 def test_one_row_for_each_signal(tmp_path: Path) -> None:
     files = [probe_file(tmp_path, "bt", seed, epoch) for seed in (1, 2) for epoch in EPOCHS]
-    signals = read_signals(files)
+    signals = signal_table(read_contents(files))
     assert list(signals.columns) == SIGNAL_COLUMNS
     assert len(signals) == 2 * 3 * 2 * 2 * 2
     assert not signals.duplicated(["run", "epoch", "split", "space", "signal"]).any()
@@ -122,14 +124,13 @@ def test_imported_weights_keep_their_place_in_every_table(tmp_path: Path) -> Non
         "seed": 1,
     }
     path.write_text(json.dumps(content))
-    files = [path, probe_file(tmp_path, "bt", 1, 0)]
-    for read in (read_probes, read_signals):
-        table = read(files)
+    contents = read_contents([path, probe_file(tmp_path, "bt", 1, 0)])
+    for table in (probe_table(contents), signal_table(contents)):
         assert set(table["method"]) == {"published", "bt"}
         assert set(table[table["method"] == "published"]["embedding_dim"]) == {0}
         for column in ("embedding_dim", "epochs", "seed", "epoch", "count"):
             assert table[column].dtype.kind == "i"
-    curves = mean_curves(read_probes(files))
+    curves = mean_curves(probe_table(contents))
     assert set(curves["method"]) == {"published", "bt"}
 
 

@@ -11,15 +11,14 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 
 from barlow_atlas.networks import Network, build
+from barlow_atlas.packing import pack, unpack
 from barlow_atlas.probe_settings import KNN, Linear
 from barlow_atlas.probes import (
     Labelled,
     ProbeError,
     extract_splits,
-    pack,
     probe,
     record,
-    unpack,
 )
 from barlow_atlas.probes.features import extract
 from barlow_atlas.probes.knn import ROOM, chunk_size, knn_scores, largest, neighbours

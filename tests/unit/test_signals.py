@@ -23,6 +23,7 @@ from barlow_atlas.data.image_set import ImageSet
 from barlow_atlas.errors import AtlasError
 from barlow_atlas.networks import Network, build
 from barlow_atlas.objectives.barlow_twins import cross_correlation_terms
+from barlow_atlas.packing import unpack_correlations
 from barlow_atlas.probe_settings import KNN, Linear
 from barlow_atlas.probes import Labelled, ProbeError, extract_splits, probe
 from barlow_atlas.probes.features import evaluation_view
@@ -31,6 +32,7 @@ from barlow_atlas.probes.signals import (
     alignment,
     alpha_req,
     barlow_twins_terms,
+    correlation_corner,
     effective_rank,
     feature_std,
     rankme,
@@ -278,6 +280,21 @@ def test_dead_dimensions_are_counted_and_correlate_with_nothing() -> None:
             assert found["redundancy"] == pytest.approx(alive["redundancy"])
 
 
+@pytest.mark.parametrize("d", [5, 100])
+def test_the_corner_holds_correlations_between_the_views(d: int) -> None:
+    a = normal(300, d)
+    b = a + normal(300, d, seed=1)
+    a[:, 1] = 0.25  # dead
+    found = correlation_corner(3 * a - 1, b)
+    k = min(d, 64)
+    assert found["dimensions"] == k
+    with np.errstate(invalid="ignore"):
+        expected = np.nan_to_num(np.corrcoef(a.T.numpy(), b.T.numpy())[:d, d:])[:k, :k]
+    corner = unpack_correlations(found["values"], k)
+    np.testing.assert_allclose(corner, expected, atol=0.5 / 127 + 1e-9)
+    assert (corner[1] == 0).all()
+
+
 @pytest.mark.parametrize("value", [0.0, 0.1, 1e4])
 @pytest.mark.parametrize("rounding", [0.0, 1e-7])
 def test_constant_embeddings_have_documented_values(value: float, rounding: float) -> None:
@@ -366,6 +383,7 @@ def test_a_milestones_records(tiny_run: Run, splits: dict[str, Labelled]) -> Non
     assert {r["settings"]["lambda_bt"] for r in records} == {LAMBDA_BT}
     assert [r["settings"]["dimensions"] for r in records] == [32, 32, 32, 32]
     assert all(value is not None for r in records for value in r["values"].values())
+    assert ["correlation" in r for r in records] == [False, False, False, True]
     json.dumps(records, allow_nan=False)
     assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
     assert signals_of(network, tiny_run, splits) == records

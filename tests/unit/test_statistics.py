@@ -41,7 +41,7 @@ from barlow_atlas.atlas.statistics import (
     trend,
     verdict,
 )
-from barlow_atlas.probes import unpack
+from barlow_atlas.packing import unpack
 
 sys.path.append("benchmarks")
 from statistics_coverage import GRID, SIMULATIONS, Cell, draw_study, simulate, solve_shares

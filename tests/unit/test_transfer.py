@@ -14,8 +14,9 @@ from torch import nn
 from barlow_atlas.data import TARGETS, load, prepare
 from barlow_atlas.errors import AtlasError
 from barlow_atlas.networks import build
+from barlow_atlas.packing import unpack
 from barlow_atlas.probe_settings import Linear, Transfer
-from barlow_atlas.probes import Labelled, ProbeError, unpack
+from barlow_atlas.probes import Labelled, ProbeError
 from barlow_atlas.probes.features import evaluation_view, extract
 from barlow_atlas.probes.linear import shuffled, uniform_start
 from barlow_atlas.probes.transfer import (

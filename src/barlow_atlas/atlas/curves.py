@@ -14,7 +14,7 @@ def mean_curves(tidy: pd.DataFrame) -> pd.DataFrame:
     """Mean over seeds of every curve at every milestone.
 
     Args:
-        tidy: as `frames.read_probes` gives it.
+        tidy: as `frames.probe_table` gives it.
 
     Returns:
         One row for each curve, metric and epoch: `seeds` (n), `mean`, `low` and `high`, the 95 %

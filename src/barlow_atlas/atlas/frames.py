@@ -1,7 +1,7 @@
 """Tidy tables of probe files: a row for each accuracy, and for each label-free signal."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +9,12 @@ import pandas as pd
 
 from barlow_atlas.probe_settings import KNN
 
-CURVE = [
+LINE = (
     *("study", "method", "objective", "embedding_dim", "epochs", "protocol"),
-    *("probe", "variant", "setting", "split"),
-]
+    *("probe", "variant", "setting"),
+)
+"""What names a line of the map in every table."""
+CURVE = [*LINE, "split"]
 COLUMNS = [*CURVE, "metric", "run", "seed", "epoch", "count", "value"]
 METRICS = ("top1", "top5")
 SIGNAL_COLUMNS = [
@@ -25,22 +27,27 @@ NONE = 0
 numbers and no row is lost in grouping: imported weights have neither, a trunk has no last epoch."""
 
 
-def read_probes(files: Iterable[Path]) -> pd.DataFrame:
-    """The tidy table of probe files, columns `COLUMNS`; `value` is in percent."""
-    rows = [row for file in files for row in probe_rows(json.loads(file.read_text()))]
+def read_contents(files: Iterable[Path]) -> list[dict[str, Any]]:
+    """Probe files, parsed."""
+    return [json.loads(file.read_text()) for file in files]
+
+
+def probe_table(contents: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
+    """The tidy table of parsed probe files, columns `COLUMNS`; `value` is in percent."""
+    rows = [row for content in contents for row in probe_rows(content)]
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def read_signals(files: Iterable[Path]) -> pd.DataFrame:
+def signal_table(contents: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     """The tidy table of the label-free signals in probe files, columns `SIGNAL_COLUMNS`.
 
     A signal that is not defined (alpha-ReQ after a collapse) has the value NaN.
     """
-    rows = [row for file in files for row in signal_rows(json.loads(file.read_text()))]
+    rows = [row for content in contents for row in signal_rows(content)]
     return pd.DataFrame(rows, columns=SIGNAL_COLUMNS).astype({"value": float})
 
 
-def probe_rows(content: dict[str, Any]) -> Iterable[dict[str, Any]]:
+def probe_rows(content: Mapping[str, Any]) -> Iterable[dict[str, Any]]:
     """The accuracies of one milestone's probe file."""
     shared = subject(content)
     for result in content["results"]:
@@ -57,7 +64,7 @@ def probe_rows(content: dict[str, Any]) -> Iterable[dict[str, Any]]:
             }
 
 
-def signal_rows(content: dict[str, Any]) -> Iterable[dict[str, Any]]:
+def signal_rows(content: Mapping[str, Any]) -> Iterable[dict[str, Any]]:
     """The label-free signals of one milestone's probe file."""
     shared = subject(content)
     for record in content["signals"]:
@@ -73,7 +80,7 @@ def signal_rows(content: dict[str, Any]) -> Iterable[dict[str, Any]]:
             }
 
 
-def subject(content: dict[str, Any]) -> dict[str, Any]:
+def subject(content: Mapping[str, Any]) -> dict[str, Any]:
     """What all rows of a probe file share: whose milestone it is, a run's or imported weights'."""
     run = content["run"]
     return {
@@ -89,7 +96,7 @@ def subject(content: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def objective(run: dict[str, Any]) -> str:
+def objective(run: Mapping[str, Any]) -> str:
     """What was minimised, with the weights and convention that a number must be printed with."""
     if "settings" not in run:
         return f"imported, layout {run['layout']}"
@@ -99,7 +106,7 @@ def objective(run: dict[str, Any]) -> str:
     return " ".join([settings["objective"], *told])
 
 
-def variant(probe: str, settings: dict[str, Any]) -> str:
+def variant(probe: str, settings: Mapping[str, Any]) -> str:
     """A short name that tells a study's probes of one kind apart."""
     if probe == "knn":
         return KNN.model_validate(settings).label
@@ -107,7 +114,7 @@ def variant(probe: str, settings: dict[str, Any]) -> str:
     return name if settings["epoch_rule"] == "last" else f"{name} {settings['epoch_rule']}"
 
 
-def setting(probe: str, settings: dict[str, Any]) -> str:
+def setting(probe: str, settings: Mapping[str, Any]) -> str:
     """What a number of this probe must be printed with; the same for all runs of a study."""
     if probe == "knn":
         return KNN.model_validate(settings).label

@@ -1,6 +1,5 @@
 """What a milestone is asked: nearest neighbours and linear probes on its frozen backbone."""
 
-import base64
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 from barlow_atlas.data.image_set import ImageSet
 from barlow_atlas.errors import AtlasError
 from barlow_atlas.networks import Network
+from barlow_atlas.packing import pack
 from barlow_atlas.probes.features import Images, extract
 from barlow_atlas.probes.knn import knn_scores
 from barlow_atlas.probes.linear import linear_probe, linear_settings
@@ -170,13 +170,3 @@ def record(
         "top5": 100 * among_five.sum().item() / n,
         "correct": pack(correct.cpu().numpy()),
     }
-
-
-def pack(correct: np.ndarray) -> str:
-    """Booleans (n,) as base64 of their bits, first image in the highest bit of the first byte."""
-    return base64.b64encode(np.packbits(correct).tobytes()).decode()
-
-
-def unpack(text: str, count: int) -> np.ndarray:
-    """The booleans (count,) that `pack` packed."""
-    return np.unpackbits(np.frombuffer(base64.b64decode(text), np.uint8), count=count).astype(bool)

@@ -19,6 +19,7 @@ from torch.nn.functional import normalize
 from barlow_atlas import views
 from barlow_atlas.networks import Network
 from barlow_atlas.objectives.squared_products import squared_norm_of_product
+from barlow_atlas.packing import pack_correlations
 from barlow_atlas.probes import Labelled, ProbeError
 from barlow_atlas.probes.features import BATCH, Images
 from barlow_atlas.randomness import generator
@@ -33,6 +34,8 @@ ALPHA_RANKS = (4, 100)
 ALIGNMENT_ALPHA = 2
 UNIFORMITY_T = 2
 LAMBDA_BT = 1 / 128
+CORNER = 64
+"""Dimensions whose correlations are kept, for a picture; no dimension is unlike another."""
 FOREIGN_BATCH_SIZE = 256
 """For imported weights, which come without a batch size."""
 
@@ -56,7 +59,8 @@ def signals(
     Returns:
         One record for each split and space: `split`, `space` ("backbone", and "projector" unless
         that is the identity), `count` (images), `settings` and `values` by name of the signal.
-        A value is a finite number; only alpha-ReQ's may be None.
+        A value is a finite number; only alpha-ReQ's may be None. The last record, of held-out
+        images in what the objective sees, also has `correlation`, see `correlation_corner`.
 
     Raises:
         ProbeError: fewer than two images in a split, or embeddings that are not finite.
@@ -90,6 +94,7 @@ def signals(
                     "values": values(*embedded, batch_size),
                 }
             )
+    records[-1]["correlation"] = correlation_corner(*embedded[1:])
     return records
 
 
@@ -265,6 +270,21 @@ def barlow_twins_terms(z_a: Tensor, z_b: Tensor) -> dict[str, float]:
         "bt_loss": (invariance + LAMBDA_BT * redundancy).item(),
         "dead_dimensions": float((dead_a | dead_b).sum()),
     }
+
+
+def correlation_corner(z_a: Tensor, z_b: Tensor) -> dict[str, Any]:
+    """Pearson correlations between the first dimensions of two views, over all N images at once.
+
+    Args:
+        z_a, z_b: (N, d).
+
+    Returns:
+        `dimensions` (k), 64 or, where there are fewer, all, and `values`, C[:k, :k] packed. The
+        identity is what Barlow Twins asks for; a dead dimension has the row and column 0.
+    """
+    (a, _), (b, _) = (_standardised(_checked(z)[:, :CORNER]) for z in (z_a, z_b))
+    corner = (a.T @ b / len(a)).cpu().numpy()
+    return {"dimensions": len(corner), "values": pack_correlations(corner)}
 
 
 def spectrum(z: Tensor, *, centred: bool) -> Tensor:

@@ -1,0 +1,145 @@
+"""A study's probe files as arrays: what the statistics take."""
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from barlow_atlas.atlas.frames import setting, subject, variant
+from barlow_atlas.packing import unpack
+
+SEED = re.compile(r"-s\d+$")
+OF_ALL_SEEDS = ("study", "method", "embedding_dim", "epochs", "protocol", "objective")
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of the map with its n seeds: one method at one width, as one probe sees it.
+
+    Attributes:
+        study, method, embedding_dim, epochs, protocol: as `frames.subject` names them.
+        objective, probe, variant, setting: as in the tidy table.
+        run: parameters of the runs, as in their probe files but without the seed.
+        seeds: in rising order, (n,).
+        milestones: pre-training epochs in rising order, (m,).
+        validation: validation top-1 in percent, (n, m); None where nothing was held out.
+        correct: whether each test image was classified right, bool (n, m, images).
+        signals: label-free signals by (signal, space, split), (n, m) each; NaN where undefined.
+    """
+
+    study: str
+    method: str
+    embedding_dim: int
+    epochs: int
+    protocol: str
+    objective: str
+    probe: str
+    variant: str
+    setting: str
+    run: Mapping[str, Any]
+    seeds: tuple[int, ...]
+    milestones: np.ndarray
+    validation: np.ndarray | None
+    correct: np.ndarray
+    signals: Mapping[tuple[str, str, str], np.ndarray]
+
+
+def read_lines(
+    contents: Iterable[Mapping[str, Any]], planned: Mapping[str, Sequence[int]]
+) -> list[Line]:
+    """The lines of a study, of its finished runs.
+
+    A run that lacks a milestone is left out of all its lines: what is said about the end of
+    training cannot be said of it. A line without any finished seed is left out, too.
+
+    Args:
+        contents: probe files, parsed.
+        planned: each run's name -> the milestones it is to have.
+    """
+    runs: dict[str, dict[int, Mapping[str, Any]]] = defaultdict(dict)
+    for content in contents:
+        runs[content["name"]][content["epoch"]] = content
+    groups: dict[str, list[list[Mapping[str, Any]]]] = defaultdict(list)
+    for name, epochs in planned.items():
+        if all(epoch in runs[name] for epoch in epochs):
+            groups[SEED.sub("", name)].append([runs[name][epoch] for epoch in epochs])
+    return [line for group in groups.values() for line in _lines_of(group)]
+
+
+def _lines_of(group: list[list[Mapping[str, Any]]]) -> Iterator[Line]:
+    """The lines of runs that differ in their seed only; `group` is seeds x milestones."""
+    group = sorted(group, key=lambda contents: int(contents[0]["run"]["seed"]))
+    first = group[0][0]
+    of_all = subject(first)
+    results = [[_by_probe(content) for content in contents] for contents in group]
+    for probe in dict.fromkeys(key[:-1] for key in results[0][0]):
+        validation, test = (_answers(results, (*probe, split)) for split in ("validation", "test"))
+        if test is None:
+            continue
+        yield Line(
+            **{key: of_all[key] for key in OF_ALL_SEEDS},
+            probe=probe[0],
+            variant=probe[1],
+            setting=probe[2],
+            run={key: value for key, value in first["run"].items() if key != "seed"},
+            seeds=tuple(int(contents[0]["run"]["seed"]) for contents in group),
+            milestones=np.array([content["epoch"] for content in group[0]]),
+            validation=None if validation is None else 100 * validation.mean(axis=2),
+            correct=test,
+            signals=_signals(group),
+        )
+
+
+def _by_probe(content: Mapping[str, Any]) -> dict[tuple[str, str, str, str], Mapping[str, Any]]:
+    """The results of a probe file by probe, variant, setting and split."""
+    return {
+        (
+            result["probe"],
+            variant(result["probe"], result["settings"]),
+            setting(result["probe"], result["settings"]),
+            result["split"],
+        ): result
+        for result in content["results"]
+    }
+
+
+def _answers(
+    results: list[list[dict[tuple[str, str, str, str], Mapping[str, Any]]]],
+    key: tuple[str, str, str, str],
+) -> np.ndarray | None:
+    """A probe's answers on one split, bool (n, m, images); None unless all milestones have them."""
+    if not all(key in found for milestones in results for found in milestones):
+        return None
+    return np.array(
+        [
+            [unpack(found[key]["correct"], found[key]["count"]) for found in milestones]
+            for milestones in results
+        ]
+    )
+
+
+def _signals(group: list[list[Mapping[str, Any]]]) -> dict[tuple[str, str, str], np.ndarray]:
+    """Each label-free signal (n, m) by name, space and split; NaN where it is undefined."""
+    keys = [
+        (name, record["space"], record["split"])
+        for record in group[0][0]["signals"]
+        for name in record["values"]
+    ]
+    tables = [
+        [
+            {
+                (name, record["space"], record["split"]): value
+                for record in content["signals"]
+                for name, value in record["values"].items()
+            }
+            for content in contents
+        ]
+        for contents in group
+    ]
+    return {
+        key: np.array([[found.get(key) for found in row] for row in tables], dtype=float)
+        for key in keys
+    }
