@@ -22,29 +22,36 @@ from barlow_atlas.atlas.overfitting import (
     area_lost,
     drop,
     drop_from_best,
+    fixed_drops,
+    from_best,
     leave_one_out_peaks,
+    loss,
+    mean_peak,
     onset,
+    peak,
 )
 from barlow_atlas.atlas.statistics import (
     Effect,
     combine,
+    cut,
     delete_one_means,
     effect,
     effect_without_bits,
     holm,
     image_variance,
     jackknife_variance,
+    level,
     paired,
     sign_flip_p,
+    slope_weights,
     these_networks,
     these_two_networks_p,
-    trend,
     verdict,
 )
 from barlow_atlas.packing import unpack
 
 sys.path.append("benchmarks")
-from statistics_coverage import GRID, SIMULATIONS, Cell, draw_study, simulate, solve_shares
+from statistics_coverage import GRID, SHAPES, SIMULATIONS, Cell, draw_study, simulate, solve_shares
 
 Z = 1.959963984540054
 T2 = 4.302652729911275  # 97.5 % quantile of t with 2 degrees of freedom
@@ -146,13 +153,83 @@ def test_the_loss_from_the_best_milestone_is_bounded_by_all_milestones() -> None
     rng = np.random.default_rng(8)
     validation, correct = rng.normal(70, 2, (4, 5)), scattered(rng, np.full((4, 5), 70.0))
     chosen, best = effect(drop(validation, correct)), drop_from_best(validation, correct)
-    ends = [effect(paired(correct[:, e], correct[:, -1], "")) for e in range(4)]
+    ends = [effect(paired(correct[:, e], correct[:, -1], "")) for e in range(5)]
     assert (best.estimate, best.low) == (chosen.estimate, chosen.low)
     assert best.high == max(chosen.high, *(end.high for end in ends))
     assert best.high > chosen.high
     rising = np.tile([50.0, 69.9, 70], (3, 1))
     unsure = drop_from_best(rising, scattered(rng, rising))
     assert unsure.low == 0 < unsure.high
+    # The chosen milestone is surely worse than the end; the best one cannot be.
+    misled = np.tile([50.0, 80, 70], (3, 1)), bits(np.array([[50.0, 60, 90]] * 3))
+    assert effect(drop(*misled)).high < 0
+    assert drop_from_best(*misled).high == 0
+
+
+def outermost(
+    lines: list[tuple[np.ndarray, np.ndarray]], weights: list[float]
+) -> tuple[float, float]:
+    """The bounds of `from_best`, from all combinations of milestones."""
+    found = []
+    for side in (-1, 1):
+        readings = [
+            [drop(*line), *(fixed_drops(line[1]) if side * weight > 0 else [])]
+            for line, weight in zip(lines, weights, strict=True)
+        ]
+        both = [effect(combine(picked, weights, "")) for picked in product(*readings)]
+        found.append([min(one.low for one in both), max(one.high for one in both)])
+    return found[0][0], found[1][1]
+
+
+@pytest.mark.parametrize("weights", [[1, -1], [1, 0, -1], slope_weights([64, 128, 1024])], ids=str)
+def test_bounds_of_combined_losses_are_the_outermost(weights: list[float]) -> None:
+    rng = np.random.default_rng(11)
+    for _ in range(10):
+        lines = [
+            (rng.normal(70, 1, (4, 5)), scattered(rng, np.full((4, 5), 70.0), 100)) for _ in weights
+        ]
+        drops = [drop(*line) for line in lines]
+        fixed = [fixed_drops(correct) for _, correct in lines]
+        found = from_best(drops, fixed, weights, "combined")
+        plain = effect(combine(drops, weights, "combined"))
+        low, high = outermost(lines, weights)
+        assert found.estimate == plain.estimate
+        assert low <= found.low <= plain.low
+        assert plain.high <= found.high <= high
+        if weights == [1, -1]:
+            assert (found.low, found.high) == pytest.approx((low, high))
+
+
+def test_bounds_of_combined_losses_hold_the_losses_from_the_best_milestones() -> None:
+    """200 studies of a shallow fall beside a rise, whose best milestones are often not chosen."""
+    rng, shares = np.random.default_rng(12), solve_shares(0.5)
+    curves = SHAPES["shallow"] + SHAPES["rising"]
+    truth, held = max(SHAPES["shallow"]) - SHAPES["shallow"][-1], 0
+    for _ in range(200):
+        validation, correct = draw_study(rng, np.array(curves), 5, shares)
+        lines = [(validation[:, part], correct[:, part]) for part in (slice(6), slice(6, 12))]
+        fixed = [fixed_drops(answers) for _, answers in lines]
+        found = from_best([drop(*line) for line in lines], fixed, [1, -1], "difference")
+        held += found.low <= truth <= found.high
+    assert held >= stats.binom.ppf(0.001, 200, 0.95)
+
+
+def test_accuracy_at_the_peak_and_losses_against_it() -> None:
+    validation = np.array([[9.0, 1, 0], [0, 5, 4], [0, 3, 6]])  # peaks 2, 0, 0
+    test = np.array([[58.0, 76, 70], [60, 78, 71], [62, 80, 69]])
+    assert peak(validation, bits(test)).values == pytest.approx([70, 60, 62])
+    lost = [loss(validation, bits(test), e).values for e in range(3)]
+    assert lost == pytest.approx(np.array([[12, 0, 0], [-6, -18, -18], [0, -11, -7]]))
+    assert mean_peak(validation) == 2  # sums 9, 9, 10
+    assert mean_peak(np.array([[0.1, 0.3], [0.2, 0.2], [0.3, 0.1]])) == 0
+
+
+def test_an_interval_is_cut_to_what_is_possible() -> None:
+    found = cut(Effect(99, 97, 101, 3, 2, "accuracy"), 0, 100)
+    assert (found.estimate, found.low, found.high, found.method) == (99, 97, 100, "accuracy")
+    without = cut(effect(level(bits(np.array([99.0])), "accuracy")), 0, 100)
+    assert np.isnan([without.low, without.high]).all()
+    assert without.estimate == 99
 
 
 def test_area_lost_on_a_known_curve() -> None:
@@ -194,15 +271,15 @@ def test_trend_per_doubling() -> None:
     widths, slopes = [64, 256, 1024], np.array([1.0, 2, 3])
     drops = [5 + slopes * np.log2(width / 64) for width in widths]
     contrasts = [paired(bits(60 + d), bits(np.full(3, 60.0)), "drop") for d in drops]
-    found = trend(contrasts, widths, "drop by width")
+    found = combine(contrasts, slope_weights(widths), "drop by width")
     assert found.values == pytest.approx(slopes)
     fitted = np.polyfit(np.log2(widths), np.array(drops), 1)[0]
     assert found.values == pytest.approx(fitted)
     assert jackknife_variance(found.left_out) == pytest.approx(slopes.var(ddof=1) / 3)
     with pytest.raises(ValueError, match="above 0, here are"):
-        trend(contrasts, [0, 1, 4], "drop by lambda_reg")
+        slope_weights([0, 1, 4])
     with pytest.raises(ValueError, match="two different"):
-        trend(contrasts, [4, 4, 4], "drop by width")
+        slope_weights([4, 4, 4])
 
 
 def test_one_network_in_three_copies_has_the_interval_of_its_images() -> None:
@@ -285,7 +362,7 @@ def test_one_seed_has_no_interval_and_says_why() -> None:
         assert np.isnan(single.high)
         assert (single.n, single.df) == (1, 0)
         assert "one seed, no interval" in single.method
-        assert verdict(single, 1, "above") == "inconclusive"
+        assert verdict(single, 1, np.inf) == "inconclusive"
 
 
 def test_a_statement_about_these_networks_is_over_images() -> None:
@@ -326,28 +403,89 @@ def test_holm() -> None:
     assert holm(np.array([0.6, 0.7])).tolist() == [1, 1]
 
 
+INF = np.inf
+ABOVE, NOT_ABOVE, NOT_BELOW, WITHIN = (1, INF), (-INF, 1), (-1, INF), (-1, 1)
+"""The sets that the four kinds of claims are about, with a smallest effect of interest of 1."""
+
+
 @pytest.mark.parametrize(
-    ("low", "high", "smallest", "direction", "expected"),
+    ("low", "high", "claimed", "expected"),
     [
-        (0.2, 3, 1, "above", "reproduced"),
-        (-0.2, 3, 1, "above", "inconclusive"),
-        (-0.2, 0.9, 1, "above", "contradicted"),
-        (0.2, 0.9, 1, "above", "contradicted"),  # in the claim's direction, too small to matter
-        (-3, -0.2, 1, "above", "contradicted"),
-        (-3, -0.2, 1, "below", "reproduced"),
-        (-0.9, 0.2, 1, "below", "contradicted"),
-        (-1.1, 0.2, 1, "below", "inconclusive"),
-        (-0.2, 0.2, 0, "above", "inconclusive"),
+        (1.1, 3, ABOVE, "reproduced"),
+        (0.2, 3, ABOVE, "inconclusive"),  # above 0, but perhaps too small to matter
+        (-0.2, 3, ABOVE, "inconclusive"),
+        (-0.2, 0.9, ABOVE, "contradicted"),  # holds 0, and nothing that matters
+        (0.2, 0.9, ABOVE, "contradicted"),
+        (-3, -0.2, ABOVE, "contradicted"),
+        (-3, 0.9, NOT_ABOVE, "reproduced"),
+        (0.2, 0.9, NOT_ABOVE, "reproduced"),
+        (-0.2, 0.2, NOT_ABOVE, "reproduced"),
+        (0.2, 3, NOT_ABOVE, "inconclusive"),
+        (-3, 3, NOT_ABOVE, "inconclusive"),
+        (1.1, 3, NOT_ABOVE, "contradicted"),
+        (-0.9, 3, NOT_BELOW, "reproduced"),
+        (-3, 0.2, NOT_BELOW, "inconclusive"),
+        (-3, -1.1, NOT_BELOW, "contradicted"),
+        (-0.9, 0.9, WITHIN, "reproduced"),
+        (0.1, 0.9, WITHIN, "reproduced"),
+        (-0.9, 1.1, WITHIN, "inconclusive"),
+        (-1.1, 0.9, WITHIN, "inconclusive"),
+        (-3, 3, WITHIN, "inconclusive"),
+        (1.1, 3, WITHIN, "contradicted"),
+        (-3, -1.1, WITHIN, "contradicted"),
+        # Its ends do not belong to the claimed set, those of the interval to the interval.
+        (1, 3, ABOVE, "inconclusive"),
+        (-3, 1, ABOVE, "contradicted"),
+        (1, 1, ABOVE, "contradicted"),
+        (1, 3, NOT_ABOVE, "contradicted"),
+        (-3, 1, NOT_ABOVE, "inconclusive"),
+        (-1, 1, WITHIN, "inconclusive"),
+        (1, 3, WITHIN, "contradicted"),
+        (0, 0, ABOVE, "contradicted"),
+        (0, 0, WITHIN, "reproduced"),
+        # An onset may be infinite: never up to the last milestone.
+        (50, INF, ABOVE, "reproduced"),
+        (INF, INF, ABOVE, "reproduced"),
+        (INF, INF, (400, INF), "reproduced"),
+        (100, INF, (400, INF), "inconclusive"),
+        (50, 100, (400, INF), "contradicted"),
+        (INF, INF, (-INF, 400), "contradicted"),
+        (INF, INF, WITHIN, "contradicted"),
+        (-INF, -INF, (-INF, 400), "reproduced"),
+        (-INF, INF, WITHIN, "inconclusive"),
+        (-INF, INF, (-INF, INF), "reproduced"),
+        # No interval, or half of one.
+        (np.nan, np.nan, ABOVE, "inconclusive"),
+        (np.nan, np.nan, (-INF, INF), "inconclusive"),
+        (np.nan, -3, ABOVE, "inconclusive"),
     ],
 )
-def test_verdict(low: float, high: float, smallest: float, direction: str, expected: str) -> None:
-    found = Effect((low + high) / 2, low, high, 5, 4, "")
-    assert verdict(found, smallest, direction) == expected  # type: ignore[arg-type]
+def test_verdict(low: float, high: float, claimed: tuple[float, float], expected: str) -> None:
+    assert verdict(Effect((low + high) / 2, low, high, 5, 4, ""), *claimed) == expected
+    # The mirrored claim about the mirrored effect is the same claim.
+    lowest, highest = claimed
+    mirrored = Effect(-(low + high) / 2, -high, -low, 5, 4, "")
+    assert verdict(mirrored, -highest, -lowest) == expected
 
 
-def test_a_negative_smallest_effect_is_refused() -> None:
-    with pytest.raises(ValueError, match="smallest effect of interest is -1"):
-        verdict(Effect(0, -1, 1, 3, 2, ""), -1, "above")
+def test_a_claim_and_its_denial_never_hold_both() -> None:
+    """Of x > 1 and x < 1, at most one is reproduced, and then the other is contradicted."""
+    bounds = (-INF, -2, -1, -0.5, 0, 0.5, 1, 2, INF)
+    for low, high in [pair for pair in product(bounds, repeat=2) if pair[0] <= pair[1]]:
+        found = Effect(low, low, high, 5, 4, "")
+        said = {verdict(found, *ABOVE), verdict(found, *NOT_ABOVE)}
+        if low == high == 1:
+            assert said == {"contradicted"}  # neither above nor below
+        elif 1 in (low, high):
+            assert said == {"contradicted", "inconclusive"}
+        else:
+            assert said in ({"reproduced", "contradicted"}, {"inconclusive"})
+
+
+@pytest.mark.parametrize("ends", [(1, 1), (1, -1), (0.0, -0.0), (np.nan, 1), (1, np.nan)])
+def test_a_claim_that_nothing_can_meet_is_refused(ends: tuple[float, float]) -> None:
+    with pytest.raises(ValueError, match="no effect lies above"):
+        verdict(Effect(0, -1, 1, 3, 2, ""), *ends)
 
 
 def test_shapes_that_do_not_fit_are_refused() -> None:
@@ -378,8 +516,12 @@ def test_what_a_stopping_rule_keeps() -> None:
     found = stopping_rule("rankme", signal, validation, bits(test))
     assert found.kept.estimate == pytest.approx((70 + 78 + 62) / 3)
     assert found.against_end.estimate == pytest.approx((0 + 7 - 7) / 3)
+    assert found.against_peak is not None
     assert found.against_peak.estimate == pytest.approx((-6 + 0 - 18) / 3)
     assert found.against_peak.low < found.against_peak.estimate < found.against_peak.high
+    without = stopping_rule("rankme", signal, None, bits(test))
+    assert without.against_peak is None
+    assert (without.kept, without.against_end) == (found.kept, found.against_end)
 
 
 def test_rank_correlation_is_over_seeds_along_milestones() -> None:

@@ -8,13 +8,14 @@ from typing import Literal
 import numpy as np
 from scipy import stats
 
-from barlow_atlas.atlas.curves import t_half_width
-from barlow_atlas.atlas.overfitting import at_peak
+from barlow_atlas.atlas.overfitting import at_peak, choice
 from barlow_atlas.atlas.statistics import (
     Effect,
+    cut,
     effect,
+    level,
+    over_seeds,
     paired,
-    without_interval,
 )
 
 SENSES: dict[str, Literal["high", "low", "near 1"]] = {
@@ -39,12 +40,13 @@ class Stopping:
     Attributes:
         kept: accuracy at the epochs where the signal is best.
         against_end: the same minus the accuracy at the last milestone.
-        against_peak: the same minus the accuracy at the peak that labels choose.
+        against_peak: the same minus the accuracy at the peak that labels choose; None without
+            validation images.
     """
 
     kept: Effect
     against_end: Effect
-    against_peak: Effect
+    against_peak: Effect | None
 
 
 def goodness(signal: str, values: np.ndarray) -> np.ndarray:
@@ -75,18 +77,13 @@ def rank_correlation(signal: str, values: np.ndarray, accuracy: np.ndarray) -> E
     Returns:
         NaN if rho is undefined for a seed: a constant curve, or fewer than three milestones.
     """
-    turned, n = goodness(signal, values), len(values)
-    rho = np.array([_spearman(*curves) for curves in zip(turned, accuracy, strict=True)])
+    turned = goodness(signal, values)
+    rho = np.array([spearman(*curves) for curves in zip(turned, accuracy, strict=True)])
     what = f"Spearman's rho of {signal} with the probe along milestones"
-    estimate = float(rho.mean())
-    if n < 2:
-        return without_interval(estimate, what)
-    half = t_half_width(float(rho.std(ddof=1)), n)
-    low, high = np.clip([estimate - half, estimate + half], -1, 1)
-    method = f"{what}; new seeds on these images: t over {n} seeds (df {n - 1})"
-    if np.isnan(estimate):
-        method += f"; undefined in {np.isnan(rho).sum()} of {n} seeds: a constant or short curve"
-    return Effect(estimate, float(low), float(high), n, n - 1, method)
+    undefined = int(np.isnan(rho).sum())
+    if undefined:
+        what += f" (undefined in {undefined} of {len(rho)} seeds: a constant or short curve)"
+    return over_seeds(rho, what, -1, 1)
 
 
 def stopping_milestones(signal: str, values: np.ndarray) -> np.ndarray:
@@ -110,34 +107,44 @@ def stopping_milestones(signal: str, values: np.ndarray) -> np.ndarray:
 
 
 def stopping_rule(
-    signal: str, values: np.ndarray, validation: np.ndarray, correct: np.ndarray
+    signal: str, values: np.ndarray, validation: np.ndarray | None, correct: np.ndarray
 ) -> Stopping:
     """What accuracy would one have kept by stopping where a label-free signal is best?
 
     Args:
         values: the signal (n, milestones).
-        validation, correct: as in `overfitting.at_peak`, whose errors it raises.
+        validation: as in `overfitting.at_peak`, whose errors it raises, or None.
+        correct: bits (n, milestones, images).
     """
     stops = stopping_milestones(signal, values)
-    n, milestones, _ = correct.shape
-    unit, name = np.eye(milestones), f"test top-1 where {signal} is best"
-    stopped = correct[np.arange(n), stops]
-    from_stop = at_peak(
-        validation,
-        correct,
-        unit[stops][:, None, :] - unit,
-        f"{name}, minus that at the peak, chosen on the other seeds' validation curves (points)",
-    )
+    name = f"test top-1 where {signal} is best"
+    stopped = correct[np.arange(len(stops)), stops]
+    kept = effect(level(stopped, f"{name} (percent)"))
+    end = paired(stopped, correct[:, -1], f"{name}, minus that at the last milestone (points)")
     return Stopping(
-        kept=effect(paired(stopped, np.zeros_like(stopped), f"{name} (percent)")),
-        against_end=effect(
-            paired(stopped, correct[:, -1], f"{name}, minus that at the last milestone (points)")
-        ),
-        against_peak=effect(from_stop),
+        kept=cut(kept, 0, 100),
+        against_end=effect(end),
+        against_peak=None
+        if validation is None
+        else _against_peak(stops, validation, correct, name),
     )
 
 
-def _spearman(signal: np.ndarray, accuracy: np.ndarray) -> float:
+def _against_peak(
+    stops: np.ndarray, validation: np.ndarray, correct: np.ndarray, name: str
+) -> Effect:
+    """Test accuracy at each seed's stop (n,) minus that at the peak that the others choose."""
+    unit = np.eye(correct.shape[1])
+    weights = unit[stops][:, None, :] - unit
+    what = f"{name}, minus that at {choice(validation)} on the same seed (points)"
+    return effect(at_peak(validation, correct, weights, what))
+
+
+def spearman(signal: np.ndarray, accuracy: np.ndarray) -> float:
+    """Spearman's rho along the milestones (m,) where the signal is defined.
+
+    NaN for fewer than three of them, or where one of the two never changes.
+    """
     defined = ~np.isnan(signal)
     signal, accuracy = signal[defined], accuracy[defined]
     if len(signal) < 3 or np.ptp(signal) == 0 or np.ptp(accuracy) == 0:

@@ -1,4 +1,4 @@
-"""How much accuracy is lost after the peak, from when on, and how it depends on settings.
+"""How much accuracy is lost after the peak, and from when on.
 
 Curves are arrays: `validation` (n, milestones), each seed's validation accuracy in any unit, and
 `correct` (n, milestones, images), the test images' correctness bits. The peak is chosen on the one
@@ -10,13 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import cycle
 
 import numpy as np
 
-from barlow_atlas.atlas.statistics import Contrast, Effect, effect, paired
+from barlow_atlas.atlas.statistics import Contrast, Effect, combine, effect, paired
 
-CHOICE = "from the peak, chosen on the other seeds' validation curves,"
-OWN_CHOICE = "from the peak, chosen on the one seed's own validation curve and so biased upwards,"
+CHOICE = "the peak, chosen on the other seeds' validation curves,"
+OWN_CHOICE = "the peak, chosen on the one seed's own validation curve and so biased upwards,"
 
 
 def leave_one_out_peaks(validation: np.ndarray) -> np.ndarray:
@@ -25,10 +26,22 @@ def leave_one_out_peaks(validation: np.ndarray) -> np.ndarray:
     The earliest of equals. A single seed has no others: its own curve chooses.
     """
     if len(validation) == 1:
-        return np.asarray(validation.argmax(axis=1))
-    others = validation.sum(axis=0) - validation
+        return _highest(validation)
+    return _highest(validation.sum(axis=0) - validation)
+
+
+def mean_peak(validation: np.ndarray) -> int:
+    """The milestone where the mean of all seeds' curves is highest, the earliest of equals.
+
+    To say what comes after the peak. No accuracy is read there: it would be flattered.
+    """
+    return int(_highest(validation.sum(axis=0)))
+
+
+def _highest(curves: np.ndarray) -> np.ndarray:
+    """The place of the maximum along the last axis, the first of equals."""
     # Sums of the same counts in another order differ in the last digits: still equals.
-    return np.asarray(others.round(9).argmax(axis=1))
+    return np.asarray(curves.round(9).argmax(axis=-1))
 
 
 def at_peak(
@@ -74,6 +87,22 @@ def at_peak(
     return Contrast(what, images, left_out)
 
 
+def peak(validation: np.ndarray, correct: np.ndarray) -> Contrast:
+    """Test accuracy (percent) at the peak; shapes and errors as in `at_peak`."""
+    what = f"test top-1 (percent) at {choice(validation)} read on the seed itself"
+    return at_peak(validation, correct, np.eye(validation.shape[1]), what)
+
+
+def loss(validation: np.ndarray, correct: np.ndarray, milestone: int) -> Contrast:
+    """Test accuracy at the peak minus that at any milestone, before or after, in points.
+
+    Shapes and errors as in `at_peak`.
+    """
+    unit = np.eye(validation.shape[1])
+    what = f"loss in test top-1 (points) against {choice(validation)} at this milestone"
+    return at_peak(validation, correct, unit - unit[milestone], what)
+
+
 def drop(validation: np.ndarray, correct: np.ndarray) -> Contrast:
     """Test accuracy at the peak minus that at the last milestone, in percentage points.
 
@@ -82,21 +111,84 @@ def drop(validation: np.ndarray, correct: np.ndarray) -> Contrast:
     there is `drop_from_best`.
     """
     last = validation.shape[1] - 1
-    what = f"drop in test top-1 (points) {_choice(validation)} to the last milestone"
+    what = f"drop in test top-1 (points) from {choice(validation)} to the last milestone"
     return at_peak(validation, correct, drop_weights(last + 1, last), what)
 
 
 def drop_from_best(validation: np.ndarray, correct: np.ndarray) -> Effect:
     """The drop, with an interval for the loss from the milestone that is best in the population.
 
-    Seeds and images may fail to show which milestone that is. Those chosen are at most as good, so
-    the drop's lower bound holds for the best one, too. The upper bound is the highest of those of
-    accuracy(e) - accuracy(end) at all fixed milestones e, of which one is the best. So "all choices
-    are the end" is no proof that nothing is lost: the upper bound says how much may be.
-
-    Shapes and errors as in `at_peak`.
+    So "all choices are the end" is no proof that nothing is lost: the upper bound says how much may
+    be. Shapes and errors as in `at_peak`; the bounds are those of `from_best`.
     """
-    return _drop_until(validation, correct, validation.shape[1] - 1)
+    chosen = drop(validation, correct)
+    return from_best([chosen], [fixed_drops(correct)], [1], chosen.what)
+
+
+def fixed_drops(correct: np.ndarray) -> list[Contrast]:
+    """Test accuracy at each milestone minus that at the last, in points; the last is 0."""
+    end, milestones = correct[:, -1], correct.shape[1]
+    what = f"drop in test top-1 (points) from milestone {{}} of {milestones} to the last"
+    return [paired(correct[:, e], end, what.format(e + 1)) for e in range(milestones)]
+
+
+def from_best(
+    chosen: Sequence[Contrast],
+    fixed: Sequence[Sequence[Contrast]],
+    weights: Sequence[float],
+    what: str,
+) -> Effect:
+    """sum_k w_k drop_k, with an interval for the drops from the truly best milestones.
+
+    Seeds and images may fail to show which milestone is a line's best. The chosen one is at most
+    as good, and one of the fixed ones is the best:
+
+        drop_k(chosen) <= drop_k(best) = drop_k(e) for some fixed e
+
+    So the upper bound is the highest of all that come out if each line of positive weight is read
+    from the chosen or from any one fixed milestone; the lower bound the lowest, over the lines of
+    negative weight. A single line's lower bound is that of its `drop`.
+
+    Args:
+        chosen: each line's `drop`, all of the same seeds and images.
+        fixed: each line's `fixed_drops`.
+        weights: 1 for one line, 1 and -1 for a difference, `statistics.slope_weights` for a trend.
+        what: the sum in words, with its unit.
+    """
+    found = effect(combine(chosen, weights, what))
+    if found.n == 1:
+        return found
+    low, high = (_outermost(chosen, fixed, weights, side) for side in (-1, 1))
+    method = f"{found.method}; bounds: the outermost of all fixed milestones"
+    return replace(found, low=low, high=high, method=method)
+
+
+def _outermost(
+    chosen: Sequence[Contrast],
+    fixed: Sequence[Sequence[Contrast]],
+    weights: Sequence[float],
+    side: int,
+) -> float:
+    """The lowest (side -1) or highest (side 1) bound of `from_best`.
+
+    One line's milestone is changed at a time until none leads further out. With one line to change
+    that is the outermost of all; with more it may stop a little before.
+    """
+
+    def bound(picked: Sequence[Contrast]) -> float:
+        found = effect(combine(picked, weights, ""))
+        return side * (found.high if side > 0 else found.low)
+
+    picked, free = list(chosen), [k for k, weight in enumerate(weights) if side * weight > 0]
+    settled = 0
+    for k in cycle(free):
+        if settled == len(free):
+            break
+        trials = [[*picked[:k], other, *picked[k + 1 :]] for other in (picked[k], *fixed[k])]
+        further = max(trials, key=bound)
+        settled = settled + 1 if further[k] is picked[k] else 1
+        picked = further
+    return side * bound(picked)
 
 
 def drop_weights(milestones: int, until: int) -> np.ndarray:
@@ -121,7 +213,7 @@ def area_lost(epochs: np.ndarray, validation: np.ndarray, correct: np.ndarray) -
         epochs: the milestones (milestones,), rising.
         validation, correct: as in `at_peak`, whose errors it raises.
     """
-    what = f"area lost after the peak (points x epochs), {_choice(validation)} by trapezoids"
+    what = f"area lost (points x epochs) after {choice(validation)} by trapezoids"
     return at_peak(validation, correct, area_weights(epochs), what)
 
 
@@ -170,18 +262,9 @@ def onset(epochs: np.ndarray, validation: np.ndarray, correct: np.ndarray) -> Ef
 def _drop_until(validation: np.ndarray, correct: np.ndarray, until: int) -> Effect:
     """`drop_from_best` to any milestone, from the peak if that comes before it."""
     milestones = validation.shape[1]
-    what = f"drop in test top-1 (points) {_choice(validation)} to milestone {until + 1}"
-    found = effect(
-        at_peak(validation, correct, drop_weights(milestones, until), f"{what} of {milestones}")
-    )
-    if found.n == 1:
-        return found
-    fixed = [effect(paired(correct[:, e], correct[:, until], "")).high for e in range(until)]
-    return replace(
-        found,
-        high=max([found.high, *fixed]),
-        method=f"{found.method}; upper bound: the highest of all fixed milestones",
-    )
+    what = f"drop in test top-1 (points) from {choice(validation)} to milestone {until + 1}"
+    chosen = at_peak(validation, correct, drop_weights(milestones, until), what)
+    return from_best([chosen], [fixed_drops(correct[:, : until + 1])], [1], what)
 
 
 def _from_on(epochs: np.ndarray, holds: Sequence[bool]) -> float:
@@ -191,5 +274,6 @@ def _from_on(epochs: np.ndarray, holds: Sequence[bool]) -> float:
     return float(epochs[first]) if first < len(epochs) else float("inf")
 
 
-def _choice(validation: np.ndarray) -> str:
+def choice(validation: np.ndarray) -> str:
+    """The peak in words: who chose it."""
     return CHOICE if len(validation) > 1 else OWN_CHOICE

@@ -9,7 +9,7 @@ the formulas, benchmarks/statistics.md shows how often the intervals hold the tr
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -86,6 +86,16 @@ def paired(first: np.ndarray, second: np.ndarray, what: str) -> Contrast:
     return Contrast(what, images, delete_one_means(images.mean(axis=1)))
 
 
+def level(correct: np.ndarray, what: str) -> Contrast:
+    """Accuracy in percent, seed by seed and image by image.
+
+    Args:
+        correct: correctness bits (n, images).
+        what: the accuracy in words.
+    """
+    return paired(correct, np.zeros_like(correct), what)
+
+
 def delete_one_means(values: np.ndarray) -> np.ndarray:
     """The mean (n,) of the other values (n,) for each; NaN if there is only one."""
     n = len(values)
@@ -112,24 +122,23 @@ def combine(contrasts: Sequence[Contrast], weights: Sequence[float], what: str) 
     )
 
 
-def trend(contrasts: Sequence[Contrast], settings: Sequence[float], what: str) -> Contrast:
-    """Least-squares slope per doubling of a setting, one for each seed.
+def slope_weights(settings: Sequence[float]) -> list[float]:
+    """Weights with which `combine` makes of contrasts their least-squares slope per doubling.
 
-    slope_s = sum_k (x_k - mean x) value_ks / sum_k (x_k - mean x)^2 with x = log2(setting): of the
-    embedding width, lambda_reg, the data fraction or the number of epochs, a contrast for each.
+    w_k = (x_k - mean x) / sum_k (x_k - mean x)^2 with x = log2(setting): of the embedding width,
+    lambda_reg, the data fraction or the number of epochs, a contrast for each.
 
     Raises:
-        ValueError: fewer than two different settings, one that is not positive, or contrasts that
-            differ in shape.
+        ValueError: fewer than two different settings, or one that is not positive.
     """
     if min(settings) <= 0 or len(set(settings)) < 2:
         raise ValueError(
-            f"{what}: a slope per doubling needs at least two different settings above 0, here are "
+            "a slope per doubling needs at least two different settings above 0, here are "
             f"{list(settings)}; compare a setting of 0 by itself, with `combine`"
         )
     x = np.log2(settings)
     centred = x - x.mean()
-    return combine(contrasts, list(centred / (centred**2).sum()), f"{what}, slope per doubling")
+    return list(centred / (centred**2).sum())
 
 
 def effect(contrast: Contrast) -> Effect:
@@ -163,6 +172,30 @@ def effect(contrast: Contrast) -> Effect:
         f"{contrast.what}; new seeds and new test images: jackknife t over {n} seeds "
         f"(df {n - 1}) and z over {count} shared test images, in quadrature",
     )
+
+
+def cut(found: Effect, lowest: float, highest: float) -> Effect:
+    """The effect with its interval cut to the values that are possible, such as 0 to 100 %."""
+    low, high = np.clip([found.low, found.high], lowest, highest)
+    return replace(found, low=float(low), high=float(high))
+
+
+def over_seeds(values: np.ndarray, what: str, lowest: float, highest: float) -> Effect:
+    """Mean and t interval, cut to what is possible, of a number (n,) that each seed has by itself.
+
+    For numbers that are no sums over test images, such as rank correlations: the interval speaks
+    about new seeds on these images.
+
+    Args:
+        lowest, highest: between which the number lies.
+    """
+    n, estimate = len(values), float(values.mean())
+    if n < 2:
+        return without_interval(estimate, what)
+    half = t_half_width(float(values.std(ddof=1)), n)
+    method = f"{what}; new seeds on these images: t over {n} seeds (df {n - 1})"
+    found = Effect(estimate, estimate - half, estimate + half, n, n - 1, method)
+    return cut(found, lowest, highest)
 
 
 def without_interval(estimate: float, what: str) -> Effect:
@@ -307,29 +340,34 @@ def holm(p: np.ndarray) -> np.ndarray:
     return adjusted
 
 
-def verdict(found: Effect, smallest: float, direction: Literal["above", "below"]) -> Verdict:
-    """What an interval says about the claim that an effect lies above (below) 0.
+def verdict(found: Effect, lowest: float, highest: float) -> Verdict:
+    """What an interval says about the claim that an effect x has lowest < x < highest.
 
-    With the claim's direction counted as positive:
-
-        contradicted: high < smallest, so even the largest credible effect is too small to matter
-        reproduced: low > 0, and not contradicted
+        reproduced: the whole interval lies in the claimed set
+        contradicted: the whole interval lies outside it
         inconclusive: everything else, and every effect without an interval
 
-    An interval that merely holds 0 is never a contradiction (Lakens, Social Psychological and
-    Personality Science 8 (2017) 355-362: equivalence tests against a smallest effect of interest).
+    The claimed set ends at the smallest effect of interest and not at 0, so an interval that merely
+    holds 0 contradicts nothing, and one that merely excludes 0 reproduces nothing (Lakens, Social
+    Psychological and Personality Science 8 (2017) 355-362: equivalence tests).
 
     Args:
-        smallest: smallest effect of interest, in the effect's unit, at least 0.
+        lowest, highest: ends of the claimed set, in the effect's unit, which do not belong to it.
+            An infinite one is no limit: an onset of infinity is later than any epoch.
 
     Raises:
-        ValueError: `smallest` is negative or NaN.
+        ValueError: nothing lies between the ends, or one of them is NaN.
     """
-    if not smallest >= 0:
+    if not lowest < highest:
         raise ValueError(
-            f"the smallest effect of interest is {smallest}; it is a size, give a number from 0 on"
+            f"no effect lies above {lowest} and below {highest}; give the lower end first, and to "
+            "a claim of equivalence a smallest effect of interest above 0"
         )
-    low, high = (found.low, found.high) if direction == "above" else (-found.high, -found.low)
-    if high < smallest:
-        return "contradicted"
-    return "reproduced" if low > 0 else "inconclusive"
+    if np.isnan([found.low, found.high]).any():
+        return "inconclusive"
+    above = lowest == -np.inf or found.low > lowest
+    below = highest == np.inf or found.high < highest
+    if above and below:
+        return "reproduced"
+    outside = found.high <= lowest or found.low >= highest
+    return "contradicted" if outside else "inconclusive"

@@ -1,0 +1,301 @@
+"""A study's effects as tidy tables: levels, losses, differences, trends, label-free signals.
+
+Lines in, frames out; the numbers are those of `statistics`, `overfitting` and `label_free`.
+docs/statistics.md says what each statistic is and about whom its interval speaks.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from barlow_atlas.atlas import label_free as signals
+from barlow_atlas.atlas import overfitting
+from barlow_atlas.atlas.frames import LINE
+from barlow_atlas.atlas.lines import Line
+from barlow_atlas.atlas.statistics import (
+    Contrast,
+    Effect,
+    combine,
+    cut,
+    effect,
+    level,
+    paired,
+    sign_flip_p,
+    slope_weights,
+)
+
+EFFECTS = (
+    *("statistic", "unit", *LINE, "against"),
+    *("estimate", "low", "high", "n", "df", "p", "how"),
+)
+LOSSES = (*LINE, "epoch", "after_peak", "estimate", "low", "high", "n")
+LABEL_FREE = (
+    *(*LINE, "signal", "space", "split", "statistic"),
+    *("estimate", "low", "high", "n", "df", "how"),
+)
+TYPES = {
+    **dict.fromkeys(("embedding_dim", "epochs", "epoch", "n", "df"), int),
+    **dict.fromkeys(("estimate", "low", "high", "p"), float),
+    "after_peak": bool,
+}
+DECIMALS = 9
+"""Digits that are kept: what comes behind them is rounding, which differs between machines."""
+SETTINGS = (
+    *("embedding_dim", "settings.lambda_reg", "settings.lambda_bt"),
+    *("batch_size", "data.fraction", "epochs"),
+)
+"""Settings that a trend is taken over, where lines differ in nothing else: keys of a run."""
+Row = dict[str, Any]
+
+
+def effects(lines: Sequence[Line]) -> pd.DataFrame:
+    """Every effect of a study, a row each, columns `EFFECTS`; see docs/statistics.md, "Tables".
+
+    Rows are ordered by what they say, not by the order of `lines`: first those of each line, then
+    differences between methods, then trends.
+    """
+    ordered = in_order(lines)
+    of_lines = [row for line in ordered for row in _of_line(line)]
+    return typed([*of_lines, *_differences(ordered), *_trends(ordered)], EFFECTS)
+
+
+def losses(lines: Sequence[Line]) -> pd.DataFrame:
+    """Accuracy lost against the peak (points) at every milestone, a row each, columns `LOSSES`.
+
+    `after_peak` says whether the milestone comes after the peak of the mean validation curve.
+    Lines without a peak have no rows.
+    """
+    return typed([row for line in in_order(lines) for row in _losses_of(line)], LOSSES)
+
+
+def label_free(lines: Sequence[Line]) -> pd.DataFrame:
+    """What each label-free signal tells of a line's test accuracy, columns `LABEL_FREE`.
+
+    A row for the rank correlation and for each outcome of the stopping rule. Left out is what is
+    not defined: a signal that in some seed has no value or the same one at all milestones, the rank
+    correlation with an accuracy that never changes, the peak without validation images.
+    """
+    rows = [row for line in in_order(lines) for row in _label_free_of(line)]
+    return typed(rows, LABEL_FREE)
+
+
+def in_order(lines: Iterable[Line]) -> list[Line]:
+    """The lines sorted by what names them."""
+    return sorted(lines, key=lambda line: tuple(_names(line).values()))
+
+
+def has_peak(line: Line) -> bool:
+    """Whether a peak can be chosen: on validation images, among at least two milestones."""
+    return line.validation is not None and len(line.milestones) > 1
+
+
+def last(line: Line) -> Contrast:
+    """Test accuracy at the line's own last milestone, in percent."""
+    return level(line.correct[:, -1], "test top-1 (percent) at the last milestone")
+
+
+def gain(line: Line) -> Contrast:
+    """Test accuracy at the last milestone minus that at the first, epoch 0, in points."""
+    what = "gain in test top-1 (points), last milestone minus untrained network"
+    return paired(line.correct[:, -1], line.correct[:, 0], what)
+
+
+def drop(line: Line) -> Contrast:
+    """`overfitting.drop` of a line that has a peak."""
+    return overfitting.drop(_validation(line), line.correct)
+
+
+def with_seeds(line: Line, seeds: Sequence[int]) -> Line:
+    """The line as if it had only these of its seeds."""
+    rows = [line.seeds.index(seed) for seed in seeds]
+    return replace(
+        line,
+        seeds=tuple(seeds),
+        validation=None if line.validation is None else line.validation[rows],
+        correct=line.correct[rows],
+        signals={key: values[rows] for key, values in line.signals.items()},
+    )
+
+
+def _of_line(line: Line) -> Iterator[Row]:
+    """The rows of one line by itself."""
+    correct = line.correct
+    if line.milestones[0] == 0:
+        first = level(correct[:, 0], "test top-1 (percent) of the untrained network")
+        yield _row("first", "%", line, _level(first))
+        yield _row("gain", "points", line, _tested(gain(line)))
+    yield _row("last", "%", line, _level(last(line)))
+    if has_peak(line):
+        curves = _validation(line), correct
+        from_best = overfitting.drop_from_best(*curves)
+        area = overfitting.area_lost(line.milestones, *curves)
+        onset = overfitting.onset(line.milestones, *curves)
+        tested = _tested(drop(line))
+        yield _row("peak", "%", line, _level(overfitting.peak(*curves)))
+        yield _row("drop", "points", line, tested)
+        # It is above 0 where the drop is: one hypothesis, one p-value.
+        yield _row("drop_from_best", "points", line, tested | _numbers(from_best))
+        yield _row("area_lost", "points x epochs", line, _tested(area))
+        yield _row("onset", "epoch", line, _numbers(onset))
+
+
+def _differences(ordered: Sequence[Line]) -> Iterator[Row]:
+    """Method minus method, of lines that agree in all names but the method's."""
+    free = {"method", "objective"}
+    groups: dict[tuple[Any, ...], list[Line]] = defaultdict(list)
+    for line in ordered:
+        groups[tuple(value for key, value in _names(line).items() if key not in free)].append(line)
+    for one, other in (pair for group in groups.values() for pair in combinations(group, 2)):
+        what = f"{one.method} minus {other.method}"
+        for statistic, numbers in _compared([one, other], [1, -1], what):
+            yield _row(f"difference_{statistic}", "points", one, numbers, other.method)
+
+
+def _trends(ordered: Sequence[Line]) -> Iterator[Row]:
+    """Slopes per doubling of a setting, of lines whose runs differ in nothing else."""
+    for setting in SETTINGS:
+        groups: dict[tuple[str, ...], dict[float, Line]] = defaultdict(dict)
+        for line in ordered:
+            value, rest = _taken(line.run, setting)
+            if value:
+                place = line.study, line.probe, line.variant, line.setting, rest
+                groups[place].setdefault(value, line)  # two names of one run are one run
+        for group in groups.values():
+            if len(group) > 1:
+                yield from _trend(setting, dict(sorted(group.items())))
+
+
+def _trend(setting: str, lines: Mapping[float, Line]) -> Iterator[Row]:
+    """The rows of one trend, whose lines stand at their values of the setting."""
+    group, name = list(lines.values()), setting.split(".")[-1]
+    against = f"{name}: {', '.join(f'{value:g}' for value in lines)}"
+    methods = " + ".join(dict.fromkeys(line.method for line in group))
+    what = f"slope per doubling of {against}"
+    for statistic, numbers in _compared(group, slope_weights(list(lines)), what):
+        row = _row(f"trend_{statistic}", "points per doubling", group[0], numbers, against)
+        yield row | {"method": methods}
+
+
+def _compared(
+    lines: Sequence[Line], weights: Sequence[float], what: str
+) -> Iterator[tuple[str, Row]]:
+    """Weighted sums over lines, with the seeds that all of them have; nothing without such a seed.
+
+    Yields:
+        What is summed, and its numbers.
+    """
+    of_each = [set(line.seeds) for line in lines]
+    seeds = sorted(set.intersection(*of_each))
+    if not seeds:
+        return
+    what += f", paired by seed ({', '.join(map(str, seeds))})"
+    if lacking := sorted(set.union(*of_each) - set(seeds)):
+        what += f", without seeds that not all have ({', '.join(map(str, lacking))})"
+    lines = [with_seeds(line, seeds) for line in lines]
+    ends = [last(line) for line in lines]
+    yield "last", _tested(combine(ends, weights, f"{ends[0].what}, {what}"))
+    if all(has_peak(line) for line in lines):
+        drops = [drop(line) for line in lines]
+        tested = _tested(combine(drops, weights, f"{drops[0].what}, {what}"))
+        fixed = [overfitting.fixed_drops(line.correct) for line in lines]
+        from_best = overfitting.from_best(drops, fixed, weights, f"{drops[0].what}, {what}")
+        yield "drop", tested
+        yield "drop_from_best", tested | _numbers(from_best)
+
+
+def _losses_of(line: Line) -> Iterator[Row]:
+    if not has_peak(line):
+        return
+    validation = _validation(line)
+    peak = line.milestones[overfitting.mean_peak(validation)]
+    for place, epoch in enumerate(line.milestones):
+        yield {
+            **_names(line),
+            "epoch": epoch,
+            "after_peak": epoch > peak,
+            **_numbers(effect(overfitting.loss(validation, line.correct, place))),
+        }
+
+
+def _label_free_of(line: Line) -> Iterator[Row]:
+    accuracy = 100 * line.correct.mean(axis=2)
+    for (signal, space, split), values in sorted(line.signals.items()):
+        if not all(len(set(seed[~np.isnan(seed)])) > 1 for seed in values):
+            continue
+        stopping = signals.stopping_rule(signal, values, line.validation, line.correct)
+        found = {
+            "rank_correlation": signals.rank_correlation(signal, values, accuracy),
+            "kept": stopping.kept,
+            "against_end": stopping.against_end,
+            "against_peak": stopping.against_peak,
+        }
+        of_signal = {**_names(line), "signal": signal, "space": space, "split": split}
+        for statistic, one in found.items():
+            if one is not None and not np.isnan(one.estimate):
+                yield {**of_signal, "statistic": statistic, **_numbers(one)}
+
+
+def _taken(run: Mapping[str, Any], setting: str) -> tuple[float | None, str]:
+    """A setting's value, None if there is none, and all that the run has beside it and its name."""
+    rest = json.loads(json.dumps(run))
+    del rest["method"]
+    *above, key = setting.split(".")
+    place = rest
+    for name in above:
+        place = place.get(name, {})
+    value = place.pop(key, None)
+    return value, json.dumps(rest, sort_keys=True)
+
+
+def _row(statistic: str, unit: str, line: Line, numbers: Row, against: str = "") -> Row:
+    row = {"statistic": statistic, "unit": unit, **_names(line), "against": against}
+    return row | numbers
+
+
+def _names(line: Line) -> Row:
+    return {name: getattr(line, name) for name in LINE}
+
+
+def _validation(line: Line) -> np.ndarray:
+    if line.validation is None:
+        raise ValueError(
+            f"{line.method}, {line.setting}: protocol {line.protocol} has no validation images and "
+            "so no peak; ask `has_peak` first"
+        )
+    return line.validation
+
+
+def _level(contrast: Contrast) -> Row:
+    """An accuracy. It has no p-value: nobody claims that it is 0."""
+    return _numbers(cut(effect(contrast), 0, 100))
+
+
+def _tested(contrast: Contrast) -> Row:
+    """An effect that could be 0, with the p-value that it is."""
+    return {**_numbers(effect(contrast)), "p": sign_flip_p(contrast.values)}
+
+
+def _numbers(found: Effect) -> Row:
+    return {
+        "estimate": found.estimate,
+        "low": found.low,
+        "high": found.high,
+        "n": found.n,
+        "df": found.df,
+        "how": found.method,
+    }
+
+
+def typed(rows: Sequence[Row], columns: Sequence[str]) -> pd.DataFrame:
+    """A table whose columns have their types even without rows."""
+    frame = pd.DataFrame(list(rows), columns=list(columns))
+    frame = frame.astype({name: kind for name, kind in TYPES.items() if name in columns})
+    return frame.round(DECIMALS).replace(-0.0, 0.0)
