@@ -46,7 +46,7 @@ class StudyError(AtlasError):
     """A study file that cannot be used; the message names file, key, value and what is allowed."""
 
 
-def _allowed(kind: str, name: str, known: list[str], hint: str = "") -> ValueError:
+def not_allowed(kind: str, name: str, known: list[str], hint: str = "") -> ValueError:
     near = difflib.get_close_matches(name, known, n=1)
     nearest = f" Did you mean {near[0]!r}?" if near else ""
     return ValueError(f"unknown {kind} {name!r}.{nearest} Known: {', '.join(sorted(known))}.{hint}")
@@ -76,7 +76,7 @@ class Data(Frozen):
             raise ValueError("a data set given by `path` needs `stored_size`")
         if self.path is None and self.name not in CATALOG:
             hint = " For images of your own give `path` and `stored_size`."
-            raise _allowed("data set", self.name, list(CATALOG), hint)
+            raise not_allowed("data set", self.name, list(CATALOG), hint)
         if self.path is not None and self.name in CATALOG:
             raise ValueError(f"{self.name!r} is a known data set: with `path` take another name")
         return self
@@ -115,7 +115,7 @@ class JobResources(Frozen):
 def _recipe_by_name(value: Any) -> Any:
     if isinstance(value, str):
         if value not in RECIPES:
-            raise _allowed("recipe", value, list(RECIPES))
+            raise not_allowed("recipe", value, list(RECIPES))
         return RECIPES[value]
     return value
 
@@ -316,7 +316,7 @@ class Study(Frozen):
             raise ValueError(f"{twice[0]!r} names a method and foreign weights: rename one")
         for name in self.overrides:
             if name not in self.methods:
-                raise _allowed("method in overrides", name, list(self.methods))
+                raise not_allowed("method in overrides", name, list(self.methods))
         for foreign in self.imported():
             if foreign.backbone.name == "small":
                 raise ValueError(
@@ -400,7 +400,7 @@ class Study(Frozen):
         """The run of that name; raises StudyError with the nearest one."""
         runs = {run.name: run for run in self.runs()}
         if name not in runs:
-            raise StudyError(str(_allowed("run", name, list(runs))))
+            raise StudyError(str(not_allowed("run", name, list(runs))))
         return runs[name]
 
     def data_sets(self) -> list[DataSet]:
@@ -519,7 +519,7 @@ def _read(path: Path) -> dict[str, Any]:
         raise StudyError(f"{path}: a study's name must be lower-case words joined by - or _")
     if not path.is_file():
         known = sorted(p.stem for p in path.parent.glob("*.yaml"))
-        raise StudyError(f"{path} does not exist. {_allowed('study', path.stem, known)}")
+        raise StudyError(f"{path} does not exist. {not_allowed('study', path.stem, known)}")
     try:
         # YAML 1.2 as ruamel reads it: 1e-6 is a number and a key given twice is an error.
         content = YAML(typ="safe", pure=True).load(path)
@@ -558,7 +558,7 @@ def _explain(detail: Any) -> str:
         known = re.findall(r"'([^']+)'", detail["ctx"].get("expected_tags", ""))
         if detail["type"] == "union_tag_not_found":
             return f"{key}.{chosen_by} is missing."
-        return f"{key}.{chosen_by}: {_allowed(chosen_by, detail['ctx']['tag'], known)}"
+        return f"{key}.{chosen_by}: {not_allowed(chosen_by, detail['ctx']['tag'], known)}"
     message = detail["msg"].removeprefix("Value error, ")
     if isinstance(detail["input"], dict):
         return f"{key}: {message}"
