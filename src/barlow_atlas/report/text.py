@@ -1,0 +1,75 @@
+"""Text from anywhere, escaped for LaTeX and Markdown. HTML is escaped by `html.escape` or Jinja."""
+
+import re
+import unicodedata
+
+# What LaTeX reads as a command or prints as another sign, and signs that a font lacks in text.
+_LATEX = {
+    **{sign: f"\\{sign}" for sign in "&%$#_{}"},
+    # After the end of a line these two would be its options.
+    **{sign: f"{{{sign}}}" for sign in "[*"},
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    '"': r"\textquotedbl{}",
+    "'": r"\textquotesingle{}",
+    "`": r"\textasciigrave{}",
+    "\N{PLUS-MINUS SIGN}": r"$\pm$",
+    "\N{MINUS SIGN}": r"$-$",
+    "\N{INFINITY}": r"$\infty$",
+    "\N{MULTIPLICATION SIGN}": r"$\times$",
+    "\N{LESS-THAN OR EQUAL TO}": r"$\leq$",
+    "\N{GREATER-THAN OR EQUAL TO}": r"$\geq$",
+    "\N{RIGHTWARDS ARROW}": r"$\to$",
+    "\N{GREEK SMALL LETTER ALPHA}": r"$\alpha$",
+    "\N{GREEK SMALL LETTER LAMDA}": r"$\lambda$",
+    "\N{EN DASH}": "--",
+    "\N{EM DASH}": "---",
+    "\N{LEFT SINGLE QUOTATION MARK}": "`",
+    "\N{RIGHT SINGLE QUOTATION MARK}": "'",
+    "\N{LEFT DOUBLE QUOTATION MARK}": r"\textquotedblleft{}",
+    "\N{RIGHT DOUBLE QUOTATION MARK}": r"\textquotedblright{}",
+    "\N{HORIZONTAL ELLIPSIS}": r"\ldots{}",
+}
+# Two signs that a font would print as one.
+_LIGATURE = re.compile(r"(?<=-)(?=-)|(?<=,)(?=,)")
+_MARKDOWN = re.compile(
+    r"[\\`*|~$#]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])"
+    # Brackets only where they could be a link, a footnote or a check box.
+    r"|^\[|\[(?=\^)|\](?=[(\[:])"
+)
+# What begins a list, a rule or a heading: escaped, it begins a line of text.
+_BLOCK = re.compile(r"^(\d*)([-+=.)])(?=\2|\s|$)")
+
+
+def plain(text: str) -> str:
+    """The text in one line: white space of any kind is one space, control characters are gone."""
+    seen = (sign for sign in text if sign.isspace() or unicodedata.category(sign)[0] != "C")
+    return " ".join("".join(seen).split())
+
+
+def latex(text: str) -> str:
+    """One line that LaTeX prints as it stands, with `\\usepackage[T1]{fontenc}`.
+
+    Letters beyond Western European ones and the signs above, which pdflatex would stop at, become
+    their code point, as [U+4E2D].
+    """
+    signs = unicodedata.normalize("NFC", plain(text))
+    apart = _LIGATURE.sub("\0", signs)
+    return "".join("{}" if sign == "\0" else _in_latex(sign) for sign in apart)
+
+
+def _in_latex(sign: str) -> str:
+    if sign in _LATEX:
+        return _LATEX[sign]
+    return sign if ord(sign) < 0x100 else f"{{[}}U+{ord(sign):04X}]"
+
+
+def markdown(text: str) -> str:
+    """One line that CommonMark and GitHub's tables print as it stands, in a cell or anywhere."""
+    safe = plain(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    escaped = _MARKDOWN.sub(r"\\\g<0>", safe)
+    return _BLOCK.sub(r"\1\\\2", escaped)
