@@ -1,4 +1,4 @@
-"""Tidy tables, mean curves and their intervals, tables and figures from them."""
+"""Tidy tables, mean curves and their intervals."""
 
 import json
 from pathlib import Path
@@ -19,7 +19,6 @@ from barlow_atlas.atlas.frames import (
     signal_table,
     variant,
 )
-from barlow_atlas.report import figures, tables
 
 SETTINGS = {"k": 20, "temperature": 0.07, "distance": "cosine", "feature": "backbone"}
 EPOCHS = (0, 10, 20)
@@ -146,8 +145,6 @@ def test_a_single_seed_has_no_interval(tidy: pd.DataFrame) -> None:
     assert np.isnan(t_half_width(float("nan"), 1))
     curves = mean_curves(tidy[tidy["seed"] == 1])
     assert curves["low"].isna().all()
-    table = tables.milestone_table(curves)
-    assert set(table.to_numpy().ravel()) == {"30.00", "56.00", "58.00"}
 
 
 def test_the_peak_is_chosen_on_validation_and_read_on_the_test(tidy: pd.DataFrame) -> None:
@@ -173,38 +170,6 @@ def test_columns_for_plotting_tools(tidy: pd.DataFrame) -> None:
         "mix-d64 knn k=20 T=0.07 cosine backbone",
     ]
     assert list(wide["mix-d64 knn k=20 T=0.07 cosine backbone"]) == [31, 57, 59]
-
-
-def test_tables_in_three_forms(tidy: pd.DataFrame, tmp_path: Path) -> None:
-    names = [tmp_path / f"t.{ending}" for ending in ("csv", "md", "tex")]
-    tables.write(tables.milestone_table(mean_curves(tidy)), "A % caption & more", *names)
-    csv, markdown, latex = (name.read_text() for name in names)
-    cells = pd.read_csv(names[0])
-    assert list(cells.columns[-3:]) == ["0", "10", "20"]
-    assert cells.loc[0, "10"] == "57.00 ± 2.48"
-    assert "57.00 ± 2.48" in markdown
-    said = "mix: mixed_barlow_twins lambda_bt=0.0078125 lambda_reg=4.0 convention=small-data"
-    assert f"- {said}" in markdown
-    assert said.replace("_", r"\_") in latex
-    assert said.partition(": ")[2] in csv
-    assert r"57.00 $\pm$ 2.48" in latex
-    assert r"embedding dim" in latex
-    assert r"A \% caption \& more" in latex
-    assert r"\toprule" in latex
-    assert csv
-
-
-def test_figures_are_the_same_bytes_each_time(tidy: pd.DataFrame, tmp_path: Path) -> None:
-    contents = []
-    for name in ("a", "b"):
-        figure = figures.accuracy_curves("Title", tidy, mean_curves(tidy))
-        labels = [text.get_text() for text in figure.legends[0].get_texts()]
-        assert labels == ["bt, d = 64", "mix, d = 64"]
-        files = tmp_path / f"{name}.pdf", tmp_path / f"{name}.png"
-        figures.save(figure, *files)
-        contents.append([file.read_bytes() for file in files])
-    assert contents[0] == contents[1]
-    assert contents[0][0].startswith(b"%PDF")
 
 
 LINEAR = {

@@ -1,0 +1,28 @@
+"""The figures of a study and of the ledger: pure functions, tidy frames in, figures out.
+
+Each is as wide as a page's text, in one style, and says what it shows, under which protocol, from
+how many seeds and what its bands are. docs/figures.md says how to read them.
+"""
+
+from barlow_atlas.report.figures.canvas import STYLE, save, svg
+from barlow_atlas.report.figures.comparison import published
+from barlow_atlas.report.figures.correlation import correlations
+from barlow_atlas.report.figures.curves import accuracy_curves
+from barlow_atlas.report.figures.forests import claims_forest, forest
+from barlow_atlas.report.figures.label_free import signals
+from barlow_atlas.report.figures.lost import lost_map
+from barlow_atlas.report.figures.training import dynamics
+
+__all__ = [
+    "STYLE",
+    "accuracy_curves",
+    "claims_forest",
+    "correlations",
+    "dynamics",
+    "forest",
+    "lost_map",
+    "published",
+    "save",
+    "signals",
+    "svg",
+]
