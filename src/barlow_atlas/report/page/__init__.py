@@ -1,0 +1,318 @@
+"""The page of a study, and the page over all studies: one HTML file each that needs nothing else.
+
+Style, script, data and figures stand in the file, so that it opens from a disk and from any static
+server, and a Content-Security-Policy forbids everything that does not. Same views, same bytes.
+"""
+
+from __future__ import annotations
+
+import re
+from base64 import b64encode
+from collections.abc import Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pandas as pd
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from barlow_atlas.report.page.answer import answer, overall, points
+from barlow_atlas.report.page.curve import curve_data, script_json
+
+__all__ = [
+    *("Figure", "IndexView", "StudyView", "TableView"),
+    *("curve_data", "index_page", "study_page"),
+]
+
+HERE = Path(__file__).parent
+FIGURE_FILES = ("png", "pdf")
+TABLE_FILES = ("csv", "md", "tex")
+PROTOCOLS = {
+    "clean": "validation images held out of pre-training and probing choose peaks and settings",
+    "reference": "as the papers' code does it, without validation images",
+}
+ROLES = {
+    "paper": "The papers' own setting",
+    "stand-in": "A stand-in for the papers' setting",
+    "example": "An example of how the ledger reads, not a test of the papers",
+}
+VERDICTS = ("reproduced", "contradicted", "inconclusive", "not yet run")
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure, embedded as a picture; `name` is that of its files without ending."""
+
+    name: str
+    title: str
+    caption: str
+    svg: str
+
+
+@dataclass(frozen=True)
+class TableView:
+    """A table; `html` is a trusted <table>, whose cells may carry `data-sort`."""
+
+    name: str
+    title: str
+    html: str
+
+
+@dataclass(frozen=True)
+class StudyView:
+    """All that a study's page shows.
+
+    Attributes:
+        data: the data set in words.
+        curves, probes, effects, runs: as in the study's CSV files.
+        claims: rows of the ledger that are about this study, `ledger.LEDGER_COLUMNS`.
+        figures: in the order of the page; that named "map" comes first.
+        command: what makes all of this again.
+        methods: in the study's order, as the figures got them.
+    """
+
+    name: str
+    title: str
+    protocol: str
+    data: str
+    curves: pd.DataFrame
+    probes: pd.DataFrame
+    effects: pd.DataFrame
+    claims: pd.DataFrame
+    runs: pd.DataFrame
+    figures: tuple[Figure, ...]
+    tables: tuple[TableView, ...]
+    command: str
+    methods: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class IndexView:
+    """All that the page over all studies shows; `claims` is the whole ledger."""
+
+    studies: tuple[StudyView, ...]
+    claims: pd.DataFrame
+    figures: tuple[Figure, ...]
+    tables: tuple[TableView, ...]
+    command: str
+
+
+def study_page(view: StudyView, live: bool = False) -> str:
+    """The page of one study.
+
+    Args:
+        live: the page of a study under way, which asks status.json and data.json beside it again
+            and again; without it the page asks for nothing.
+    """
+    return _page(
+        "study.html.j2",
+        {"curve": _curve(view), "titles": {view.name: view.title}},
+        live=live,
+        view=view,
+        answer=answer(view.curves, view.effects),
+        missing=missing_runs(view.runs),
+        provenance=provenance(view.runs),
+        home="../" * (view.name.count("/") + 1) + "index.html",
+        table_folder="",
+    )
+
+
+def index_page(view: IndexView) -> str:
+    """The page over all studies."""
+    tests = view.claims[view.claims["role"] != "example"]
+    answers = [answer(study.curves, study.effects) for study in view.studies]
+    return _page(
+        "index.html.j2",
+        {
+            "curve": {"lines": [line for study in view.studies for line in _curve(study)["lines"]]},
+            "titles": {study.name: study.title for study in view.studies},
+        },
+        live=False,
+        view=view,
+        overall=overall(
+            [
+                answer
+                for study, answer in zip(view.studies, answers, strict=True)
+                if not _is_example(study)
+            ]
+        ),
+        answers=[
+            (study, answer, missing_runs(study.runs))
+            for study, answer in zip(view.studies, answers, strict=True)
+        ],
+        provenances=[(study, provenance(study.runs)) for study in view.studies],
+        claims=view.claims.sort_values(
+            "verdict", key=lambda verdicts: verdicts == VERDICTS[-1], kind="stable"
+        ),
+        counts={verdict: int((tests["verdict"] == verdict).sum()) for verdict in VERDICTS},
+        examples=len(view.claims) - len(tests),
+        table_folder="tables/",
+    )
+
+
+def _is_example(study: StudyView) -> bool:
+    """Whether the study only shows how the atlas reads; one without claims is somebody's own."""
+    return bool(len(study.claims)) and bool((study.claims["role"] == "example").all())
+
+
+def missing_runs(runs: pd.DataFrame) -> list[str]:
+    """What a study lacks, a line for each incomplete run; empty if it is complete."""
+    told = []
+    for row in runs.to_dict("records"):
+        epochs = "" if pd.isna(row["missing"]) else str(row["missing"]).removesuffix(".0")
+        if not epochs:
+            continue
+        lacking = (
+            f"epochs {epochs.replace(' ', ', ')} of {_whole(row['planned'])} milestones"
+            if _whole(row["milestones"])
+            else "all milestones"
+        )
+        told.append(f"{row['run']}: {lacking}")
+    return told
+
+
+def provenance(runs: pd.DataFrame) -> dict[str, str]:
+    """Who made a study's numbers: fact -> text, from runs.csv."""
+    probed = runs[pd.to_numeric(runs["milestones"]).fillna(0) > 0]
+    changed = sum(str(value) == "True" for value in probed["changed"])
+    note = f" (uncommitted changes in {changed} of {len(probed)} runs)" if changed else ""
+    return {
+        "Runs": f"{len(probed)} of {len(runs)} have results, "
+        f"{int(probed['milestones'].sum())} of {int(runs['planned'].sum())} milestones",
+        "Commits": _distinct(probed["commit"]) + note,
+        "Data (SHA-256)": _distinct(probed["data_sha256"]),
+        "Versions": "; ".join(
+            f"{library} {_distinct(probed[column])}"
+            for library, column in (
+                ("Python", "python"),
+                ("torch", "torch"),
+                ("torchvision", "torchvision"),
+            )
+        ),
+        "Devices": _distinct(probed["device"]),
+        "Machines": _distinct(probed["machine"]),
+        "Duration": duration(float(pd.to_numeric(probed["seconds"]).sum())),
+    }
+
+
+def duration(seconds: float) -> str:
+    """Such as "3 min 5 s" or "12 h 4 min"."""
+    whole = round(seconds)
+    hours, minutes, rest = whole // 3600, whole % 3600 // 60, whole % 60
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def _curve(view: StudyView) -> dict[str, Any]:
+    return curve_data(view.curves, view.probes, view.methods)
+
+
+def _page(template: str, data: Mapping[str, Any], live: bool, **content: object) -> str:
+    style, script = ((HERE / name).read_text() for name in ("page.css", "page.js"))
+    policy = {
+        "default-src": "'none'",
+        "style-src": _hash(style),
+        "script-src": _hash(script),
+        "img-src": "data:",
+        **({"connect-src": "'self'"} if live else {}),
+        "base-uri": "'none'",
+        "form-action": "'none'",
+    }
+    return (
+        _environment()
+        .get_template(template)
+        .render(
+            content,
+            style=style,
+            script=script,
+            policy="; ".join(f"{name} {value}" for name, value in policy.items()),
+            data=script_json(data),
+            live=live,
+        )
+    )
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(HERE),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
+    )
+    environment.filters.update(
+        picture=_picture,
+        size=_size,
+        file=lambda name: quote(name, safe="/"),
+        number=_number,
+        bare=lambda value: "" if pd.isna(value) else f"{float(value):.6g}",
+        claimed=_claimed,
+        settings=_settings,
+        whole=_whole,
+        text=lambda value: "" if pd.isna(value) else str(value),
+        records=lambda frame: frame.to_dict("records"),
+        slug=lambda text: str(text).replace(" ", "-"),
+        seconds=lambda value: "" if pd.isna(value) else duration(float(value)),
+    )
+    environment.globals.update(
+        FIGURE_FILES=FIGURE_FILES, TABLE_FILES=TABLE_FILES, PROTOCOLS=PROTOCOLS
+    )
+    return environment
+
+
+def _picture(svg: str) -> Markup:
+    """The figure as a data URI for an attribute in double quotes.
+
+    As a picture of its own it can neither run a script nor share ids or styles with the page.
+    Encoded is what would end the attribute or the URI; the rest is left, for the file's size. So
+    are the figure's own quotes, as single ones.
+    """
+    svg = svg.replace("'", "&#39;").replace('"', "'")
+    signs = "".join(map(chr, range(0x20, 0x7F)))
+    safe = signs.translate({ord(sign): None for sign in '"#%&'})
+    return Markup(f"data:image/svg+xml,{quote(' '.join(svg.split()), safe=safe)}")
+
+
+def _size(svg: str) -> Markup:
+    """Width and height of the figure's view box, so that the page keeps its place free."""
+    found = re.search(r'viewBox="0 0 (\d+)[\d.]* (\d+)', svg)
+    return Markup(f' width="{found[1]}" height="{found[2]}"') if found else Markup()
+
+
+def _hash(text: str) -> str:
+    return f"'sha256-{b64encode(sha256(text.encode()).digest()).decode()}'"
+
+
+def _distinct(values: pd.Series[Any]) -> str:
+    """The different values, in order; a column without any is "unknown"."""
+    found = {part for value in values.dropna() for part in str(value).split("; ")}
+    return ", ".join(sorted(found)) or "unknown"
+
+
+def _number(value: object) -> str:
+    return "" if pd.isna(value) else points(float(value))  # type: ignore[call-overload,arg-type]
+
+
+def _settings(claims: pd.DataFrame) -> list[str]:
+    """What a study is to the papers, and in what it differs from them, each once."""
+    notes = zip(claims["role"], claims["differs"], strict=True)
+    return list(dict.fromkeys(f"{ROLES[role]}: {note}." for role, note in notes))
+
+
+def _claimed(holds: str, smallest: float) -> str:
+    """The set of values that a claim speaks of, as a condition on the effect."""
+    limit = f"{smallest:g}"
+    return {
+        "above": f"> {limit}",
+        "not above": f"< {limit}",
+        "not below": f"> \N{MINUS SIGN}{limit}",
+        "within": f"\N{PLUS-MINUS SIGN}{limit}",
+    }[holds]
+
+
+def _whole(value: object) -> int:
+    return 0 if pd.isna(value) else int(value)  # type: ignore[call-overload]

@@ -1,0 +1,655 @@
+"use strict";
+// The page's behaviour: the curve and its controls, sorting, the theme, a live study's status.
+// Text from the data goes into the page as text nodes only.
+(() => {
+  const page = JSON.parse(document.getElementById("data").textContent);
+  const SVG = "http://www.w3.org/2000/svg";
+  const byId = (id) => document.getElementById(id);
+
+  function element(name, attributes = {}, ...children) {
+    const made = document.createElement(name);
+    for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
+    made.append(...children);
+    return made;
+  }
+
+  function shape(name, attributes = {}, ...children) {
+    const made = document.createElementNS(SVG, name);
+    for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
+    made.append(...children);
+    return made;
+  }
+
+  const distinct = (values) => [...new Set(values)];
+  const minus = (text) => text.replace("-", "\u2212");
+  const shown = (value) => minus(value.toFixed(2));
+
+  // ---- Colours: those of the figures; on the dark page, too dark ones are lightened. ----
+
+  const DARK_PAPER = [23, 26, 32];
+
+  function luminance(rgb) {
+    const [r, g, b] = rgb.map((c) => {
+      const x = c / 255;
+      return x <= 0.04045 ? x / 12.92 : ((x + 0.055) / 1.055) ** 2.4;
+    });
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  }
+
+  function onBothPapers(hex) {
+    const own = [1, 3, 5].map((at) => parseInt(hex.slice(at, at + 2), 16));
+    let light = own;
+    for (let share = 0; share <= 1; share += 0.05) {
+      light = own.map((c) => Math.round(c + (255 - c) * share));
+      if ((luminance(light) + 0.05) / (luminance(DARK_PAPER) + 0.05) >= 3.5) break;
+    }
+    return `light-dark(${hex}, rgb(${light.join(" ")}))`;
+  }
+
+  // ---- What is chosen. One object; every control writes into it and the curve is drawn anew. ----
+
+  const SPLITS = { test: "Test", validation: "Validation" };
+  const METRICS = { top1: "Top-1", top5: "Top-5" };
+  const PROBES = { linear: "Linear", knn: "kNN", transfer: "Transfer" };
+  const probeOf = (line) => JSON.stringify([line.probe, line.variant]);
+  const PROBE_ORDER = ["linear", "knn"];
+
+  let lines = page.curve.lines;
+  const chosen = {
+    study: null, probe: null, protocol: null, width: "all", split: "test", metric: "top1",
+    hidden: new Set(), axis: "log", range: "all", seeds: true, band: true, smooth: 1, epoch: null,
+  };
+
+  const inStudy = () => lines.filter((line) => line.study === chosen.study);
+
+  function rank(line) {
+    const at = PROBE_ORDER.indexOf(line.probe);
+    return at < 0 ? PROBE_ORDER.length : at;
+  }
+
+  function probes() {
+    return distinct([...inStudy()].sort((a, b) => rank(a) - rank(b)).map(probeOf));
+  }
+
+  // Keeps every choice among those that there are.
+  function settle() {
+    const pick = (key, options) => {
+      if (!options.includes(chosen[key])) chosen[key] = options.length ? options[0] : null;
+    };
+    pick("study", distinct(lines.map((line) => line.study)));
+    pick("probe", probes());
+    pick("protocol", distinct(inStudy().map((line) => line.protocol)));
+    pick("width", ["all", ...distinct(inStudy().map((line) => String(line.embedding_dim)))]);
+    pick("split", Object.keys(SPLITS).filter((split) => candidates().some((l) => l.curves[split])));
+    pick("metric", Object.keys(METRICS).filter((metric) =>
+      candidates().some((line) => line.curves[chosen.split]?.[metric])));
+  }
+
+  const candidates = () => inStudy().filter((line) =>
+    probeOf(line) === chosen.probe && line.protocol === chosen.protocol);
+
+  function drawn() {
+    return candidates()
+      .filter((line) => chosen.width === "all" || String(line.embedding_dim) === chosen.width)
+      .filter((line) => !chosen.hidden.has(line.method))
+      .map((line) => ({ line, curve: line.curves[chosen.split]?.[chosen.metric] }))
+      .filter(({ curve }) => curve);
+  }
+
+  // ---- Controls ----
+
+  const fieldset = (legend, group) =>
+    element("fieldset", {}, element("legend", {}, legend), group);
+
+  function radios(key, legend, options) {
+    const group = element("div", { class: "segments" });
+    for (const [value, text] of Object.entries(options)) {
+      const input = element("input", { type: "radio", name: key, value, id: `${key}-${value}` });
+      input.checked = chosen[key] === value;
+      input.addEventListener("change", () => { chosen[key] = value; update(); });
+      group.append(input, element("label", { for: input.id }, text));
+    }
+    return fieldset(legend, group);
+  }
+
+  function select(key, legend, options, convert = String) {
+    const input = element("select", { id: `choose-${key}` });
+    for (const [value, text] of options) input.append(element("option", { value }, text));
+    input.value = String(chosen[key]);
+    input.addEventListener("change", () => { chosen[key] = convert(input.value); update(); });
+    return element("div", { class: "choice" },
+      element("label", { for: input.id }, legend), input);
+  }
+
+  function checkbox(id, checked, change, ...label) {
+    const input = element("input", { type: "checkbox", id });
+    input.checked = checked;
+    input.addEventListener("change", () => { change(input.checked); update(); });
+    return element("span", { class: "tick" }, input, element("label", { for: id }, ...label));
+  }
+
+  function swatch(look) {
+    const made = shape("svg", { class: "swatch", viewBox: "0 0 28 12", "aria-hidden": "true" });
+    const stroke = shape("path", { d: "M1 6H27", "stroke-width": 2, fill: "none" });
+    stroke.setAttribute("stroke-dasharray", look.dash.map((part) => 2 * part).join(" "));
+    stroke.style.stroke = onBothPapers(look.colour);
+    made.append(stroke, marker(look, 14, 6, 4));
+    return made;
+  }
+
+  function methodBoxes() {
+    const group = element("div", { class: "ticks" });
+    distinct(candidates().map((line) => line.method)).forEach((method, at) => {
+      const { look } = candidates().find((line) => line.method === method);
+      group.append(checkbox(`method-${at}`, !chosen.hidden.has(method), (on) => {
+        if (on) chosen.hidden.delete(method); else chosen.hidden.add(method);
+      }, swatch(look), method));
+    });
+    return fieldset("Methods", group);
+  }
+
+  function buildControls() {
+    const focused = document.activeElement?.id;
+    const studies = distinct(lines.map((line) => line.study));
+    const widths = distinct(inStudy().map((line) => line.embedding_dim)).sort((a, b) => a - b);
+    const protocols = distinct(inStudy().map((line) => line.protocol));
+    const splits = Object.entries(SPLITS).filter(([split]) =>
+      candidates().some((line) => line.curves[split]));
+    const row = [];
+    if (studies.length > 1) {
+      row.push(select("study", "Study", studies.map((name) => [name, page.titles[name] ?? name])));
+    }
+    row.push(select("probe", "Probe", probes().map((probe) => {
+      const [kind, variant] = JSON.parse(probe);
+      return [probe, `${PROBES[kind] ?? kind}: ${variant}`];
+    })));
+    if (widths.length > 1) {
+      row.push(select("width", "Embedding width",
+        [["all", "all"], ...widths.map((width) => [String(width), String(width)])]));
+    }
+    if (protocols.length > 1) {
+      row.push(select("protocol", "Protocol", protocols.map((name) => [name, name])));
+    }
+    row.push(select("smooth", "Smoothing",
+      [["1", "off"], ["3", "over 3 milestones"], ["5", "over 5 milestones"]], Number));
+    const shows = fieldset("Show", element("div", { class: "ticks" },
+      checkbox("show-band", chosen.band, (on) => { chosen.band = on; }, "95 % interval"),
+      checkbox("show-seeds", chosen.seeds, (on) => { chosen.seeds = on; }, "single seeds")));
+    byId("controls").replaceChildren(
+      element("div", { class: "row" }, ...row),
+      element("div", { class: "row" }, radios("split", "Images", Object.fromEntries(splits)),
+        radios("metric", "Accuracy", METRICS),
+        radios("axis", "Epoch axis", { log: "Log", linear: "Linear" }),
+        radios("range", "Range", { all: "All", top: "Top 5 points" })),
+      element("div", { class: "row" }, methodBoxes(), shows),
+    );
+    if (focused) byId(focused)?.focus({ preventScroll: true });
+  }
+
+  // ---- Scales ----
+
+  // Linear up to the first milestone after 0, logarithmic beyond, as in the figures.
+  function symlog(first) {
+    return (epoch) => (epoch <= first ? 0.4 * epoch / first : 0.4 + Math.log10(epoch / first));
+  }
+
+  function niceTicks(low, high, count) {
+    const rough = (high - low) / count;
+    const power = 10 ** Math.floor(Math.log10(rough));
+    const step = [1, 2, 5, 10].map((f) => f * power).find((s) => s >= rough);
+    const ticks = [];
+    for (let k = Math.ceil(low / step - 1e-9); k * step <= high + 1e-9; k += 1) ticks.push(k * step);
+    return { ticks, digits: Math.max(0, -Math.floor(Math.log10(step) + 1e-9)) };
+  }
+
+  function extent(series) {
+    const all = series.flatMap(({ curve }) => [
+      ...curve.mean,
+      ...(chosen.band ? [...curve.low, ...curve.high] : []),
+      ...(chosen.seeds ? Object.values(curve.seeds).flat() : []),
+    ]).filter((value) => value !== null);
+    const best = Math.max(...series.flatMap(({ curve }) => curve.mean));
+    const high = Math.min(100, Math.max(...all));
+    const low = chosen.range === "top" ? best - 5 : Math.max(0, Math.min(...all));
+    const margin = Math.max(0.04 * (high - low), 0.05);
+    return [Math.max(0, low - (chosen.range === "top" ? 0 : margin)), high + margin];
+  }
+
+  // Mean over up to `width` neighbouring milestones, fewer at the ends.
+  function smoothed(values, width) {
+    const reach = (width - 1) / 2;
+    return values.map((_, at) => {
+      const near = values.slice(Math.max(0, at - reach), at + reach + 1);
+      return near.reduce((sum, value) => sum + value, 0) / near.length;
+    });
+  }
+
+  // ---- Drawing ----
+
+  const POLYGONS = {
+    s: [[-1, -1], [1, -1], [1, 1], [-1, 1]],
+    "^": [[0, -1.2], [1.15, 0.9], [-1.15, 0.9]],
+    v: [[0, 1.2], [1.15, -0.9], [-1.15, -0.9]],
+    "<": [[-1.2, 0], [0.9, 1.15], [0.9, -1.15]],
+    ">": [[1.2, 0], [-0.9, 1.15], [-0.9, -1.15]],
+    D: [[0, -1.3], [1.3, 0], [0, 1.3], [-1.3, 0]],
+    P: [[-0.4, -1.1], [0.4, -1.1], [0.4, -0.4], [1.1, -0.4], [1.1, 0.4], [0.4, 0.4], [0.4, 1.1],
+      [-0.4, 1.1], [-0.4, 0.4], [-1.1, 0.4], [-1.1, -0.4], [-0.4, -0.4]],
+  };
+  POLYGONS.X = POLYGONS.P.map(([x, y]) => [(x - y) * 0.75, (x + y) * 0.75]);
+  POLYGONS["*"] = Array.from({ length: 10 }, (_, k) => {
+    const size = k % 2 ? 0.55 : 1.35;
+    return [size * Math.sin(k * Math.PI / 5), -size * Math.cos(k * Math.PI / 5)];
+  });
+
+  function marker(look, x, y, size) {
+    const corners = POLYGONS[look.marker];
+    const made = corners
+      ? shape("path", { d: `M${corners.map(([a, b]) =>
+        `${(x + a * size * 0.9).toFixed(2)} ${(y + b * size * 0.9).toFixed(2)}`).join("L")}Z` })
+      : shape("circle", { cx: x.toFixed(2), cy: y.toFixed(2), r: size });
+    const colour = onBothPapers(look.colour);
+    made.setAttribute("class", "marker");
+    made.style.stroke = colour;
+    made.style.fill = look.hollow ? "var(--paper)" : colour;
+    return made;
+  }
+
+  const path = (points) => points.map(([x, y], at) =>
+    `${at ? "L" : "M"}${x.toFixed(2)} ${y.toFixed(2)}`).join("");
+
+  // A curve with gaps: a piece for each stretch of milestones that there are.
+  function pieces(points) {
+    const found = [[]];
+    for (const point of points) {
+      if (point[1] === null) found.push([]); else found.at(-1).push(point);
+    }
+    return found.filter((piece) => piece.length).map(path).join("");
+  }
+
+  const label = ({ line }) => {
+    const others = candidates();
+    const told = (key, words) => (line[key] && new Set(others.filter((o) =>
+      o.method === line.method).map((o) => o[key])).size > 1 ? `, ${words(line[key])}` : "");
+    return line.method + told("embedding_dim", (d) => `d = ${d}`)
+      + told("epochs", (n) => `${n} epochs`) + told("objective", (text) => text)
+      + told("setting", (text) => text);
+  };
+
+  let place = null; // scales of the present drawing, for the pointer
+
+  function draw() {
+    const plot = byId("plot");
+    const series = drawn();
+    tell(series);
+    if (!series.length) {
+      place = null;
+      plot.replaceChildren(element("p", { class: "empty" }, lines.length
+        ? "No curve fits this choice." : "No milestone has been probed yet."));
+      readout(series);
+      numbers(series);
+      return;
+    }
+    const width = Math.max(260, plot.clientWidth);
+    const height = Math.round(Math.min(460, Math.max(280, width * 0.5)));
+    const box = { left: 46, right: width - 14, top: 14, bottom: height - 44 };
+    const epochs = distinct(series.flatMap(({ curve }) => curve.epoch)).sort((a, b) => a - b);
+    const scale = chosen.axis === "log"
+      ? symlog(epochs.find((epoch) => epoch > 0) ?? 1) : (epoch) => epoch;
+    const [from, to] = [scale(epochs[0]), scale(epochs.at(-1))];
+    const x = (epoch) => (to > from
+      ? box.left + 8 + (scale(epoch) - from) / (to - from) * (box.right - box.left - 16)
+      : (box.left + box.right) / 2);
+    const [low, high] = extent(series);
+    const y = (value) => box.bottom - (value - low) / (high - low) * (box.bottom - box.top);
+
+    const svg = shape("svg", {
+      viewBox: `0 0 ${width} ${height}`, width, height, "aria-hidden": "true", focusable: "false",
+    });
+    svg.append(shape("title", {}, "Accuracy against pre-training epoch"));
+    const clip = shape("clipPath", { id: "inside" }, shape("rect", {
+      x: box.left, y: 0, width: width - box.left, height: box.bottom,
+    }));
+    svg.append(shape("defs", {}, clip), axes(box, epochs, x, y, low, high));
+    const inside = shape("g", { "clip-path": "url(#inside)" });
+    for (const { line, curve } of series) {
+      const colour = onBothPapers(line.look.colour);
+      const bounded = curve.epoch.map((epoch, at) => [epoch, curve.low[at], curve.high[at]])
+        .filter(([, bottom]) => bottom !== null);
+      if (chosen.band && bounded.length) {
+        const band = shape("path", {
+          class: "band",
+          d: `${path([...bounded.map(([epoch, , top]) => [x(epoch), y(Math.min(100, top))]),
+            ...bounded.reverse().map(([epoch, bottom]) => [x(epoch), y(Math.max(0, bottom))])])}Z`,
+        });
+        band.style.fill = colour;
+        inside.append(band);
+      }
+      if (chosen.seeds) {
+        for (const values of Object.values(curve.seeds)) {
+          const thin = shape("path", { class: "seed", d: pieces(values.map((value, at) =>
+            [x(curve.epoch[at]), value === null ? null : y(value)])) });
+          thin.style.stroke = colour;
+          inside.append(thin);
+        }
+      }
+    }
+    const marks = [];
+    for (const { line, curve } of series) {
+      const colour = onBothPapers(line.look.colour);
+      const means = chosen.smooth > 1 ? smoothed(curve.mean, chosen.smooth) : curve.mean;
+      const points = means.map((value, at) => [x(curve.epoch[at]), y(value)]);
+      const mean = shape("path", { class: "mean", d: path(points) });
+      mean.dataset.method = line.method;
+      mean.dataset.width = line.embedding_dim;
+      mean.style.stroke = colour;
+      mean.setAttribute("stroke-dasharray", line.look.dash.map((part) => 2.4 * part).join(" "));
+      inside.append(mean, ...points.map(([a, b]) => marker(line.look, a, b, 3.4)));
+      const peak = curve.epoch.indexOf(line.peak);
+      if (peak >= 0) {
+        const ring = shape("circle", {
+          class: "peak", cx: points[peak][0].toFixed(2), cy: points[peak][1].toFixed(2), r: 8.5,
+        });
+        ring.style.stroke = colour;
+        inside.append(ring);
+      }
+      marks.push({ line, curve, points });
+    }
+    const guide = shape("line", { class: "guide", y1: box.top, y2: box.bottom });
+    const spots = shape("g", {});
+    svg.append(guide, inside, spots);
+    plot.replaceChildren(svg);
+    place = { epochs, x, guide, spots, marks, box };
+    plot.setAttribute("aria-valuemax", epochs.length - 1);
+    if (!epochs.includes(chosen.epoch)) chosen.epoch = epochs.at(-1);
+    point();
+    readout(series);
+    numbers(series);
+  }
+
+  function axes(box, epochs, x, y, low, high) {
+    const made = shape("g", { class: "axes" });
+    const { ticks, digits } = niceTicks(low, high, Math.max(3, (box.bottom - box.top) / 60));
+    for (const tick of ticks) {
+      const at = y(tick).toFixed(2);
+      made.append(
+        shape("line", { class: "grid", x1: box.left, x2: box.right, y1: at, y2: at }),
+        shape("text", { x: box.left - 8, y: at, dy: "0.32em", "text-anchor": "end" },
+          tick.toFixed(digits)),
+      );
+    }
+    made.append(shape("line", {
+      class: "axis", x1: box.left, x2: box.right, y1: box.bottom, y2: box.bottom,
+    }));
+    let taken = -Infinity;
+    for (const epoch of epochs) {
+      const at = x(epoch);
+      const room = 7 * String(epoch).length + 10;
+      made.append(shape("line", {
+        class: "axis", x1: at, x2: at, y1: box.bottom, y2: box.bottom + 4,
+      }));
+      if (at - room / 2 < taken) continue;
+      taken = at + room / 2;
+      made.append(shape("text", { x: at, y: box.bottom + 18, "text-anchor": "middle" }, String(epoch)));
+    }
+    made.append(shape("text", {
+      class: "name", x: (box.left + box.right) / 2, y: box.bottom + 38, "text-anchor": "middle",
+    }, "pre-training epoch"));
+    return made;
+  }
+
+  // What the drawing shows, in words.
+  function tell(series) {
+    const { line } = series[0] ?? {};
+    const words = line ? [
+      `${SPLITS[chosen.split]} ${METRICS[chosen.metric].toLowerCase()} accuracy in percent`,
+      `protocol ${line.protocol}`, line.setting,
+      chosen.band && series.some(({ curve }) => curve.low.some((value) => value !== null))
+        ? "band: 95 % t interval over seeds on these images" : null,
+      series.every(({ curve }) => curve.n.every((n) => n < 2))
+        ? "one seed, so there is no interval" : null,
+      series.some((entry) => entry.line.peak !== null)
+        ? "ring: peak of the mean validation curve" : null,
+    ] : [];
+    const told = byId("told");
+    told.textContent = words.filter(Boolean).join(" · ");
+    if (chosen.smooth > 1 && line) {
+      told.append(element("strong", { class: "smoothed" },
+        ` Smoothed: the lines are means over ${chosen.smooth} milestones. Bands, seeds and the `
+        + "values below stay as measured."));
+    }
+  }
+
+  // ---- Reading values ----
+
+  function point() {
+    const plot = byId("plot");
+    if (!place) return;
+    const at = place.epochs.indexOf(chosen.epoch);
+    plot.setAttribute("aria-valuenow", at);
+    plot.setAttribute("aria-valuetext", `epoch ${chosen.epoch}`);
+    place.spots.replaceChildren();
+    const x = place.x(chosen.epoch).toFixed(2);
+    place.guide.setAttribute("x1", x);
+    place.guide.setAttribute("x2", x);
+    for (const { line, curve, points } of place.marks) {
+      const index = curve.epoch.indexOf(chosen.epoch);
+      if (index < 0 || points[index][1] > place.box.bottom) continue;
+      place.spots.append(marker({ ...line.look, hollow: false }, ...points[index], 5.5));
+    }
+  }
+
+  function values({ curve }, epoch) {
+    const at = curve.epoch.indexOf(epoch);
+    if (at < 0) return null;
+    const seeds = Object.entries(curve.seeds).filter(([, list]) => list[at] !== null);
+    return {
+      mean: shown(curve.mean[at]),
+      interval: curve.low[at] === null ? "no interval"
+        : `${shown(curve.low[at])} to ${shown(curve.high[at])}`,
+      n: curve.n[at],
+      seeds: seeds.map(([seed, list]) => `${seed}: ${shown(list[at])}`).join(", "),
+    };
+  }
+
+  function cells(entry, found) {
+    return [found.mean, found.interval, String(found.n), found.seeds]
+      .map((text, at) => element("td", at === 3 ? { class: "seeds" } : {}, text));
+  }
+
+  function heads(first) {
+    return element("thead", {}, element("tr", {},
+      ...[...first, "Mean %", "95 % interval", "n", "Seeds"].map((text) =>
+        element("th", { scope: "col" }, text))));
+  }
+
+  function readout(series) {
+    const target = byId("readout");
+    if (!series.length) {
+      target.replaceChildren();
+      return;
+    }
+    const rows = series.map((entry) => [entry, values(entry, chosen.epoch)])
+      .filter(([, found]) => found)
+      .map(([entry, found]) => element("tr", {},
+        element("th", { scope: "row" }, swatch(entry.line.look), label(entry)),
+        ...cells(entry, found)));
+    target.replaceChildren(element("table", {},
+      element("caption", {}, `Epoch ${chosen.epoch}`,
+        element("span", { class: "hint" }, "point at the curve, or use the arrow keys on it")), heads(["Line"]),
+      element("tbody", {}, ...rows)));
+  }
+
+  function numbers(series) {
+    const target = byId("numbers-table");
+    if (!byId("numbers").open) {
+      target.replaceChildren();
+      return;
+    }
+    const rows = series.flatMap((entry) => entry.curve.epoch.map((epoch) =>
+      element("tr", {}, element("th", { scope: "row" }, label(entry)),
+        element("td", {}, String(epoch)), ...cells(entry, values(entry, epoch)))));
+    const table = element("table", {}, element("caption", { class: "hidden" }, byId("told").textContent),
+      heads(["Line", "Epoch"]), element("tbody", {}, ...rows));
+    target.replaceChildren(table);
+    sortable(table);
+  }
+
+  function goTo(epoch) {
+    if (epoch === chosen.epoch) return;
+    chosen.epoch = epoch;
+    point();
+    readout(drawn());
+  }
+
+  function nearest(event) {
+    if (!place) return;
+    const left = byId("plot").querySelector("svg").getBoundingClientRect().left;
+    const at = event.clientX - left;
+    goTo(place.epochs.reduce((best, epoch) =>
+      (Math.abs(place.x(epoch) - at) < Math.abs(place.x(best) - at) ? epoch : best)));
+  }
+
+  function step(event) {
+    if (!place) return;
+    const last = place.epochs.length - 1;
+    const at = place.epochs.indexOf(chosen.epoch);
+    const next = {
+      ArrowRight: at + 1, ArrowUp: at + 1, ArrowLeft: at - 1, ArrowDown: at - 1, Home: 0, End: last,
+    }[event.key];
+    if (next === undefined) return;
+    event.preventDefault();
+    goTo(place.epochs[Math.min(last, Math.max(0, next))]);
+  }
+
+  function update() {
+    settle();
+    buildControls();
+    draw();
+  }
+
+  // ---- Tables: click on a head, or Enter on its button, sorts. ----
+
+  const sortKey = (cell) => cell?.dataset.sort ?? cell?.textContent.trim() ?? "";
+
+  // Empty cells and those without a number come last, whichever way the column is sorted.
+  function compare(a, b, direction) {
+    const [x, y] = [a, b].map((text) => (text === "" ? NaN : Number(text)));
+    if (Number.isNaN(x) !== Number.isNaN(y)) return Number.isNaN(x) ? 1 : -1;
+    if (!Number.isNaN(x)) return direction * (x - y);
+    if ((a === "") !== (b === "")) return a === "" ? 1 : -1;
+    return direction * a.localeCompare(b, "en", { numeric: true });
+  }
+
+  function sortable(table) {
+    const head = table.tHead?.rows[table.tHead.rows.length - 1];
+    if (!head || !table.tBodies.length) return;
+    [...head.cells].forEach((cell, column) => {
+      if (cell.colSpan > 1) return;
+      let button = cell.querySelector("button");
+      if (!button) {
+        button = element("button", { type: "button" });
+        button.append(...cell.childNodes);
+        cell.append(button);
+      }
+      button.addEventListener("click", () => {
+        const up = cell.getAttribute("aria-sort") !== "ascending";
+        for (const other of head.cells) other.removeAttribute("aria-sort");
+        cell.setAttribute("aria-sort", up ? "ascending" : "descending");
+        for (const body of table.tBodies) {
+          body.append(...[...body.rows].sort((a, b) =>
+            compare(sortKey(a.cells[column]), sortKey(b.cells[column]), up ? 1 : -1)));
+        }
+      });
+    });
+  }
+
+  // ---- Theme: the system's, until the button says otherwise; kept for as long as the page. ----
+
+  function startTheme() {
+    const button = byId("theme");
+    const system = matchMedia("(prefers-color-scheme: dark)");
+    let dark = system.matches;
+    let asked = false;
+    const show = () => {
+      if (asked) document.documentElement.dataset.theme = dark ? "dark" : "light";
+      button.setAttribute("aria-pressed", String(dark));
+    };
+    button.addEventListener("click", () => { dark = !dark; asked = true; show(); });
+    system.addEventListener("change", () => { if (!asked) { dark = system.matches; show(); } });
+    show();
+  }
+
+  // ---- A study under way ----
+
+  const EVERY = 3000;
+
+  function timeLeft(seconds) {
+    if (seconds === null) return "time left not known yet";
+    const minutes = Math.round(seconds / 60);
+    if (minutes < 1) return "less than a minute left";
+    return minutes < 60 ? `about ${minutes} min left`
+      : `about ${Math.floor(minutes / 60)} h ${minutes % 60} min left`;
+  }
+
+  function showStatus(status) {
+    const parts = [`${status.done} of ${status.total} jobs done`, `${status.running} running`,
+      `${status.queued} queued`];
+    if (status.failed) parts.push(`${status.failed} failed`);
+    parts.push(status.finished ? "finished: load the page anew for figures and tables"
+      : timeLeft(status.seconds_left));
+    const told = parts.join(" · ");
+    // Only a change is announced; the clock alone is none.
+    if (byId("live-text").textContent !== told) byId("live-text").textContent = told;
+    const state = status.finished ? "Finished" : status.running ? "Running" : "Nothing runs now";
+    byId("live-title").textContent = `${state}, ${status.updated}`;
+    byId("live-progress").max = Math.max(1, status.total);
+    byId("live-progress").value = status.done;
+    byId("live-now").replaceChildren(...status.running_now.map((text) => element("li", {}, text)));
+  }
+
+  async function ask(name) {
+    const answer = await fetch(name, { cache: "no-store" });
+    if (!answer.ok) throw new Error(`${name}: ${answer.status}`);
+    return answer.json();
+  }
+
+  async function poll() {
+    let finished = false;
+    try {
+      const [status, curve] = await Promise.all([ask("status.json"), ask("data.json")]);
+      showStatus(status);
+      finished = status.finished;
+      if (JSON.stringify(curve.lines) !== JSON.stringify(lines)) {
+        lines = curve.lines;
+        update();
+      }
+    } catch {
+      byId("live-text").textContent = "No answer from the server; the curve is the last one it sent.";
+    }
+    if (!finished) setTimeout(poll, EVERY);
+  }
+
+  // ---- Start ----
+
+  startTheme();
+  update();
+  performance.mark("first-curve");
+  const plot = byId("plot");
+  plot.addEventListener("pointermove", nearest);
+  plot.addEventListener("pointerdown", nearest);
+  plot.addEventListener("keydown", step);
+  byId("controls").addEventListener("submit", (event) => event.preventDefault());
+  byId("numbers").addEventListener("toggle", () => numbers(drawn()));
+  // The script runs before what follows the curve has been read.
+  document.addEventListener("DOMContentLoaded", () => {
+    for (const table of document.querySelectorAll("main .scroll table")) sortable(table);
+  });
+  let width = plot.clientWidth;
+  new ResizeObserver(() => {
+    if (plot.clientWidth === width) return;
+    width = plot.clientWidth;
+    draw();
+  }).observe(plot);
+  if (byId("live")) poll();
+})();
