@@ -1,0 +1,102 @@
+"""The page of a study that runs, in a real browser: it grows by itself."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from barlow_atlas.paths import probe_file
+from barlow_atlas.study import load_study
+from barlow_atlas.watch import Live, listen
+from barlow_atlas.watch.server import url
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+PROBES = Path.cwd() / "results/demo/probes"
+PARAMS = Path.cwd() / "params"
+SECONDS = 30.0
+
+
+@pytest.fixture
+def tab(browser: Browser) -> Iterator[Page]:
+    """A tab whose console must stay silent."""
+    complaints: list[str] = []
+    with browser.new_context(viewport={"width": 1100, "height": 900}) as context:
+        page = context.new_page()
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("console", lambda said: complaints.append(said.text))
+        yield page
+    assert complaints == []
+
+
+def test_jobs_and_curves_grow_without_loading_the_page_anew(
+    tab: Page, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(PARAMS, "params")
+    shutil.copytree(PROBES, "results/demo/probes")
+    study = load_study(Path("params/demo.yaml"))
+    # All of mix, and the end of bt.
+    later = [
+        probe_file("demo", run, epoch)
+        for run in study.runs()
+        for epoch in study.milestones_of(run)
+        if run.method == "mix" or epoch == 100
+    ]
+    for file in later:
+        file.unlink()
+    with listen(Live("demo", study, lambda _: None), "127.0.0.1", 0) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+        thread.start()
+        try:
+            tab.goto(url(server))
+            wait_for(lambda: "jobs done" in strip(tab))
+            before = strip(tab), points(tab)
+            assert methods(tab) == {"bt"}
+            tab.evaluate("window.loadedOnce = true")
+            for file in later:
+                shutil.copy(PROBES / file.parent.name / file.name, file)
+            wait_for(lambda: points(tab) == before[1] + 1)
+            wait_for(lambda: methods(tab) == {"bt", "mix"})
+            wait_for(lambda: strip(tab) != before[0])
+            assert tab.evaluate("window.loadedOnce")
+            assert done(strip(tab)) > done(before[0])
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def strip(tab: Page) -> str:
+    return str(tab.inner_text("#live-text"))
+
+
+def methods(tab: Page) -> set[str]:
+    """Those that the curve's controls offer."""
+    controls = tab.inner_text("#controls").split()
+    return {"bt", "mix"} & set(controls)
+
+
+def points(tab: Page) -> int:
+    """Milestones on the first curve that is drawn."""
+    path: str = tab.evaluate("document.querySelector('#plot path.mean').getAttribute('d')")
+    return 1 + path.count("L")
+
+
+def wait_for(happened: Callable[[], object]) -> None:
+    """Not Playwright's, which needs `eval`, and the page forbids that."""
+    deadline = time.monotonic() + SECONDS
+    while not happened():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def done(strip: str) -> int:
+    """The first number of such as `71 of 77 jobs done`."""
+    return int(strip.split()[0])
