@@ -1,0 +1,1 @@
+"""What leaves the project: research objects, model cards, histories for other tools."""
