@@ -12,8 +12,8 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 demo: .venv/installed
 	$(SNAKEMAKE) --profile profiles/local all
 	@echo
-	@echo "The demo's report:  reports/demo/curves.png   accuracy along pre-training"
-	@echo "                    reports/demo/milestones.md   the numbers, with intervals"
+	@echo "The demo's report:  reports/demo/index.html   open it in a browser"
+	@echo "                    reports/demo/map.png, milestones.md, effects.md ...   the same in files"
 
 test: .venv/installed lint
 	$(BIN)/python -m pytest
@@ -32,8 +32,8 @@ format: .venv/installed
 
 # Tables and figures of STUDY from its stored probe files; trains and probes nothing.
 report: .venv/installed
-	$(SNAKEMAKE) --profile profiles/local --config study=$(STUDY) \
-	    --allowed-rules reports collect analyse report_study --forcerun collect -- reports
+	$(SNAKEMAKE) --profile profiles/local --config study=$(STUDY) partial=true \
+	    --allowed-rules reports collect analyse report_study ledger --forcerun collect -- reports
 
 # What follows from params/: the JSON schema and DVC's stages; after adding or changing a study.
 derive: .venv/installed
@@ -50,7 +50,7 @@ derive: .venv/installed
 
 # Local version labels such as +cpu are dropped: the lock serves CPU and CUDA builds alike.
 lock: .venv/installed
-	$(BIN)/python -m piptools compile --quiet --upgrade --extra dev --strip-extras --no-annotate \
-	    --no-header --no-emit-options \
+	$(BIN)/python -m piptools compile --quiet --upgrade --extra dev --extra tracking \
+	    --strip-extras --no-annotate --no-header --no-emit-options \
 	    --constraint requirements.pins -o requirements.lock pyproject.toml
 	sed -i 's/+[a-z0-9]*$$//' requirements.lock

@@ -11,16 +11,27 @@ from pathlib import Path
 from snakemake.utils import min_version
 
 from barlow_atlas import paths, sources
+from barlow_atlas.claims import entries, load_claims
 from barlow_atlas.data.catalog import TARGETS
-from barlow_atlas.study import StudyError, load_study
+from barlow_atlas.errors import AtlasError
+from barlow_atlas.published import read_tables
+from barlow_atlas.study import find_studies, load_study
 
 min_version("9.27")
 
 
 STUDY_NAMES = str(config.get("study", "demo")).split(",")
+# Whether to report what is there, of a study in which runs are missing.
+PARTIAL = bool(config.get("partial", False))
 try:
     STUDIES = {name: load_study(paths.PARAMS / f"{name}.yaml") for name in STUDY_NAMES}
-except StudyError as error:
+    EVERY_STUDY = find_studies(paths.PARAMS)
+    CLAIMS = entries(
+        load_claims(paths.CLAIMS),
+        {name: load_study(path) for name, path in EVERY_STUDY.items()},
+    )
+    PAPER_TABLES = read_tables(paths.PAPER_TABLES)
+except AtlasError as error:
     raise WorkflowError(str(error))
 RUNS = {study: {run.name: run for run in STUDIES[study].runs()} for study in STUDIES}
 
@@ -49,6 +60,7 @@ localrules:
     collect,
     analyse,
     report_study,
+    ledger,
 
 
 rule all:
@@ -56,6 +68,7 @@ rule all:
     default_target: True
     input:
         [report_files(study) for study in STUDIES],
+        ledger_files(),
         [
             paths.probed_milestone(study, run, STUDIES[study].milestones_of(run)[-1])
             for study in STUDIES
@@ -67,3 +80,4 @@ rule reports:
     # Tables and figures from the probe files that are here; see `make report`.
     input:
         [report_files(study) for study in STUDIES],
+        ledger_files(),

@@ -18,7 +18,6 @@ from barlow_atlas.paths import (
     DATA,
     PARAMS,
     RAW_DATA,
-    REPORTS,
     RESULTS,
     SCHEMA,
     of_run,
@@ -97,9 +96,27 @@ def _parser() -> argparse.ArgumentParser:
                 metavar="SECONDS",
                 help="time between two saved states (default: 60)",
             )
-    for name, step in (("runs", runs), ("collect", collect), ("analyse", analyse)):
+    for name, step in (
+        *(("runs", runs), ("collect", collect), ("analyse", analyse)),
+        ("report", report),
+    ):
         add_with_study(name, step)
-    add_with_study("report", report)
+    add("ledger", ledger)
+    added = add("verify-results", verify_results)
+    added.add_argument("--study", nargs="+", default=[], help="(default: all, and the ledger)")
+    exported = add_with_study("export", export)
+    exported.add_argument("--to", required=True, type=Path, metavar="DIR", help="a new folder")
+    exported.add_argument("--partial", action="store_true", help="although results are missing")
+    carded = add("card", card)
+    carded.add_argument("run", metavar="RUN", help="name of a run, as `runs` lists them")
+    carded.add_argument("--study", default="demo", help="name of a file in params/, no ending")
+    carded.add_argument("--epoch", type=int, help="a milestone (default: the last one)")
+    tracked = add_with_study("track", track)
+    tracked.add_argument("--writer", required=True, choices=("tensorboard", "dvclive"))
+    tracked.add_argument("--to", required=True, type=Path, metavar="DIR", help="is replaced")
+    watched = add_with_study("watch", watch)
+    watched.add_argument("--host", default="127.0.0.1", help="(default: 127.0.0.1, this machine)")
+    watched.add_argument("--port", type=int, default=8000, help="0: any free one (default: 8000)")
     planned = add_with_study("plan", plan_study)
     planned.add_argument("--jobs", type=int, help="jobs at a time (default: as many as fit here)")
     planned.add_argument("--gpu", metavar="NAME", help="a GPU that is measured, by product name")
@@ -384,60 +401,80 @@ def runs(options: argparse.Namespace) -> None:
 
 
 def collect(options: argparse.Namespace) -> None:
-    """Gathers a study's probe files into tidy tables: accuracies, label-free signals."""
-    from barlow_atlas.atlas.frames import probe_table, read_contents, signal_table
+    """Gathers a study's probe files into tidy tables: accuracies, label-free signals, runs."""
+    from barlow_atlas.reporting import collect
 
-    study = _study(options)
-    results = RESULTS / options.study
-    files = [
-        probe_file(options.study, run, epoch)
-        for run in study.runs()
-        for epoch in study.milestones_of(run)
-    ]
-    missing = [str(file) for file in files if not file.is_file()]
+    missing = collect(options.study, _study(options))
     if missing:
-        raise StudyError(
-            f"{len(missing)} of {len(files)} probe files of {options.study} are missing, such as "
-            f"{missing[0]}. Run `snakemake --profile profiles/local --config study={options.study}`"
-        )
-    contents = read_contents(files)
-    probe_table(contents).to_csv(results / "probes.csv", index=False)
-    signal_table(contents).to_csv(results / "signals.csv", index=False)
+        _log(f"{len(missing)} probe files are missing, such as {missing[0]}; runs.csv lists them")
 
 
 def analyse(options: argparse.Namespace) -> None:
-    """Computes the mean curves with their intervals, and the headline numbers."""
-    import pandas as pd
+    """Computes a study's curves, effects and claims, with their intervals."""
+    from barlow_atlas.reporting import analyse
 
-    from barlow_atlas.atlas.curves import accuracy_columns, headline, mean_curves
-
-    results = RESULTS / options.study
-    curves = mean_curves(pd.read_csv(results / "probes.csv"))
-    curves.to_csv(results / "curves.csv", index=False, float_format="%.6g")
-    accuracy_columns(curves).to_csv(results / "accuracy.csv", index=False, float_format="%.6g")
-    (results / "metrics.json").write_text(json.dumps(headline(curves), indent=1) + "\n")
+    analyse(options.study, _study(options))
 
 
 def report(options: argparse.Namespace) -> None:
-    """Draws a study's tables and figures from its tidy tables."""
-    import pandas as pd
+    """Draws a study's figures and writes its tables and its page."""
+    from barlow_atlas.reporting import report
 
-    from barlow_atlas.report import figures, tables
+    report(options.study, _study(options))
 
-    study = _study(options)
-    results, reports = RESULTS / options.study, REPORTS / options.study
-    reports.mkdir(parents=True, exist_ok=True)
-    tidy, curves = (pd.read_csv(results / name) for name in ("probes.csv", "curves.csv"))
-    figure = figures.accuracy_curves(study.title, tidy, curves)
-    figures.save(figure, reports / "curves.pdf", reports / "curves.png")
-    caption = (
-        f"{study.title}. Test top-1 accuracy in percent at each pre-training epoch: mean over "
-        "seeds and half of the 95 % t interval."
-    )
-    table = tables.milestone_table(curves)
-    tables.write(
-        table, caption, *(reports / f"milestones.{ending}" for ending in ("csv", "md", "tex"))
-    )
+
+def ledger(options: argparse.Namespace) -> None:
+    """Writes what is said over all studies: the claims, the papers' tables, the first page."""
+    from barlow_atlas.reporting import write_ledger
+
+    write_ledger()
+
+
+def verify_results(options: argparse.Namespace) -> int:
+    """Makes every table, figure and page anew from the probe files; 1 if any differs in a byte."""
+    from barlow_atlas.reporting import differences
+
+    wrong = equal = 0
+    for file, fault in differences(options.study):
+        if fault:
+            _log(f"{file} {fault}")
+            wrong += 1
+        else:
+            equal += 1
+    _log(f"{equal} files are what the probe files give, {wrong} are not")
+    if wrong:
+        _log("`make report STUDY=...` writes them anew; `git diff` then shows what was different")
+    return int(bool(wrong))
+
+
+def watch(options: argparse.Namespace) -> None:
+    """Serves a study's page while it runs: jobs, curves, time left. Reads only."""
+    from barlow_atlas.watch import serve
+
+    serve(options.study, _study(options), options.host, options.port, _log)
+
+
+def export(options: argparse.Namespace) -> None:
+    """Writes a study as an RO-Crate: parameters, hashes, results, reports, model cards."""
+    from barlow_atlas.export.crate import export_crate
+
+    export_crate(options.study, _study(options), options.to, options.partial)
+    _log(f"{options.to} holds {options.study}; {options.to}/ro-crate-metadata.json describes it")
+
+
+def card(options: argparse.Namespace) -> None:
+    """Prints the model card of a run's milestone, for publishing its weights."""
+    from barlow_atlas.export.cards import card_of
+
+    print(card_of(options.study, _study(options), options.run, options.epoch), end="")
+
+
+def track(options: argparse.Namespace) -> None:
+    """Writes a study's stored history for TensorBoard or DVCLive, a folder a run."""
+    from barlow_atlas.export.tracking import track
+
+    folders = track(options.study, _study(options), options.writer, options.to)
+    _log(f"{options.to} holds {len(folders)} runs of {options.study}")
 
 
 def adopt(options: argparse.Namespace) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from barlow_atlas import sources
 from barlow_atlas.atlas.curves import column_name
-from barlow_atlas.paths import PARAMS
+from barlow_atlas.paths import ANALYSED, CLAIMS, COLLECTED, PAPER_TABLES, PARAMS, PUBLISHED
 from barlow_atlas.study import Study, file_with, files_of, find_studies, load_study
 
 # The demo and its data: a plain `dvc repro` runs these.
@@ -102,23 +102,24 @@ def _study_stage(name: str, study: Study, read: list[Path]) -> dict[str, Any]:
         *sources.COLLECT,
         *sources.ANALYSE,
         *sources.REPORT,
+        *sources.LEDGER,
         *sources.RESOLVE_RUNS,
     }
+    tables = [f"{results}/{table}" for table in (*COLLECTED, *ANALYSED)]
+    metrics = f"{results}/metrics.json"
+    told = [str(path) for path in (CLAIMS, PUBLISHED, PAPER_TABLES)]
     return {
         "cmd": _commands(name, "all"),
-        "deps": [*(f"results/data/{d.name}" for d in study.data_sets()), *relative(files)],
+        "deps": [*(f"results/data/{d.name}" for d in study.data_sets()), *told, *relative(files)],
         "params": [{str(path): None} for path in read],
         "outs": [
             {f"{results}/checkpoints": {"persist": True}},
             _kept_in_git(f"{results}/probes"),
             _kept_in_git(f"{results}/training"),
-            _kept_in_git(f"{results}/probes.csv"),
-            _kept_in_git(f"{results}/signals.csv"),
-            _kept_in_git(f"{results}/curves.csv"),
-            _kept_in_git(f"{results}/accuracy.csv"),
+            *(_kept_in_git(table) for table in tables if table != metrics),
             _kept_in_git(f"reports/{name}"),
         ],
-        "metrics": [_kept_in_git(f"{results}/metrics.json")],
+        "metrics": [_kept_in_git(metrics)],
     }
 
 

@@ -15,7 +15,8 @@ from barlow_atlas.data.prepared import MANIFEST, sha256_of
 from barlow_atlas.paths import (
     COOLED,
     DATA,
-    REPORT_FILES,
+    LEDGER,
+    REPORTED,
     REPORTS,
     RESULTS,
     milestone_path,
@@ -63,12 +64,13 @@ def jobs_of(name: str, study: Study) -> list[Job]:
         Job("collect", table, tuple(job.file for job in probes)),
         Job("analyse", curves, (table,)),
         Job("report_study", _report(name), (table, curves)),
+        Job("ledger", REPORTS / LEDGER[0], (table, curves)),
     ]
 
 
 def _report(name: str) -> Path:
     """One of the report's files, for all."""
-    return REPORTS / name / REPORT_FILES[0]
+    return REPORTS / name / REPORTED[0]
 
 
 def _chain(name: str, study: Study, run: Run | ForeignRun, data: Path) -> Iterator[Job]:
@@ -111,9 +113,9 @@ def submissions(jobs: Sequence[Job]) -> list[Job]:
 
 
 def targets(name: str, study: Study) -> set[Path]:
-    """What `snakemake all` asks for: the report, and the last checkpoint of each run."""
+    """What `snakemake all` asks for: report and ledger, and the last checkpoint of each run."""
     last = {probed_milestone(name, run, study.milestones_of(run)[-1]) for run in study.runs()}
-    return {_report(name), *last}
+    return {_report(name), REPORTS / LEDGER[0], *last}
 
 
 def to_run(

@@ -22,6 +22,12 @@ def _files(*names: str) -> tuple[Path, ...]:
     return tuple(PACKAGE / name for name in names)
 
 
+def _below(folder: str) -> tuple[Path, ...]:
+    """All files of a part of the package: code, templates, styles."""
+    files = (path for path in (PACKAGE / folder).rglob("*") if path.is_file())
+    return tuple(sorted(path for path in files if "__pycache__" not in path.parts))
+
+
 PREPARE_DATA = _files(
     "data/formats.py",
     "data/preparation.py",
@@ -64,9 +70,25 @@ PROBE = _files(
 # What parameters are resolved with: named recipes and defaults, facts of data sets.
 RESOLVE_RUNS = _files("augmentation.py", "probe_settings.py", "settings.py", "study.py")
 RESOLVE_DATA = _files("data/catalog.py")
-COLLECT = _files("atlas/frames.py")
-ANALYSE = _files("atlas/curves.py")
-REPORT = _files("report/figures.py", "report/tables.py", "report/style.mplstyle")
+COLLECT = _files("atlas/frames.py", "atlas/runs.py", "lineage.py", "reporting.py")
+ANALYSE = _files(
+    "atlas/curves.py",
+    "atlas/effects.py",
+    "atlas/frames.py",
+    "atlas/label_free.py",
+    "atlas/ledger.py",
+    "atlas/lines.py",
+    "atlas/overfitting.py",
+    "atlas/statistics.py",
+    "claims.py",
+    "packing.py",
+    "reporting.py",
+)
+REPORT = (
+    *_files("atlas/beside.py", "atlas/training.py", "published.py", "reporting.py"),
+    *_below("report"),
+)
+LEDGER = (*REPORT, *_files("atlas/ledger.py", "claims.py"))
 
 
 def pretrain_sources(method: type[Method]) -> list[Path]:

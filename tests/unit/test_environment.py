@@ -26,8 +26,8 @@ def test_the_lock_pins_every_requirement_once_and_exactly() -> None:
     lines = [line for line in text.splitlines() if line and not line.startswith("#")]
     pins = dict(line.split("==") for line in lines)
     assert len(pins) == len(lines)
-    development = PROJECT["optional-dependencies"]["dev"]
-    for requirement in [*PROJECT["dependencies"], *development]:
+    optional = PROJECT["optional-dependencies"]
+    for requirement in [*PROJECT["dependencies"], *optional["dev"], *optional["tracking"]]:
         name = re.match(r"[\w.-]+", requirement)[0]
         assert re.sub(r"[-_.]+", "-", name).lower() in pins
     assert (pins["torch"], pins["torchvision"]) == ("2.13.0", "0.28.0")

@@ -190,6 +190,7 @@ def test_an_empty_folder_runs_everything(demo: Study, empty: Path) -> None:
         "collect": 1,
         "analyse": 1,
         "report_study": 1,
+        "ledger": 1,
     }
 
 
@@ -209,6 +210,7 @@ def test_what_follows_a_job_follows_it_again(demo: Study) -> None:
         "collect": 1,
         "analyse": 1,
         "report_study": 1,
+        "ledger": 1,
     }
 
 

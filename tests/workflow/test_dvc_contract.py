@@ -33,7 +33,7 @@ probes:
     - {k: 20, temperature: 0.07}
   linear: {epochs: 1, batch_size: 256, learning_rates: [0.1], weight_decays: [0.0]}
 """
-TABLES = {"collect": 1, "analyse": 1, "report_study": 1}
+TABLES = {"collect": 1, "analyse": 1, "report_study": 1, "ledger": 1}
 ALL = {"all": 1, "pretrain": 4, "cool_down": 1, "probe": 4, **TABLES}
 ONE_METHOD = {"all": 1, "pretrain": 2, "probe": 2, **TABLES}
 

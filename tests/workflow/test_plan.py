@@ -33,6 +33,7 @@ def test_every_run_milestone_and_data_set_is_planned(clone: Clone) -> None:
         "collect": 4,
         "analyse": 4,
         "report_study": 4,
+        "ledger": 1,
     }
 
 

@@ -11,6 +11,8 @@ import pandas as pd
 import pytest
 from fresh_clone import Clone
 
+from barlow_atlas.paths import REPORTED
+
 SMALL = (
     ("width: 16", "width: 4"),
     ("embedding_dims: [256]", "embedding_dims: [64]"),
@@ -21,7 +23,7 @@ SMALL = (
 )
 STUDY = ("--config", "study=small", "--")
 RUN = "mix-d64-e6-clean-s2"
-ATLAS = ("collect", "analyse", "report_study")
+ATLAS = ("collect", "analyse", "report_study", "ledger")
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +85,7 @@ def test_changes_plan_what_they_touch_and_no_more(finished: Clone) -> None:
     folder = finished.folder
     study, views = folder / "params/small.yaml", folder / "src/barlow_atlas/views.py"
     bt = folder / "src/barlow_atlas/objectives/mixed_barlow_twins.py"
-    atlas = {"collect": 1, "analyse": 1, "report_study": 1}
+    atlas = dict.fromkeys(ATLAS, 1)
     for path, before, after, expected in (
         (study, "k: 20,", "k: 21,", {"probe": 12}),
         (study, "seeds: [1, 2]", "seeds: [1, 2, 3]", {"pretrain": 6, "probe": 6}),
@@ -113,12 +115,12 @@ def test_seeds_trained_together_are_what_they_are_alone(finished: Clone, tmp_pat
     """One job a group and segment, the same weights; `plan` and `adopt` know of the groups."""
     other = Clone(tmp_path)
     other.write_study("small", "demo", *SMALL, ("threads: 1", "threads: 1\nseeds_together: 2"))
-    # Data, two methods with three segments each, twelve probes, three steps of the atlas.
+    # Data, two methods with three segments each, twelve probes, four steps of the atlas.
     planned = other.plan(*STUDY, "all")
     assert planned.pop("pretrain_together_0") == 6
     assert planned == {"prepare_data": 1, "probe": 12} | dict.fromkeys(ATLAS, 1) | {"all": 1}
     told = other.run(sys.executable, "-m", "barlow_atlas", "plan", "--study", "small")
-    assert "22 jobs, 0 done, 22 to run" in told.stdout
+    assert "23 jobs, 0 done, 23 to run" in told.stdout
     other.snakemake(*STUDY, "all")
     for epoch in (0, 3, 6):
         mine, theirs = probe_file(other, epoch), probe_file(finished, epoch)
@@ -139,12 +141,15 @@ def test_reports_come_back_from_probe_files_alone(finished: Clone, tmp_path: Pat
     """What `make report` does, in a clone that has the probe files and nothing else."""
     bare = Clone(tmp_path)
     shutil.copy(finished.folder / "params/small.yaml", tmp_path / "params")
-    probes = Path("results/small/probes")
-    shutil.copytree(finished.folder / probes, tmp_path / probes)
-    rules = ("reports", "collect", "analyse", "report_study")
-    bare.snakemake(*STUDY[:2], "--allowed-rules", *rules, "--forcerun", "collect", "--", "reports")
+    for kind in ("probes", "training"):
+        folder = Path("results/small") / kind
+        shutil.copytree(finished.folder / folder, tmp_path / folder)
+    rules = ("reports", *ATLAS)
+    partial = (*STUDY[:2], "partial=true")
+    bare.snakemake(*partial, "--allowed-rules", *rules, "--forcerun", "collect", "--", "reports")
     assert not (tmp_path / "results/small/checkpoints").exists()
-    for name in ("curves.pdf", "curves.png", "milestones.csv", "milestones.md", "milestones.tex"):
+    assert set(REPORTED) <= {path.name for path in (tmp_path / "reports/small").iterdir()}
+    for name in REPORTED:
         made = (tmp_path / "reports/small" / name).read_bytes()
         assert made == (finished.folder / "reports/small" / name).read_bytes(), name
 

@@ -1,4 +1,4 @@
-"""Probe files -> tidy table -> curves with intervals -> the report's tables and figures."""
+"""Probe files -> tidy tables -> statistics -> a study's report -> the ledger of all studies."""
 
 
 rule collect:
@@ -6,8 +6,7 @@ rule collect:
         probes=probe_files,
         src=code(sources.COLLECT),
     output:
-        accuracies="results/{study}/probes.csv",
-        signals="results/{study}/signals.csv",
+        [f"results/{{study}}/{name}" for name in paths.COLLECTED],
     log:
         "logs/{study}/collect.log",
     conda:
@@ -21,42 +20,51 @@ rule collect:
 rule analyse:
     input:
         table="results/{study}/probes.csv",
+        # Intervals need each image's answers, which only the probe files have.
+        probes=probe_files,
         src=code(sources.ANALYSE),
     output:
-        curves="results/{study}/curves.csv",
-        accuracy="results/{study}/accuracy.csv",
-        metrics="results/{study}/metrics.json",
+        [f"results/{{study}}/{name}" for name in paths.ANALYSED],
     log:
         "logs/{study}/analyse.log",
     conda:
         "../../environment.yml"
+    params:
+        claims=claims_of,
     message:
-        "Computing curves and intervals of {wildcards.study}"
+        "Computing curves, effects and claims of {wildcards.study}"
     shell:
         "python -m barlow_atlas analyse --study {wildcards.study} > {log} 2>&1"
 
 
 rule report_study:
     input:
-        table="results/{study}/probes.csv",
-        curves="results/{study}/curves.csv",
+        [f"results/{{study}}/{name}" for name in (*paths.COLLECTED, *paths.ANALYSED)],
+        probes=probe_files,
+        training=training_files,
+        published=paths.PUBLISHED,
         src=code(sources.REPORT),
     output:
-        png=report(
-            "reports/{study}/curves.png",
-            caption="../report/curves.rst",
-            category="{study}",
-            labels={"what": "accuracy along pre-training", "format": "PNG"},
-        ),
-        pdf="reports/{study}/curves.pdf",
-        csv=report(
+        [
+            report(
+                f"reports/{{study}}/{name}.png",
+                caption="../report/figure.rst",
+                category="{study}",
+                labels={"what": what, "format": "PNG"},
+            )
+            for name, what in paths.FIGURES.items()
+        ],
+        report(
             "reports/{study}/milestones.csv",
             caption="../report/milestones.rst",
             category="{study}",
             labels={"what": "method x milestone", "format": "CSV"},
         ),
-        markdown="reports/{study}/milestones.md",
-        latex="reports/{study}/milestones.tex",
+        [
+            f"reports/{{study}}/{name}"
+            for name in paths.REPORTED
+            if not name.endswith(".png") and name != "milestones.csv"
+        ],
     log:
         "logs/{study}/report.log",
     conda:
@@ -67,3 +75,25 @@ rule report_study:
         "Drawing the report of {wildcards.study}"
     shell:
         "python -m barlow_atlas report --study {wildcards.study} > {log} 2>&1"
+
+
+rule ledger:
+    # Over all studies that have results here, those of this call among them.
+    input:
+        results=results_of_studies,
+        published=paths.PUBLISHED,
+        tables=paths.PAPER_TABLES,
+        claims=paths.CLAIMS,
+        # What differs in the set-up follows from all of them.
+        studies=list(EVERY_STUDY.values()),
+        src=code(sources.LEDGER),
+    output:
+        ledger_files(),
+    log:
+        "logs/ledger.log",
+    conda:
+        "../../environment.yml"
+    message:
+        "Writing the ledger of claims and the tables over all studies"
+    shell:
+        "python -m barlow_atlas ledger > {log} 2>&1"

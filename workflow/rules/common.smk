@@ -117,12 +117,56 @@ def asked(kind, resource):
 
 
 def report_files(study):
-    return [paths.REPORTS / study / name for name in paths.REPORT_FILES]
+    return [paths.REPORTS / study / name for name in paths.REPORTED]
+
+
+def ledger_files():
+    """What is said over all studies: the ledger of claims, and the papers' tables."""
+    tables = paths.files_of(PAPER_TABLES, paths.TABLE_ENDINGS)
+    return [
+        *(paths.REPORTS / name for name in paths.LEDGER),
+        *(paths.REPORTS / "tables" / name for name in tables),
+    ]
+
+
+def claims_of(wildcards):
+    """The claims that a study tests, as text: another claim is another analysis."""
+    return [
+        f"{entry.id} {entry.lines} {entry.claim.model_dump_json()}"
+        for entry in CLAIMS
+        if entry.study == wildcards.study
+    ]
 
 
 def probe_files(wildcards):
-    return [
+    return here(
         paths.probe_file(wildcards.study, run, epoch)
         for run in RUNS[wildcards.study].values()
         for epoch in STUDIES[wildcards.study].milestones_of(run)
+    )
+
+
+def training_files(wildcards):
+    study = STUDIES[wildcards.study]
+    return here(
+        paths.milestone_path(
+            paths.of_run("training", wildcards.study, run.name), epoch, ".jsonl"
+        )
+        for run in study.trained()
+        for epoch in study.milestones_of(run)
+    )
+
+
+def here(files):
+    """All of these files; with `--config partial=true` those that are there."""
+    return [file for file in files if not PARTIAL or file.is_file()]
+
+
+def results_of_studies(wildcards):
+    """The tables of all studies that have been analysed, or will be by this call."""
+    return [
+        paths.RESULTS / name / table
+        for name in EVERY_STUDY
+        if name in STUDIES or (paths.RESULTS / name / "claims.csv").is_file()
+        for table in (*paths.COLLECTED, *paths.ANALYSED)
     ]

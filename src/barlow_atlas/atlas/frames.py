@@ -22,6 +22,11 @@ SIGNAL_COLUMNS = [
     *("seed", "epoch"),
     *("space", "split", "count", "batch_size", "signal", "value"),
 ]
+TEXTS = (
+    *("against", "note", "missing", "commit", "python", "torch", "torchvision"),
+    *("device", "machine", "data_sha256", "weights_sha256", "lineage"),
+)
+"""Columns whose texts may be empty, or look like numbers."""
 NONE = 0
 """Stands for an embedding width or a last epoch that does not exist, so that columns stay whole
 numbers and no row is lost in grouping: imported weights have neither, a trunk has no last epoch."""
@@ -30,6 +35,14 @@ numbers and no row is lost in grouping: imported weights have neither, a trunk h
 def read_contents(files: Iterable[Path]) -> list[dict[str, Any]]:
     """Probe files, parsed."""
     return [json.loads(file.read_text()) for file in files]
+
+
+def read_table(file: Path) -> pd.DataFrame:
+    """A study's table as it was written: what is text stays text, also where it looks otherwise."""
+    table = pd.read_csv(file, dtype=dict.fromkeys(TEXTS, str))
+    texts = [name for name in TEXTS if name in table]
+    table[texts] = table[texts].fillna("")
+    return table
 
 
 def probe_table(contents: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
