@@ -248,16 +248,11 @@ def svg(figure: Figure, name: str) -> str:
     text = text[text.index("<svg") :]
     # The page's own lines must not follow the figure's style sheet: the root hands it down instead.
     text = re.sub(r"\s*<(metadata|style)\b.*?</\1>", "", text, flags=re.DOTALL)
-    # Equal pictures have equal ids, which nothing refers to.
-    text = re.sub(r'(<image\b[^>]*?) id="[^"]*"', r"\1", text)
-    text = re.sub(r'\b(id|clip-path|xlink:href|href)="(url\()?(#?)(?=[^":]*")', _named(name), text)
-    text = re.sub(r"url\(#(?!" + re.escape(name) + "-)", f"url(#{name}-", text)
-    # Pages carry these texts: a hundredth of a point is finer than any screen, thousands of letters
-    # name their glyphs, and comments repeat the words.
-    text = re.sub(r'(?<= )(d|x|y)="[^"]*"', _to_hundredths, text)
+    # Pages carry these texts: comments repeat the words, and a hundredth of a point is finer than
+    # any screen.
     text = re.sub(r"\s*<!--.*?-->", "", text, flags=re.DOTALL)
-    text = text.replace("DejaVuSans-Bold-", "b").replace("DejaVuSans-", "g")
-    text = text.replace("xlink:href=", "href=")
+    text = re.sub(r'(?<= )(d|x|y)="[^"]*"', _to_hundredths, text)
+    text = _with_short_ids(text.replace("xlink:href=", "href="), name)
     subject = next((shown.get_text() for shown in figure.texts), name)
     opening = (
         f'<svg role="img" aria-label={quoteattr(subject)} '
@@ -269,11 +264,23 @@ def svg(figure: Figure, name: str) -> str:
 
 
 def _to_hundredths(coordinates: re.Match[str]) -> str:
-    return re.sub(r"(\.\d\d)\d+", r"\1", coordinates[0])
+    return re.sub(r"-?\d+\.\d{3,}", lambda found: f"{float(found[0]):.2f}", coordinates[0])
 
 
-def _named(name: str) -> str:
-    return rf'\1="\2\3{name}-'
+def _with_short_ids(text: str, name: str) -> str:
+    """The ids that are referred to, numbered in their order; others are left out.
+
+    Matplotlib's own hash coordinates, whose last digits depend on what was drawn before.
+    """
+    used = set(re.findall(r'(?:href="#|url\(#)([^")]+)', text))
+    defined = [found for found in re.findall(r'\sid="([^"]*)"', text) if found in used]
+    short = {old: f"{name}-{place}" for place, old in enumerate(dict.fromkeys(defined))}
+    text = re.sub(
+        r'\sid="([^"]*)"',
+        lambda found: f' id="{short[found[1]]}"' if found[1] in short else "",
+        text,
+    )
+    return re.sub(r'(href="#|url\(#)([^")]+)', lambda found: found[1] + short[found[2]], text)
 
 
 def _legend_columns(labels: Sequence[str]) -> int:

@@ -41,6 +41,8 @@ GROUPS = {
     "onset": "Onset of the fall",
 }
 """The statistics that are drawn, in this order."""
+FROM_BEST = [f"{name}_from_best" for name in GROUPS if "drop" in name]
+"""Those that have a second interval: seeds and images may fail to show which milestone is best."""
 COLUMNS = 3
 ROW = 0.165
 MANY = 3
@@ -76,7 +78,7 @@ def forest(title: str, effects: pd.DataFrame, methods: Sequence[str] = ()) -> Fi
         methods: as in `palette.looks`.
     """
     effects = effects.assign(against=effects["against"].fillna("").astype(str))
-    drawn = effects[effects["statistic"].isin([*GROUPS, "drop_from_best"])]
+    drawn = effects[effects["statistic"].isin([*GROUPS, *FROM_BEST])]
     drawn = drawn.dropna(subset=["estimate"])
     single = [name for name in drawn["method"].unique() if " + " not in name]
     order = ordered(single, methods)
@@ -261,7 +263,7 @@ def _footing(drawn: pd.DataFrame, only: str | bool) -> list[str]:
     seeds = sorted(int(n) for n in drawn["n"].unique())
     best = (
         " Thin line: the drop from the best milestone of all, which seeds may fail to choose."
-        if drawn[drawn["statistic"] == "drop_from_best"]["low"].notna().any()
+        if drawn[drawn["statistic"].isin(FROM_BEST)]["low"].notna().any()
         else ""
     )
     single = (
@@ -317,8 +319,9 @@ def claims_forest(ledger: pd.DataFrame) -> Figure:
 
 
 def _claim(row: Any) -> list[str]:
-    """A claim's text and study, as lines of its label."""
-    return [*wrap(row.text, SMALL, 3.2), *wrap(f"({row.study})", SMALL, 3.2)]
+    """A claim's text, and what it was tested on, as lines of its label."""
+    tested = f"{row.study}, width {row.widths}: {row.seen_by}"
+    return [*wrap(row.text, SMALL, 3.2), *wrap(f"({tested})", SMALL, 3.2)]
 
 
 def _claims(axis: Axes, rows: pd.DataFrame, texts: Sequence[Sequence[str]]) -> None:
