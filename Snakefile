@@ -15,7 +15,7 @@ from barlow_atlas.claims import entries, load_claims
 from barlow_atlas.data.catalog import TARGETS
 from barlow_atlas.errors import AtlasError
 from barlow_atlas.published import read_tables
-from barlow_atlas.study import find_studies, load_study
+from barlow_atlas.study import find_studies, load_study, study_file
 
 min_version("9.27")
 
@@ -24,7 +24,7 @@ STUDY_NAMES = str(config.get("study", "demo")).split(",")
 # Whether to report what is there, of a study in which runs are missing.
 PARTIAL = bool(config.get("partial", False))
 try:
-    STUDIES = {name: load_study(paths.PARAMS / f"{name}.yaml") for name in STUDY_NAMES}
+    STUDIES = {name: load_study(study_file(paths.PARAMS, name)) for name in STUDY_NAMES}
     EVERY_STUDY = find_studies(paths.PARAMS)
     CLAIMS = entries(
         load_claims(paths.CLAIMS),

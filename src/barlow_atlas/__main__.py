@@ -24,7 +24,15 @@ from barlow_atlas.paths import (
     probe_file,
     probed_milestone,
 )
-from barlow_atlas.study import ForeignRun, Run, Study, StudyError, file_schema, load_study
+from barlow_atlas.study import (
+    ForeignRun,
+    Run,
+    Study,
+    StudyError,
+    file_schema,
+    load_study,
+    study_file,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -146,7 +154,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _study(options: argparse.Namespace) -> Study:
-    return load_study(PARAMS / f"{options.study}.yaml")
+    return load_study(study_file(PARAMS, options.study))
 
 
 def _log(line: str) -> None:

@@ -45,7 +45,7 @@ def files_of(names: Iterable[str], endings: Iterable[str]) -> tuple[str, ...]:
 REPORTED = (PAGE, *files_of(FIGURES, PICTURE_ENDINGS), *files_of(TABLES, TABLE_ENDINGS))
 """What a study's report consists of, in `reports/<study>/`."""
 
-LEDGER = (PAGE, "claims.md", *files_of(("claims", "published"), PICTURE_ENDINGS))
+LEDGER = (PAGE, "claims.md", "claims.csv", *files_of(("claims", "published"), PICTURE_ENDINGS))
 """What is said over all studies, in `reports/`, beside the papers' tables in `reports/tables/`."""
 
 COOLED = "cooled"

@@ -22,7 +22,7 @@ from barlow_atlas.paths import PARAMS, REPORTS, RESULTS, probe_file
 from barlow_atlas.published import read_published, read_tables
 from barlow_atlas.report import figures, page, tables
 from barlow_atlas.report import ledger as ledger_text
-from barlow_atlas.study import Study, StudyError, find_studies, load_study
+from barlow_atlas.study import Study, StudyError, find_studies, load_study, study_file
 
 HERE = Path()
 DIGITS = "%.6g"
@@ -132,6 +132,7 @@ def write_ledger(into: Path = HERE) -> None:
         {name: table("claims") for name, table in found.items()},
     )
     (folder / "claims.md").write_text(ledger_text.markdown(told))
+    told.to_csv(folder / "claims.csv", index=False, float_format=DIGITS)
     effects_of = {name: table("effects") for name, table in found.items()}
     published = read_published(paths.PUBLISHED)
     joined = {
@@ -201,7 +202,7 @@ def differences(names: list[str]) -> Iterator[tuple[Path, str]]:
     with TemporaryDirectory() as folder:
         made = Path(folder)
         for name in names or analysed():
-            study = load_study(PARAMS / f"{name}.yaml")
+            study = load_study(study_file(PARAMS, name))
             for step in (collect, analyse, report):
                 step(name, study, made)
         if not names:

@@ -470,6 +470,21 @@ def find_studies(params: Path) -> dict[str, Path]:
     return dict(sorted(names.items(), key=lambda item: (item[0].count("/"), item[0])))
 
 
+def study_file(params: Path, name: str) -> Path:
+    """The file below `params` of the study of that name.
+
+    Raises:
+        StudyError: no name of a study. It names folders below results/ and reports/, too, so
+            nothing that leads elsewhere may be in it.
+    """
+    if not all(NAME.fullmatch(part) for part in name.split("/")):
+        raise StudyError(
+            f"{name!r} cannot be a study: its name is lower-case words joined by - or _, with / "
+            "where its file lies in a folder, such as cifar10 or ablations/bt-loss"
+        )
+    return params / f"{name}.yaml"
+
+
 def load_study(path: Path) -> Study:
     """Reads and checks a study file, and the study files it builds on.
 
@@ -518,7 +533,7 @@ def _read(path: Path) -> dict[str, Any]:
     if not NAME.fullmatch(path.stem):
         raise StudyError(f"{path}: a study's name must be lower-case words joined by - or _")
     if not path.is_file():
-        known = sorted(p.stem for p in path.parent.glob("*.yaml"))
+        known = sorted(p.stem for p in path.parent.glob("*.yaml") if p.name not in NO_STUDIES)
         raise StudyError(f"{path} does not exist. {not_allowed('study', path.stem, known)}")
     try:
         # YAML 1.2 as ruamel reads it: 1e-6 is a number and a key given twice is an error.

@@ -12,7 +12,15 @@ from ruamel.yaml import YAML
 from barlow_atlas.augmentation import RECIPES
 from barlow_atlas.paths import SCHEMA
 from barlow_atlas.settings import Projector
-from barlow_atlas.study import Run, StudyError, file_schema, files_of, find_studies, load_study
+from barlow_atlas.study import (
+    Run,
+    StudyError,
+    file_schema,
+    files_of,
+    find_studies,
+    load_study,
+    study_file,
+)
 
 PARAMS = Path("params")
 DEMO = (PARAMS / "demo.yaml").read_text()
@@ -222,3 +230,30 @@ def test_recipes_are_the_columns_of_the_published_table() -> None:
     assert resizes == (None, None, 70)
     # CIFAR-100 is normalised with CIFAR-10's statistics.
     assert load_study(PARAMS / "cifar100.yaml").recipe == cifar
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../demo",
+        "demo/../../etc",
+        "/etc/passwd",
+        "a//b",
+        "",
+        "a/",
+        "Demo",
+        "<b>x</b>",
+        "a\nb",
+        "$(x)",
+    ],
+)
+def test_a_name_that_leads_elsewhere_is_refused(name: str) -> None:
+    with pytest.raises(StudyError, match="cannot be a study"):
+        study_file(PARAMS, name)
+
+
+def test_what_is_no_study_is_not_offered_as_one() -> None:
+    assert {"claims", "tables"}.isdisjoint(find_studies(PARAMS))
+    with pytest.raises(StudyError, match="Did you mean") as refused:
+        load_study(study_file(PARAMS, "cifar_10"))
+    assert "claims" not in str(refused.value)

@@ -26,7 +26,7 @@ from barlow_atlas.paths import (
     probe_file,
     probed_milestone,
 )
-from barlow_atlas.study import ForeignRun, Run, Study, files_of
+from barlow_atlas.study import ForeignRun, Run, Study, files_of, study_file
 
 
 class StoredError(AtlasError):
@@ -47,7 +47,7 @@ class Stored:
     @property
     def parameters(self) -> list[Path]:
         """The study's file and those that it builds on."""
-        return files_of(PARAMS / f"{self.name}.yaml")
+        return files_of(study_file(PARAMS, self.name))
 
     @property
     def planned(self) -> dict[str, tuple[int, ...]]:

@@ -17,7 +17,7 @@ from barlow_atlas.errors import AtlasError
 from barlow_atlas.jobs import Job, jobs_of, submissions
 from barlow_atlas.paths import PARAMS
 from barlow_atlas.plan import Speeds, device_of, seconds_of, wall_seconds
-from barlow_atlas.study import Study, load_study
+from barlow_atlas.study import Study, load_study, study_file
 from barlow_atlas.watch.activity import step_file
 
 ONE_FLOP_A_SECOND = Rates(0.0, 1.0, 0.0, 0.0, {})
@@ -98,7 +98,7 @@ def main() -> int:
     try:
         left = seconds_left(
             name,
-            load_study(PARAMS / f"{name}.yaml"),
+            load_study(study_file(PARAMS, name)),
             map(Path, asked["pending"]),
             {Path(file): seconds for file, seconds in asked["running"].items()},
             asked["at_once"],
