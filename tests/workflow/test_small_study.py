@@ -154,10 +154,26 @@ def test_reports_come_back_from_probe_files_alone(finished: Clone, tmp_path: Pat
         assert made == (finished.folder / "reports/small" / name).read_bytes(), name
 
 
+def test_a_study_with_gaps_is_reported_and_completed_later(finished: Clone) -> None:
+    """What `make report` does while jobs are missing; nothing but these is made afterwards."""
+    (finished.folder / f"results/small/probes/{RUN}/epoch_0006.json").unlink()
+    rules = ("--allowed-rules", "reports", *ATLAS, "--forcerun", "collect")
+    finished.snakemake(*STUDY[:2], "partial=true", *rules, "--", "reports")
+    runs = finished.folder / "results/small/runs.csv"
+    page = finished.folder / "reports/small/index.html"
+    assert pd.read_csv(runs).set_index("run").loc[RUN, "missing"] == 6
+    assert "This study is incomplete" in page.read_text()
+    assert finished.plan(*STUDY, "all") == {"all": 1, "probe": 1, **dict.fromkeys(ATLAS, 1)}
+    finished.snakemake(*STUDY, "all")
+    assert pd.read_csv(runs)["missing"].isna().all()
+    assert "This study is incomplete" not in page.read_text()
+    assert finished.plan(*STUDY, "all") == {}
+
+
 def test_snakemakes_own_report_has_the_figures_and_captions(finished: Clone) -> None:
     finished.snakemake(*STUDY[:2], "--report", "report.html")
     page = (finished.folder / "report.html").read_text()
-    assert "Thin lines are single seeds" in page
+    assert "docs/figures.md says how to read it" in page
     assert "accuracy along pre-training" in page
 
 
