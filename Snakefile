@@ -4,6 +4,7 @@
 paper's studies on a cluster, and `--config study=NAME[,NAME]` any others from params/.
 """
 
+import hashlib
 import os
 from functools import partial
 from pathlib import Path
@@ -25,11 +26,10 @@ STUDY_NAMES = str(config.get("study", "demo")).split(",")
 PARTIAL = bool(config.get("partial", False))
 try:
     STUDIES = {name: load_study(study_file(paths.PARAMS, name)) for name in STUDY_NAMES}
-    EVERY_STUDY = find_studies(paths.PARAMS)
-    CLAIMS = entries(
-        load_claims(paths.CLAIMS),
-        {name: load_study(path) for name, path in EVERY_STUDY.items()},
-    )
+    EVERY_STUDY = {
+        name: load_study(path) for name, path in find_studies(paths.PARAMS).items()
+    }
+    CLAIMS = entries(load_claims(paths.CLAIMS), EVERY_STUDY)
     PAPER_TABLES = read_tables(paths.PAPER_TABLES)
 except AtlasError as error:
     raise WorkflowError(str(error))

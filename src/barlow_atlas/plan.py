@@ -27,6 +27,7 @@ from barlow_atlas.jobs import (
     to_run,
 )
 from barlow_atlas.paths import COOLED, DATA, PARAMS, RESULTS
+from barlow_atlas.probes.signals import CORNER
 from barlow_atlas.study import ForeignRun, Resources, Run, Study, find_studies, load_study
 
 BETWEEN_JOBS_S = 2.5
@@ -241,14 +242,15 @@ def probe_bytes(study: Study, run: Run | ForeignRun) -> int:
     splits = [count for count in (sizes.validation, sizes.test) if count]
     probes = [*study.probes.knn, *study.probes.linear]
     described = len(json.dumps(run.model_dump(mode="json"), indent=1))
-    # Answers are bits in base64; a record around them has about 400 bytes, the file's head 700, the
-    # label-free signals of a space and a split 900.
+    # Answers are bits in base64; a record around them has about 400 bytes, the file's head with its
+    # hashes 1,300, the label-free signals of a space and a split 900. Correlations are bytes.
     own = sum(400 + count // 6 for count in splits) * len(probes)
     targets = sum(
         400 + count // 6 for one in target_sizes(study) for count in (one.validation, one.test)
     )
     spaces = 2 if isinstance(run, Run) else 1
-    return 700 + described + own + targets + 2 * 900 * spaces
+    corner = 4 * min(CORNER, run.embedding_dim or CORNER) ** 2 // 3
+    return 1300 + described + own + targets + 2 * 900 * spaces + corner
 
 
 def memory_mb(study: Study, job: Job, gpu: bool) -> float:

@@ -14,7 +14,7 @@ from barlow_atlas.pretrain import initial_state
 from barlow_atlas.settings import Backbone
 from barlow_atlas.snapshot import write_milestone
 from barlow_atlas.sources import fingerprint, pretrain_sources
-from barlow_atlas.study import Run, Study, load_study
+from barlow_atlas.study import Run, Study, find_studies, load_study
 
 ROOT = Path(__file__).parents[2]
 GENEROUS = Work(100, 1e9, 1e6)
@@ -96,9 +96,7 @@ def test_every_method_is_counted_without_a_table(demo: Study) -> None:
     small = Backbone(name="small", stem="3x3", width=2)
     run = demo.trained()[0].model_copy(update={"backbone": small, "batch_size": 32})
     seen = set()
-    for path in sorted((ROOT / "params").rglob("*.yaml")):
-        if path.name == "dvc.yaml":
-            continue
+    for path in find_studies(ROOT / "params").values():
         for method in load_study(path).trained():
             if method.settings.objective in seen:
                 continue

@@ -84,8 +84,6 @@ rule ledger:
         published=paths.PUBLISHED,
         tables=paths.PAPER_TABLES,
         claims=paths.CLAIMS,
-        # What differs in the set-up follows from all of them.
-        studies=list(EVERY_STUDY.values()),
         src=code(sources.LEDGER),
     output:
         ledger_files(),
@@ -93,6 +91,9 @@ rule ledger:
         "logs/ledger.log",
     conda:
         "../../environment.yml"
+    params:
+        # What differs in the set-up follows from all of them.
+        studies=what_studies_are(),
     message:
         "Writing the ledger of claims and the tables over all studies"
     shell:

@@ -162,6 +162,16 @@ def here(files):
     return [file for file in files if not PARTIAL or file.is_file()]
 
 
+def what_studies_are():
+    """A hash of all studies, but for how and where they are run."""
+    how = {"data_mirrors", "resources", "seeds_together"}
+    told = [
+        f"{name} {study.model_dump_json(exclude=how)}"
+        for name, study in EVERY_STUDY.items()
+    ]
+    return hashlib.sha256("\n".join(told).encode()).hexdigest()
+
+
 def results_of_studies(wildcards):
     """The tables of all studies that have been analysed, or will be by this call."""
     return [
