@@ -134,7 +134,7 @@ def test_after_a_pull_dvc_runs_nothing(away: Clone) -> None:
 
 
 def test_once_adopted_snakemake_plans_nothing(away: Clone) -> None:
-    assert "those of 13 up to date, 13 of them new" in adopt(away)
+    assert "those of 14 up to date, 14 of them new" in adopt(away)
     assert plan(away) == {}
     assert "0 of them new" in adopt(away)
 
