@@ -305,9 +305,10 @@ def claims_forest(ledger: pd.DataFrame) -> Figure:
         CLAIMS,
         title,
         [
-            "95 % intervals for new seeds and new test images. Blue: values for which the claim "
-            "holds. Grey: effects smaller than the smallest one of interest. A claim is reproduced "
-            "if its whole interval lies in the blue, contradicted if it lies outside of it, else "
+            "95 % intervals for new seeds and new test images; of rank correlations and signals, "
+            "for new seeds on these images. Blue: values for which the claim holds. Grey: effects "
+            "smaller than the smallest one of interest. A claim is reproduced if its whole "
+            "interval lies in the blue, contradicted if it lies outside of it, else "
             "inconclusive. Claims without a number, such as those not yet run, are left out."
         ],
         [sum(0.145 * len(lines) + 0.09 for lines in block) for block in texts],
