@@ -227,6 +227,7 @@ def rows_of(frame: pd.DataFrame) -> Iterator[Any]:
 def save(figure: Figure, pdf: Path, png: Path) -> None:
     """Writes both files; the same figure gives the same bytes."""
     with style():
+        _settle(figure)
         figure.savefig(pdf, metadata={"CreationDate": None, "ModDate": None})
         figure.savefig(png, metadata={"Software": None})
 
@@ -243,6 +244,7 @@ def svg(figure: Figure, name: str) -> str:
     file = io.StringIO()
     nothing = {"Date": None, "Creator": None, "Format": None, "Type": None}
     with style(), matplotlib.rc_context({"svg.hashsalt": f"barlow-atlas {name}"}):
+        _settle(figure)
         figure.savefig(file, format="svg", metadata=nothing)
     text = file.getvalue()
     text = text[text.index("<svg") :]
@@ -261,6 +263,20 @@ def svg(figure: Figure, name: str) -> str:
     head, rest = text.split(">", 1)
     head = re.sub(r'\s(width|height|version)="[^"]*"', "", head)
     return f"{head.replace('<svg', opening, 1)}>{rest}"
+
+
+def _settle(figure: Figure) -> None:
+    """Lays the panels out for good, to a millionth of the figure.
+
+    The last digits of the layout's solver differ from process to process.
+    """
+    if not isinstance(figure.get_layout_engine(), ConstrainedLayoutEngine):
+        return
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    for axis in figure.axes:
+        x, y, width, height = axis.get_position(original=True).bounds
+        axis.set_position((round(x, 6), round(y, 6), round(width, 6), round(height, 6)))
 
 
 def _to_hundredths(coordinates: re.Match[str]) -> str:
