@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import shutil
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from conftest import wait_for
 
 from barlow_atlas.paths import probe_file
 from barlow_atlas.study import load_study
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 PROBES = Path.cwd() / "results/demo/probes"
 PARAMS = Path.cwd() / "params"
-SECONDS = 30.0
 
 
 @pytest.fixture
@@ -87,14 +86,6 @@ def points(tab: Page) -> int:
     """Milestones on the first curve that is drawn."""
     path: str = tab.evaluate("document.querySelector('#plot path.mean').getAttribute('d')")
     return 1 + path.count("L")
-
-
-def wait_for(happened: Callable[[], object]) -> None:
-    """Not Playwright's, which needs `eval`, and the page forbids that."""
-    deadline = time.monotonic() + SECONDS
-    while not happened():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
 
 
 def done(strip: str) -> int:

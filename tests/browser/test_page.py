@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import Opener
+from conftest import Opener, wait_for
 from page_views import (
     CLAIMS,
     MILESTONES,
@@ -323,7 +323,8 @@ def test_the_numbers_are_there_as_a_table(opened: Opener) -> None:
     page = opened(study_page(VIEW))
     page.get_by_text("The curve's numbers as a table").click()
     rows = page.locator("#numbers-table tbody tr")
-    assert rows.count() == 4 * len(MILESTONES)
+    # The browser says that details were opened in a task of its own, some time after the click.
+    wait_for(lambda: rows.count() == 4 * len(MILESTONES))
     assert rows.first.locator("td").all_inner_texts() == ["0", *row_of(VIEW, "bt", 128, 0)]
 
 
@@ -428,7 +429,8 @@ def test_the_theme_follows_the_system_until_the_button_is_pressed(opened: Opener
     page.emulate_media(color_scheme="dark")
     dark = page.evaluate(background)
     assert light != dark
-    assert page.locator("#theme").get_attribute("aria-pressed") == "true"
+    # The page is told of the system's new theme with the next frame.
+    wait_for(lambda: page.locator("#theme").get_attribute("aria-pressed") == "true")
     page.locator("#theme").click()
     assert page.evaluate(background) == light
     page.emulate_media(color_scheme="light")
