@@ -279,6 +279,21 @@ def test_the_time_of_a_job_is_that_of_its_like(finished: Study) -> None:
     assert seconds_left("demo", finished, [checkpoint(BT, 100)], {}, 1) is None
 
 
+def test_only_the_latest_jobs_tell_how_fast_it_goes(finished: Study) -> None:
+    """A job that once shared its core with other work does not spoil the estimate for good."""
+    Path("results/data/digits/manifest.json").unlink()
+    from barlow_atlas.watch.remaining import LATEST, seconds_left
+
+    ran = [(run, epoch) for run in (BT, BT.replace("s1", "s2")) for epoch in sorted(EPOCHS)]
+    assert len(ran) > LATEST
+    for age, (run, epoch) in enumerate(ran):
+        file = Path(f"logs/demo/probe/{run}/epoch_{epoch:04d}.tsv")
+        touch(file, f"s\th:m:s\n{60.0 if age < len(ran) - LATEST else 5.0}\t0:00:01\n")
+        os.utime(file, (age, age))
+    third = probe(BT.replace("s1", "s3"), 100)
+    assert seconds_left("demo", finished, [third], {}, 1) == pytest.approx(5.0)
+
+
 def test_plan_is_asked_in_a_process_of_its_own(finished: Study) -> None:
     """Torch, which `plan` counts with, is not in the one that serves."""
     question = {"study": "demo", "pending": [TABLES[0]], "running": {}, "at_once": 1}

@@ -20,6 +20,9 @@ from barlow_atlas.plan import Speeds, device_of, seconds_of, wall_seconds
 from barlow_atlas.study import Study, load_study, study_file
 from barlow_atlas.watch.activity import step_file
 
+LATEST = 10
+"""Jobs of a rule that tell how fast it goes now: those before them may have run beside other work,
+on another machine, or on another day."""
 ONE_FLOP_A_SECOND = Rates(0.0, 1.0, 0.0, 0.0, {})
 """Stands in for a device that is not measured, until jobs that ran there tell how fast it is."""
 
@@ -33,8 +36,8 @@ def seconds_left(
 ) -> float | None:
     """Seconds until the last job ends, `at_once` at a time; None where that cannot be told.
 
-    A job takes what `plan` expects, times the ratio of measured to expected seconds of all jobs of
-    its rule that have run here. One that runs takes what its step says, or as long as any.
+    A job takes what `plan` expects, times the ratio of measured to expected seconds of the `LATEST`
+    jobs of its rule that have run here. One that runs takes what its step says, or as long as any.
 
     Args:
         pending: the files of the jobs that are not done, among them those that run.
@@ -69,22 +72,27 @@ def seconds_left(
 
 
 def _measured(name: str, jobs: Sequence[Job]) -> Iterator[tuple[Job, float]]:
-    """Jobs that have run here, with the seconds in their Snakemake benchmark.
+    """Jobs that have run here, in the order they ended, with the seconds in Snakemake's benchmark.
 
     Those of untrained networks train nothing: their time is the start of a program.
     """
+    found = []
     for job in jobs:
         if job.run is None or (job.rule == "pretrain" and not job.epochs):
             continue
         with suppress(OSError, ValueError, IndexError):
-            _, row = step_file(name, job, ".tsv").read_text().splitlines()
-            yield job, float(row.split("\t")[0])
+            file = step_file(name, job, ".tsv")
+            _, row = file.read_text().splitlines()
+            found.append((file.stat().st_mtime, job, float(row.split("\t")[0])))
+    for _, job, seconds in sorted(found, key=lambda one: one[0]):
+        yield job, seconds
 
 
 def _ratio(past: Sequence[tuple[float, float]]) -> float | None:
-    """All measured over all expected seconds: long jobs count for more."""
-    expected = sum(seconds for _, seconds in past)
-    return sum(seconds for seconds, _ in past) / expected if expected else None
+    """Measured over expected seconds of the latest jobs: long ones count for more."""
+    latest = past[-LATEST:]
+    expected = sum(seconds for _, seconds in latest)
+    return sum(seconds for seconds, _ in latest) / expected if expected else None
 
 
 def _kind(job: Job) -> str:
