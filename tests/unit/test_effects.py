@@ -171,6 +171,9 @@ def test_one_seed_has_no_interval_and_every_row_says_why() -> None:
         for method, dim in product(("bt", "other"), (64, 128))
     ]
     table = effects(lines)
+    of_networks = table["statistic"] == "difference_last_these_networks"
+    assert table[of_networks]["how"].str.contains("nothing about other seeds").all()
+    table = table[~of_networks]
     assert set(table["statistic"]) >= {"peak", "onset", "difference_drop", "trend_last"}
     assert table[["low", "high", "p"]].isna().all(axis=None)
     assert (table["n"] == 1).all()
@@ -184,7 +187,8 @@ def test_without_validation_there_is_no_peak() -> None:
         for method, dim in product(("bt", "other"), (64, 128))
     ]
     assert set(effects(lines)["statistic"]) == {
-        *("first", "last", "gain", "difference_last", "trend_last")
+        *("first", "last", "gain", "trend_last"),
+        *("difference_last", "difference_last_these_networks"),
     }
     assert losses(lines).empty
     signal = {("rankme", "backbone", "train"): np.array([[1.0, 2, 3]] * 3)}
@@ -258,6 +262,29 @@ def test_a_difference_of_drops_is_unsure_where_both_drops_from_the_best_are() ->
     best = table[table["statistic"] == "drop_from_best"].set_index("method")["high"]
     assert (unsure["low"], unsure["high"]) == pytest.approx((-best["mix"], best["bt"]))
     assert unsure["low"] < -0.1 < 0.1 < unsure["high"]
+
+
+def test_the_same_difference_is_told_of_these_networks_alone() -> None:
+    table = effects([rising({"method": "mix"}, seeds=(2, 3, 4)), peaked()])
+    row = of(table, "difference_last_these_networks")
+    # Seeds 2 and 3: rows 1 and 2 of `peaked`, 0 and 1 of `rising`.
+    each = 100.0 * (bits(PEAKED[1:, 2]).astype(int) - bits(RISING[:2, 2]))
+    expected = stats.ttest_1samp(each.mean(axis=0), 0).confidence_interval()
+    assert (row["method"], row["against"], row["unit"]) == ("bt", "mix", "points")
+    assert row["estimate"] == of(table, "difference_last")["estimate"]
+    assert (row["low"], row["high"]) == pytest.approx((expected.low, expected.high))
+    assert row["n"] == IMAGES
+    assert "these 2 networks" in row["how"]
+    assert np.isnan(row["p"]), "McNemar's test compares two networks"
+
+
+def test_one_seed_has_an_interval_of_its_networks_and_mcnemars_test() -> None:
+    one = effects([peaked(seeds=(1, 2, 3)), rising({"method": "mix"}, seeds=(3, 4, 5))])
+    row = of(one, "difference_last_these_networks")
+    # Seed 3 has 66 % against 75 %: 18 of the 200 images, all on one side.
+    assert row["estimate"] == pytest.approx(-9)
+    assert row["low"] < row["estimate"] < row["high"] < 0
+    assert row["p"] == pytest.approx(2 / 2**18, abs=1e-9)
 
 
 def test_methods_are_compared_once_at_one_width_length_and_probe() -> None:

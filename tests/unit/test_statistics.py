@@ -36,7 +36,6 @@ from barlow_atlas.atlas.statistics import (
     cut,
     delete_one_means,
     effect,
-    effect_without_bits,
     holm,
     image_variance,
     jackknife_variance,
@@ -356,7 +355,6 @@ def test_one_seed_has_no_interval_and_says_why() -> None:
         effect(area_lost(epochs, curve, correct)),
         onset(epochs, curve, correct),
         rank_correlation("rankme", curve, curve),
-        effect_without_bits(np.array([80.0]), np.array([70.0]), 100, "drop"),
     ):
         assert np.isnan(single.low)
         assert np.isnan(single.high)
@@ -586,21 +584,6 @@ def test_methods_are_compared_seed_by_seed(
     last = last[(last["metric"] == "top1") & last["setting"].str.startswith("k=200")]
     last = last.set_index("method")["mean"]
     assert found.estimate == pytest.approx(last["bt"] - last["mix"], abs=0.001)
-
-
-def test_without_bits_the_interval_is_wider(
-    demo: dict[str, tuple[np.ndarray, np.ndarray]],
-) -> None:
-    correct = demo["bt"][1]
-    first, second = 100 * correct[:, 3].mean(axis=1), 100 * correct[:, -1].mean(axis=1)
-    with_bits = effect(paired(correct[:, 3], correct[:, -1], "epoch 25 minus 100"))
-    without = effect_without_bits(first, second, 359, "epoch 25 minus 100")
-    assert without.estimate == pytest.approx(with_bits.estimate)
-    assert without.high > with_bits.high
-    s = (first - second).std(ddof=1)
-    binomial = sum(p * (100 - p) / 359 for p in (first.mean(), second.mean()))
-    half = np.hypot(T2 * s / 3**0.5, Z * binomial**0.5)
-    assert without.high - without.estimate == pytest.approx(half)
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,8 @@ from barlow_atlas.atlas.statistics import (
     paired,
     sign_flip_p,
     slope_weights,
+    these_networks,
+    these_two_networks_p,
 )
 
 EFFECTS = (
@@ -157,6 +159,23 @@ def _differences(ordered: Sequence[Line]) -> Iterator[Row]:
         what = f"{one.method} minus {other.method}"
         for statistic, numbers in _compared([one, other], [1, -1], what):
             yield _row(f"difference_{statistic}", "points", one, numbers, other.method)
+        yield from _these_networks(one, other)
+
+
+def _these_networks(one: Line, other: Line) -> Iterator[Row]:
+    """The difference of the last accuracies as a statement about these networks alone.
+
+    It is all that can be said with one seed, and then McNemar's test goes with it.
+    """
+    seeds = _shared_seeds([one, other])
+    if not seeds:
+        return
+    first, second = (with_seeds(line, seeds).correct[:, -1] for line in (one, other))
+    what = f"{last(one).what}, {one.method} minus {other.method}"
+    numbers = _numbers(these_networks(paired(first, second, what)))
+    p = these_two_networks_p(first[0], second[0]) if len(seeds) == 1 else np.nan
+    statistic = "difference_last_these_networks"
+    yield _row(statistic, "points", one, {**numbers, "p": p}, other.method)
 
 
 def _trends(ordered: Sequence[Line]) -> Iterator[Row]:
@@ -192,12 +211,11 @@ def _compared(
     Yields:
         What is summed, and its numbers.
     """
-    of_each = [set(line.seeds) for line in lines]
-    seeds = sorted(set.intersection(*of_each))
+    seeds = _shared_seeds(lines)
     if not seeds:
         return
     what += f", paired by seed ({', '.join(map(str, seeds))})"
-    if lacking := sorted(set.union(*of_each) - set(seeds)):
+    if lacking := sorted({seed for line in lines for seed in line.seeds} - set(seeds)):
         what += f", without seeds that not all have ({', '.join(map(str, lacking))})"
     lines = [with_seeds(line, seeds) for line in lines]
     ends = [last(line) for line in lines]
@@ -209,6 +227,10 @@ def _compared(
         from_best = overfitting.from_best(drops, fixed, weights, f"{drops[0].what}, {what}")
         yield "drop", tested
         yield "drop_from_best", tested | _numbers(from_best)
+
+
+def _shared_seeds(lines: Sequence[Line]) -> list[int]:
+    return sorted(set.intersection(*(set(line.seeds) for line in lines)))
 
 
 def _losses_of(line: Line) -> Iterator[Row]:

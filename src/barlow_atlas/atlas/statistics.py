@@ -243,35 +243,6 @@ def image_variance(images: np.ndarray) -> float:
     return float(max(0.0, of_image.var(ddof=1) - of_rest) / count)
 
 
-def effect_without_bits(first: np.ndarray, second: np.ndarray, count: int, what: str) -> Effect:
-    """Mean paired difference of accuracies whose correctness bits are not at hand.
-
-    As `effect` does it, but V_images is bounded by binomials, p (1 - p) / count of both accuracies:
-    as if each were tested on images of its own, and as if all of it were shared by the seeds.
-    Bits of two networks on one image agree more often than by chance, so this is too wide.
-
-    Args:
-        first, second: accuracies (n,) in percent, seed by seed.
-        count: number of test images.
-    """
-    n, difference = len(first), first - second
-    estimate = float(difference.mean())
-    if n < 2:
-        return without_interval(estimate, what)
-    binomial = [p * (100 - p) / count for p in (first.mean(), second.mean())]
-    over_seeds = t_half_width(float(difference.std(ddof=1)), n)
-    half = float(np.hypot(over_seeds, Z * sum(binomial) ** 0.5))
-    return Effect(
-        estimate,
-        estimate - half,
-        estimate + half,
-        n,
-        n - 1,
-        f"{what}; new seeds and new test images: t over {n} seeds (df {n - 1}) and the binomial "
-        f"bound for {count} test images, in quadrature (no correctness bits: too wide)",
-    )
-
-
 def these_networks(contrast: Contrast) -> Effect:
     """The same mean as a statement about these networks alone, on new test images.
 

@@ -318,6 +318,7 @@ STATISTICS = {
     "area_lost": "area lost after the peak",
     "onset": "onset of the drop",
     "difference_last": "difference at the end",
+    "difference_last_these_networks": "difference at the end, of these networks",
     "difference_drop": "difference of the drops",
     "difference_drop_from_best": "difference of the drops from the best epoch",
     "trend_last": "trend of the end, per doubling",
@@ -341,7 +342,8 @@ def effects_table(effects: pd.DataFrame, title: str) -> Table:
     ]
     notes = [
         "In brackets: 95 % intervals. n is the number of seeds; one has no interval, fewer than "
-        "six have no p.",
+        "six have no p. Of these networks: nothing about other seeds, n is the number of test "
+        "images.",
         "Drops are positive where accuracy is lost; differences are the method minus the other.",
     ]
     return _shortened(title, shown, rows, notes, ["what"])
