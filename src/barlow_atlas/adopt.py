@@ -55,6 +55,14 @@ def adopt(name: str, study: Study, say: Callable[[str], None]) -> None:
         f"{name}: of {len(jobs)} jobs, the results of {len(here)} are here and those of "
         f"{len(sound)} up to date, {len(new)} of them new to Snakemake"
     )
+    judged = sound | {job.file for job in foul}
+    for images in (job.file for job in here if job.rule == "prepare_data"):
+        if images in unknown - judged:
+            stage = dvc_stages.dvc_file(f"data/{images.parent.name}")
+            say(
+                f"  of {images.parent} neither DVC nor Snakemake has a record, so what was made "
+                f"from it is left as it is. `dvc repro {stage}` makes one; then adopt again"
+            )
 
 
 _MILESTONES = ("pretrain", "cool_down", "import_weights")

@@ -1,6 +1,7 @@
 """Sharing by DVC: what a pull, a change and a step back in time cost; docs/sharing.md."""
 
 import json
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -169,6 +170,22 @@ def test_what_no_longer_fits_is_not_adopted(away: Clone) -> None:
         do(away, f"git checkout --quiet {STUDY_FILE}")
         adopt(away)
         assert plan(away) == {}
+
+
+def test_copied_images_without_a_record_are_named(
+    pulled: Clone, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Copied and not pulled, nothing vouches for them, nor for what was made from them."""
+    copy = Copy(pulled, tmp_path_factory.mktemp("copied") / "clone")
+    shutil.copytree(pulled.folder / "results", copy.folder / "results", dirs_exist_ok=True)
+    lock = copy.folder / "dvc.lock"
+    lock.unlink()
+    said = adopt(copy)
+    assert "those of 0 up to date" in said
+    assert "of results/data/digits neither DVC nor Snakemake has a record" in said
+    assert "dvc repro dvc.yaml" in said
+    do(copy, f"git checkout --quiet {lock.name}")
+    assert "those of 14 up to date, 14 of them new" in adopt(copy)
 
 
 def test_appending_right_after_a_pull_trains_only_what_is_new(
