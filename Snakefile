@@ -26,11 +26,15 @@ STUDY_NAMES = str(config.get("study", "demo")).split(",")
 PARTIAL = bool(config.get("partial", False))
 try:
     STUDIES = {name: load_study(study_file(paths.PARAMS, name)) for name in STUDY_NAMES}
-    EVERY_STUDY = {
-        name: load_study(path) for name, path in find_studies(paths.PARAMS).items()
-    }
-    CLAIMS = entries(load_claims(paths.CLAIMS), EVERY_STUDY)
-    PAPER_TABLES = read_tables(paths.PAPER_TABLES)
+    if workflow.remote_exec:
+        # What is submitted needs its own study only: others may be edited while it waits.
+        EVERY_STUDY, CLAIMS, PAPER_TABLES = STUDIES, [], []
+    else:
+        EVERY_STUDY = {
+            name: load_study(path) for name, path in find_studies(paths.PARAMS).items()
+        }
+        CLAIMS = entries(load_claims(paths.CLAIMS), EVERY_STUDY)
+        PAPER_TABLES = read_tables(paths.PAPER_TABLES)
 except AtlasError as error:
     raise WorkflowError(str(error))
 RUNS = {study: {run.name: run for run in STUDIES[study].runs()} for study in STUDIES}

@@ -264,6 +264,12 @@ ABLATIONS: dict[str, tuple[int, tuple[str, str], set[str], set[str]]] = {
     "bt-autocorrelation": (2, ("ablations/bt-loss", "paper-form"), set(), LOSS),
     "mix-lambda-reg": (9, ("cifar10", "bt"), set(), MIX),
     "mix-width": (2, ("cifar10", "bt"), {"epochs", "embedding_dim"}, {"embedding_dim", *MIX}),
+    "few-images": (
+        2,
+        ("cifar10", "bt"),
+        {"data.fraction", "embedding_dim"},
+        {"embedding_dim", *MIX},
+    ),
     "byol-heads": (
         7,
         ("comparison/cifar10", "byol"),

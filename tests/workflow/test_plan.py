@@ -54,3 +54,18 @@ def test_an_unknown_study_is_named_with_the_nearest(clone: Clone) -> None:
     assert done.returncode != 0
     assert "params/cifar-10.yaml does not exist" in done.stderr + done.stdout
     assert "Did you mean 'cifar10'?" in done.stderr + done.stdout
+
+
+def test_a_broken_study_stops_a_start_but_no_job_of_another_study(clone: Clone) -> None:
+    """A study may be written while others run: what is submitted reads its own study only."""
+    broken = clone.folder / "params/half-written.yaml"
+    broken.write_text("title: Not yet\n")
+    first = "results/demo/checkpoints/bt-d256-e100-clean-s1/epoch_0000.json"
+    try:
+        start = clone.run("snakemake", "--dry-run", "--", first)
+        job = clone.run("snakemake", "--mode", "remote", "--cores=1", "--dry-run", "--", first)
+    finally:
+        broken.unlink()
+    assert start.returncode != 0
+    assert "params/half-written.yaml" in start.stdout + start.stderr
+    assert job.returncode == 0, job.stdout + job.stderr
