@@ -120,6 +120,13 @@ def test_no_legend_lies_on_a_panel() -> None:
                     assert not legend.get_window_extent().overlaps(axis.get_window_extent())
 
 
+@pytest.mark.parametrize("entries", range(1, 25))
+def test_a_legend_fills_its_columns(entries: int) -> None:
+    columns = canvas._legend_columns([f"method, d = {place}" for place in range(entries)])
+    rows = -(-entries // columns)
+    assert rows * columns - entries < rows
+
+
 def test_what_cannot_be_drawn_is_said() -> None:
     reference = drawn("no validation")
     assert "no map" in said(reference["map"]).lower()

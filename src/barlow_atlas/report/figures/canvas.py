@@ -300,11 +300,15 @@ def _with_short_ids(text: str, name: str) -> str:
 
 
 def _legend_columns(labels: Sequence[str]) -> int:
-    """How many entries fit side by side; they run down the columns."""
+    """How many entries stand side by side: as few as the rows of those that fit need.
+
+    They run down the columns.
+    """
     widths = [_width(label, LEGEND, "normal") + 5.6 * LEGEND for label in labels]
     for columns in range(len(labels), 1, -1):
         if sum(part.max() for part in np.array_split(widths, columns)) <= 72 * WIDTH:
-            return columns
+            rows = -(-len(labels) // columns)
+            return -(-len(labels) // rows)
     return 1
 
 
