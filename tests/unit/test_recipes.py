@@ -270,6 +270,12 @@ ABLATIONS: dict[str, tuple[int, tuple[str, str], set[str], set[str]]] = {
         {"data.fraction", "embedding_dim"},
         {"embedding_dim", *MIX},
     ),
+    "few-images-small": (
+        2,
+        ("cifar10-small", "bt"),
+        {"data.fraction", "batch_size", "epochs", "embedding_dim"},
+        MIX,
+    ),
     "byol-heads": (
         7,
         ("comparison/cifar10", "byol"),
