@@ -566,7 +566,7 @@ def _errors_told(measurements: Sequence[costs.Measurement]) -> Iterator[str]:
         )
         yield (
             f"Error on {len(ratios)} past jobs, {rule} on {device_name}: expected over measured "
-            f"time {statistics.median(ratios):+.0%} in the median, {ratios[0]:+.0%} to "
+            f"wall-clock time {statistics.median(ratios):+.0%} in the median, {ratios[0]:+.0%} to "
             f"{ratios[-1]:+.0%}"
         )
     if strange:

@@ -346,7 +346,7 @@ def test_the_error_on_past_jobs_is_told(demo: Study, empty: Path) -> None:
     # Epoch 100 has 50 epochs of 8 steps of 0.01 s behind epoch 50.
     assert past[-1].expected_s == pytest.approx(4.0)
     said = "\n".join(plan.describe("demo", demo, 2))
-    assert "Error on 5 past jobs, pretrain on cpu: expected over measured time" in said
+    assert "Error on 5 past jobs, pretrain on cpu: expected over measured wall-clock time" in said
     assert "each of 2 shapes from the others" in said
 
 
