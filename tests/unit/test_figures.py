@@ -241,8 +241,10 @@ def test_labelled_epochs_leave_each_other_room() -> None:
     many = epochs.spread(list(range(0, 1001, 2)), 7)
     assert many[0] == 0
     assert many[-1] == 1000
-    assert 4 <= len(many) <= 8
+    assert 4 <= len(many) <= 9
     assert epochs.spread([0], 7) == [0]
+    assert epochs.spread([0, 5, 10, 20], 7) == [0, 5, 10, 20]
+    assert epochs.spread([0, 500, 1000, 2000], 4) == [0, 500, 2000], "longer labels, fewer of them"
 
 
 def test_the_band_is_students_t() -> None:

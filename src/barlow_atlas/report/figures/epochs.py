@@ -36,7 +36,7 @@ def spread(epochs: Sequence[int], labels: int) -> list[int]:
 
     Args:
         epochs: rising.
-        labels: how many have room side by side.
+        labels: how many of three digits have room side by side.
     """
     first = next((epoch for epoch in epochs if epoch > 0), 1)
 
@@ -44,10 +44,16 @@ def spread(epochs: Sequence[int], labels: int) -> list[int]:
         linear = LINEAR_PART / 0.9
         return linear * epoch / first if epoch < first else linear + math.log10(epoch / first)
 
-    room = (place(epochs[-1]) - place(epochs[0])) / labels
+    character = (place(epochs[-1]) - place(epochs[0])) / labels / 4
+
+    def apart(left: int, right: int) -> bool:
+        """Whether a character fits between the two labels, each in the middle of its place."""
+        needed = (len(str(left)) + len(str(right))) / 2 + 1
+        return place(right) - place(left) >= needed * character
+
     labelled = [epochs[0]]
     for epoch in epochs[1:-1]:
-        if min(place(epoch) - place(labelled[-1]), place(epochs[-1]) - place(epoch)) >= room:
+        if apart(labelled[-1], epoch) and apart(epoch, epochs[-1]):
             labelled.append(epoch)
     return labelled + [epoch for epoch in epochs[-1:] if epoch != labelled[0]]
 
