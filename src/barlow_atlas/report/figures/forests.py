@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Any
 
 import pandas as pd
@@ -55,6 +55,8 @@ VERDICTS = {
 }
 WAITING = "not yet run"
 HOLDS, BAND = "#D6E8F3", "#BDBDBD"
+LABEL, GAP = 3.2, 0.4
+"""A claim's label: its width in inches, and the room around it in lines."""
 
 
 @dataclass(frozen=True)
@@ -286,8 +288,8 @@ def _footing(drawn: pd.DataFrame, only: str | bool) -> list[str]:
 def claims_forest(ledger: pd.DataFrame) -> Figure:
     """Each claim's effect with its interval, beside the values for which the claim holds.
 
-    A panel for each unit. Grey: effects smaller than the smallest one of interest. Blue: where the
-    claim holds. Claims that have not been run yet have no mark.
+    A panel for each claim, with a row for each test of it. Grey: effects smaller than the smallest
+    one of interest. Blue: where the claim holds. Tests that have not been run yet have no row.
 
     Args:
         ledger: columns `claim`, `text`, `study`, `unit`, `estimate`, `low`, `high`, `holds`
@@ -299,8 +301,8 @@ def claims_forest(ledger: pd.DataFrame) -> Figure:
     title = f"{number_of([len(ledger)], 'claim')}: {', '.join(named)}"
     if run.empty:
         return plain(CLAIMS, title, "Nothing to draw: no claim has a finished run yet.")
-    blocks = [rows for _, rows in run.groupby("unit", sort=True)]
-    texts = [[_claim(row) for row in rows_of(rows)] for rows in blocks]
+    blocks = [rows for _, rows in run.groupby("claim", sort=False)]
+    entries = [_claimed(rows) for rows in blocks]
     figure, axes = sheet(
         CLAIMS,
         title,
@@ -311,28 +313,38 @@ def claims_forest(ledger: pd.DataFrame) -> Figure:
             "interval lies in the blue, contradicted if it lies outside of it, else "
             "inconclusive. Claims without a number, such as those not yet run, are left out."
         ],
-        [sum(0.145 * len(lines) + 0.09 for lines in block) for block in texts],
+        [0.145 * _edges(block)[-1] for block in entries],
         around=0.55,
     )
-    for axis, rows, lines in zip(axes[:, 0], blocks, texts, strict=True):
-        _claims(axis, rows, lines)
+    for axis, rows, block in zip(axes[:, 0], blocks, entries, strict=True):
+        _claims(axis, rows, block)
     return figure
 
 
-def _claim(row: Any) -> list[str]:
-    """A claim's text, and what it was tested on, as lines of its label."""
-    tested = f"{row.study}, width {row.widths}: {row.seen_by}"
-    return [*wrap(row.text, SMALL, 3.2), *wrap(f"({tested})", SMALL, 3.2)]
+def _claimed(rows: pd.DataFrame) -> list[tuple[list[str], Any]]:
+    """The lines of each label and the row that it belongs to; the claim's own text has none."""
+    return [
+        (wrap(rows["text"].iloc[0], SMALL, LABEL), None),
+        *(
+            (wrap(f"{row.study}, width {row.widths}: {row.seen_by}", SMALL, LABEL), row)
+            for row in rows_of(rows)
+        ),
+    ]
 
 
-def _claims(axis: Axes, rows: pd.DataFrame, texts: Sequence[Sequence[str]]) -> None:
-    edges = [0.0]
-    for lines in texts:
-        edges.append(edges[-1] + len(lines) + 0.6)
+def _edges(entries: Sequence[tuple[list[str], Any]]) -> list[float]:
+    """Where each entry begins, and where the last one ends, in lines of text."""
+    return [0.0, *accumulate(len(lines) + GAP for lines, _ in entries)]
+
+
+def _claims(axis: Axes, rows: pd.DataFrame, entries: Sequence[tuple[list[str], Any]]) -> None:
+    edges = _edges(entries)
     middles = [(top + bottom) / 2 for top, bottom in pairwise(edges)]
     limits = _claim_limits(rows)
     axis.set_xlim(*limits)
-    for y, (top, bottom), found in zip(middles, pairwise(edges), rows_of(rows), strict=True):
+    for y, (top, bottom), (_, found) in zip(middles, pairwise(edges), entries, strict=True):
+        if found is None:
+            continue
         sign, colour = VERDICTS[found.verdict]
         axis.annotate(
             f"{sign} {found.verdict}",
@@ -343,7 +355,7 @@ def _claims(axis: Axes, rows: pd.DataFrame, texts: Sequence[Sequence[str]]) -> N
             color=colour,
             fontweight="bold",
         )
-        height = {"ymin": 1 - (bottom - 0.15) / edges[-1], "ymax": 1 - (top + 0.15) / edges[-1]}
+        height = {"ymin": 1 - (bottom - 0.1) / edges[-1], "ymax": 1 - (top + 0.1) / edges[-1]}
         low, high = _set(found.holds, found.smallest, limits)
         axis.axvspan(low, high, color=HOLDS, lw=0, zorder=0, **height)
         if found.smallest:
@@ -351,7 +363,9 @@ def _claims(axis: Axes, rows: pd.DataFrame, texts: Sequence[Sequence[str]]) -> N
             axis.axvspan(*ends, color=BAND, alpha=0.35, lw=0, zorder=0.5, **height)
         look = Look(colour, "o", (), False)
         interval(axis, y, found.estimate, found.low, found.high, look)
-    row_axis(axis, middles, ["\n".join(lines) for lines in texts])
+    row_axis(axis, middles, ["\n".join(lines) for lines, _ in entries])
+    for (_, found), text in zip(entries, axis.get_yticklabels(), strict=True):
+        text.set_fontweight("bold" if found is None else "normal")
     axis.set_ylim(edges[-1], 0)
     axis.grid(False)
     axis.axvline(0, color=INK, lw=0.8, zorder=1)
