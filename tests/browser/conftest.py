@@ -7,20 +7,18 @@ import http.server
 import os
 import shutil
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from browsing import Opener
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
-Opener = Callable[..., "Page"]
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-SECONDS = 30.0
 
 
 @pytest.fixture(scope="session")
@@ -80,17 +78,6 @@ def opened(browser: Browser, tmp_path: Path) -> Iterator[Opener]:
 
         yield open_page
     assert reports == []
-
-
-def wait_for(happened: Callable[[], object]) -> None:
-    """Waits for up to half a minute.
-
-    Playwright's own waiting needs `eval`, which the page forbids.
-    """
-    deadline = time.monotonic() + SECONDS
-    while not happened():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
 
 
 class _Quiet(http.server.SimpleHTTPRequestHandler):

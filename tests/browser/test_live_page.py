@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from conftest import wait_for
+from browsing import wait_for
 
 from barlow_atlas.paths import probe_file
 from barlow_atlas.study import load_study

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import Opener, wait_for
+from browsing import Opener, wait_for
 from page_views import (
     CLAIMS,
     MILESTONES,
