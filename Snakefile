@@ -11,12 +11,13 @@ from pathlib import Path
 
 from snakemake.utils import min_version
 
-from barlow_atlas import paths, sources
-from barlow_atlas.claims import entries, load_claims
+from barlow_atlas.study import paths
+from barlow_atlas.workflow import adoption, sources
+from barlow_atlas.atlas.claims import entries, load_claims
 from barlow_atlas.data.catalog import TARGETS
 from barlow_atlas.errors import AtlasError
-from barlow_atlas.published import read_tables
-from barlow_atlas.study import find_studies, load_study, study_file
+from barlow_atlas.atlas.published import read_tables
+from barlow_atlas.study.file import find_studies, load_study, study_file
 
 min_version("9.27")
 

@@ -12,12 +12,13 @@ from pathlib import Path
 
 import pandas as pd
 
-from barlow_atlas.costs import read_measurements
-from barlow_atlas.jobs import Job, jobs_of, submissions
-from barlow_atlas.paths import PARAMS
-from barlow_atlas.plan import device_of, seconds_of_step
-from barlow_atlas.study import Run, load_study, study_file
-from barlow_atlas.watch.activity import step_file
+from barlow_atlas.study.file import load_study, study_file
+from barlow_atlas.study.models import Run
+from barlow_atlas.study.paths import PARAMS
+from barlow_atlas.tools.costs import read_measurements
+from barlow_atlas.tools.plan import device_of, seconds_of_step
+from barlow_atlas.tools.watch.activity import step_file
+from barlow_atlas.workflow.jobs import Job, jobs_of, submissions
 
 COLUMNS = ("rule", "method", "embedding_dim", "seed", "epoch", "planned_s", "wall_s", "cpu_s")
 

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from barlow_atlas.probes import Labelled
-from barlow_atlas.study import Run, load_study
+from barlow_atlas.probes.milestone import Labelled
+from barlow_atlas.study.file import load_study
+from barlow_atlas.study.models import Run
 
 # A shell's background jobs ignore SIGINT, and their children would inherit that: tests that press
 # Ctrl-C need programs that take notice, as those started from a terminal do.

@@ -1,4 +1,6 @@
-"""The root of every error that a user can mend."""
+"""The root of every error that a user can mend, and how a wrong name is refused."""
+
+import difflib
 
 
 class AtlasError(Exception):
@@ -6,3 +8,9 @@ class AtlasError(Exception):
 
     The command line prints it without a trace. Anything else that is raised is a defect.
     """
+
+
+def not_allowed(kind: str, name: str, known: list[str], hint: str = "") -> ValueError:
+    near = difflib.get_close_matches(name, known, n=1)
+    nearest = f" Did you mean {near[0]!r}?" if near else ""
+    return ValueError(f"unknown {kind} {name!r}.{nearest} Known: {', '.join(sorted(known))}.{hint}")

@@ -234,10 +234,10 @@ def demo_view() -> StudyView:
     from barlow_atlas.atlas.frames import probe_table, read_contents
     from barlow_atlas.atlas.lines import read_lines
     from barlow_atlas.atlas.runs import runs_table
-    from barlow_atlas.paths import probe_file
     from barlow_atlas.report.figures import accuracy_curves, svg
     from barlow_atlas.report.figures.lost import lost_map
-    from barlow_atlas.study import load_study
+    from barlow_atlas.study.file import load_study
+    from barlow_atlas.study.paths import probe_file
 
     study = load_study(Path("params/demo.yaml"))
     planned = {run.name: study.milestones_of(run) for run in study.runs()}

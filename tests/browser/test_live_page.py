@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 import pytest
 from browsing import wait_for
 
-from barlow_atlas.paths import probe_file
-from barlow_atlas.study import load_study
-from barlow_atlas.watch import Live, listen
-from barlow_atlas.watch.server import url
+from barlow_atlas.study.file import load_study
+from barlow_atlas.study.paths import probe_file
+from barlow_atlas.tools.watch import Live, listen
+from barlow_atlas.tools.watch.server import url
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page

@@ -373,7 +373,7 @@ def exchange_during_training(stages: Stages, folder: Path) -> Row:
     path = workspace.checkpoints / f"epoch_{PARENT:04d}.json"
     kept = path.read_bytes()
     process = workspace.start_and_wait(1)
-    from barlow_atlas import snapshot
+    from barlow_atlas.store import snapshot
 
     found = snapshot.read_manifest(path)
     other = found.model_copy(update={"data_sha256": "another"})

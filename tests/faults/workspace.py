@@ -38,8 +38,8 @@ PROCESSES.set_forkserver_preload(
 
 def _step(folder: Path, commands: list[list[str]], log: Path) -> None:
     """What a child does: steps of the command line, one after the other, up to a failing one."""
-    from barlow_atlas import console
     from barlow_atlas.__main__ import main
+    from barlow_atlas.training import console
 
     os.chdir(folder)
     with log.open("ab") as file:

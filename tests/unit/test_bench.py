@@ -15,13 +15,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from barlow_atlas import bench
 from barlow_atlas.__main__ import main
-from barlow_atlas.bench import accuracy, augmenting, baseline, neighbours, objective, scaling
-from barlow_atlas.bench.apart import Apart
-from barlow_atlas.bench.images import comparison, demo
-from barlow_atlas.bench.memory import peak_and_bound
-from barlow_atlas.bench.records import (
+from barlow_atlas.nn.devices import device_for
+from barlow_atlas.nn.optim import learning_rate
+from barlow_atlas.nn.randomness import generator
+from barlow_atlas.nn.vision import torchvision
+from barlow_atlas.objectives.barlow_twins import BarlowTwins
+from barlow_atlas.study.models import Run
+from barlow_atlas.tools import bench
+from barlow_atlas.tools.bench import accuracy, augmenting, baseline, neighbours, objective, scaling
+from barlow_atlas.tools.bench.apart import Apart
+from barlow_atlas.tools.bench.images import comparison, demo
+from barlow_atlas.tools.bench.memory import peak_and_bound
+from barlow_atlas.tools.bench.records import (
     KEPT,
     BenchError,
     Record,
@@ -35,17 +41,11 @@ from barlow_atlas.bench.records import (
     regressions,
     report,
 )
-from barlow_atlas.bench.scaling import Point, Sizes
-from barlow_atlas.bench.startup import Copy, until_first_epoch
-from barlow_atlas.bench.timing import PHASES, Phases, by_turns, on_cores, peak_memory
-from barlow_atlas.bench.training import against_plain, methods_records, trained
-from barlow_atlas.devices import device_for
-from barlow_atlas.objectives.barlow_twins import BarlowTwins
-from barlow_atlas.optim import learning_rate
-from barlow_atlas.pretrain import initial_state
-from barlow_atlas.randomness import generator
-from barlow_atlas.study import Run
-from barlow_atlas.vision import torchvision
+from barlow_atlas.tools.bench.scaling import Point, Sizes
+from barlow_atlas.tools.bench.startup import Copy, until_first_epoch
+from barlow_atlas.tools.bench.timing import PHASES, Phases, by_turns, on_cores, peak_memory
+from barlow_atlas.tools.bench.training import against_plain, methods_records, trained
+from barlow_atlas.training.loop import initial_state
 
 CPU = torch.device("cpu")
 
@@ -112,7 +112,7 @@ def test_per_image_views_are_the_packages_views(
     images = digits[0][:800]
     run = tiny_run.model_copy(update={"batch_size": 800})
     (plain, _) = next(iter(baseline.loader(run, images, CPU)))
-    from barlow_atlas import views
+    from barlow_atlas.nn import views
 
     recipe = run.recipe
     drawn = views.draw(recipe.view_a, 800, 8, 8, generator(0, "test"))

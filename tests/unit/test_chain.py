@@ -8,12 +8,13 @@ import pytest
 import torch
 from training import pretrain_segment
 
-from barlow_atlas import chain, snapshot
-from barlow_atlas.chain import Link
-from barlow_atlas.paths import of_run
-from barlow_atlas.pretrain import Monitor, Segment
-from barlow_atlas.settings import Trunk
-from barlow_atlas.study import ForeignRun, Run
+from barlow_atlas.settings.training import Trunk
+from barlow_atlas.store import snapshot
+from barlow_atlas.study.models import ForeignRun, Run
+from barlow_atlas.study.paths import of_run
+from barlow_atlas.training import chain
+from barlow_atlas.training.chain import Link
+from barlow_atlas.training.segment import Monitor, Segment
 
 MILESTONES = (0, 1, 2)
 

@@ -15,6 +15,16 @@ import pandas as pd
 import pytest
 from ruamel.yaml import YAML
 
+from barlow_atlas.atlas.claims import (
+    TESTS,
+    UNITS,
+    ClaimError,
+    Claims,
+    Entry,
+    SignalName,
+    entries,
+    load_claims,
+)
 from barlow_atlas.atlas.frames import read_contents
 from barlow_atlas.atlas.label_free import SENSES
 from barlow_atlas.atlas.ledger import (
@@ -26,19 +36,10 @@ from barlow_atlas.atlas.ledger import (
     study_claims,
 )
 from barlow_atlas.atlas.lines import Line, read_lines
-from barlow_atlas.claims import (
-    TESTS,
-    UNITS,
-    ClaimError,
-    Claims,
-    Entry,
-    SignalName,
-    entries,
-    load_claims,
-)
-from barlow_atlas.paths import CLAIMS, probe_file
 from barlow_atlas.report.ledger import MEASURED, SETS, interval, markdown, table
-from barlow_atlas.study import Overrides, Study, find_studies, load_study
+from barlow_atlas.study.file import find_studies, load_study
+from barlow_atlas.study.models import Overrides, Study
+from barlow_atlas.study.paths import CLAIMS, probe_file
 
 TEXT = CLAIMS.read_text()
 STUDIES = {name: load_study(path) for name, path in find_studies(Path("params")).items()}

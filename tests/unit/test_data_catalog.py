@@ -6,8 +6,9 @@ import sys
 import pytest
 from pydantic import ValidationError
 
-from barlow_atlas.data import CATALOG, DataError, class_folder, parse_mirrors, resolve
-from barlow_atlas.data.catalog import Counts
+from barlow_atlas.data.catalog import CATALOG, Counts, class_folder, resolve
+from barlow_atlas.data.errors import DataError
+from barlow_atlas.data.sources import parse_mirrors
 
 
 @pytest.mark.parametrize("module", ["barlow_atlas.data.catalog", "barlow_atlas.data"])
@@ -56,7 +57,7 @@ def test_facts(name: str, classes: int, size: int, counts: Counts) -> None:
     ("name", "theirs"), [("cifar10", "CIFAR10"), ("cifar100", "CIFAR100"), ("stl10", "STL10")]
 )
 def test_checksums_and_urls_are_those_of_torchvision(name: str, theirs: str) -> None:
-    from barlow_atlas.vision import torchvision
+    from barlow_atlas.nn.vision import torchvision
 
     official = getattr(torchvision.datasets, theirs)
     sums = dict(map(tuple, official.train_list + official.test_list))

@@ -7,8 +7,11 @@ import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 
-from barlow_atlas.data import CATALOG, Prepared, load, parse_mirrors, prepare, select
-from barlow_atlas.data.sources import locate
+from barlow_atlas.data.catalog import CATALOG
+from barlow_atlas.data.preparation import prepare
+from barlow_atlas.data.prepared import Prepared, load
+from barlow_atlas.data.selection import select
+from barlow_atlas.data.sources import locate, parse_mirrors
 
 VARIABLE = "BARLOW_ATLAS_DATA"
 
@@ -35,7 +38,7 @@ def cifar10(official: Path, tmp_path_factory: pytest.TempPathFactory) -> Prepare
 
 
 def test_images_and_labels_are_those_of_torchvision(official: Path, cifar10: Prepared) -> None:
-    from barlow_atlas.vision import torchvision
+    from barlow_atlas.nn.vision import torchvision
 
     if not official.is_dir():
         pytest.skip("torchvision would unpack the archive into the mirror")

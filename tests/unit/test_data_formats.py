@@ -22,15 +22,10 @@ from conftest_data import (
 from numpy.testing import assert_array_equal
 from PIL import Image
 
-from barlow_atlas.data import (
-    CATALOG,
-    DataError,
-    DataSet,
-    Prepared,
-    class_folder,
-    load,
-    prepare,
-)
+from barlow_atlas.data.catalog import CATALOG, DataSet, class_folder
+from barlow_atlas.data.errors import DataError
+from barlow_atlas.data.preparation import prepare
+from barlow_atlas.data.prepared import Prepared, load
 
 
 def prepared(data_set: DataSet, tmp_path: Path, *mirrors: Path) -> Prepared:
@@ -155,7 +150,7 @@ def test_stl10_runs_down_the_columns(tmp_path: Path, keep: str) -> None:
 
 
 def test_stl10_is_read_as_torchvision_reads_it(tmp_path: Path) -> None:
-    from barlow_atlas.vision import torchvision
+    from barlow_atlas.nn.vision import torchvision
 
     facts, folder, _ = small_stl10(tmp_path / "mirror", side=96, unlabeled=10)
     data = prepared(facts, tmp_path, folder.parent)
@@ -324,7 +319,7 @@ def folders(tmp_path: Path) -> Path:
 def test_class_folders_are_resized_and_cropped_as_torchvision_does(
     folders: Path, tmp_path: Path
 ) -> None:
-    from barlow_atlas.vision import torchvision
+    from barlow_atlas.nn.vision import torchvision
 
     functional = torchvision.transforms.functional
     data = prepared(class_folder("insects", str(folders), 12), tmp_path)

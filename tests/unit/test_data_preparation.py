@@ -15,8 +15,10 @@ import pytest
 from conftest_data import flip_a_byte, small_cifar, small_stl10, tree, truncate
 from numpy.testing import assert_array_equal
 
-from barlow_atlas.data import CATALOG, DataError, DataSet, class_folder, load, prepare
-from barlow_atlas.data.preparation import channel_statistics
+from barlow_atlas.data.catalog import CATALOG, DataSet, class_folder
+from barlow_atlas.data.errors import DataError
+from barlow_atlas.data.preparation import channel_statistics, prepare
+from barlow_atlas.data.prepared import load
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 from numpy.typing import NDArray
 
-from barlow_atlas.data import DataError, Selection, select
-from barlow_atlas.data.selection import draw_test, draw_validation
+from barlow_atlas.data.errors import DataError
+from barlow_atlas.data.selection import Selection, draw_test, draw_validation, select
 
 LABELS = np.arange(1_000, dtype=np.int64) % 10
 VALIDATION = draw_validation(LABELS, 0.1, 2312)

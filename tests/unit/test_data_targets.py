@@ -25,18 +25,10 @@ from conftest_data import (
 from numpy.testing import assert_array_equal
 from PIL import Image
 
-from barlow_atlas.data import (
-    CATALOG,
-    TARGETS,
-    DataError,
-    DataSet,
-    Prepared,
-    class_folder,
-    load,
-    prepare,
-    resolve,
-)
-from barlow_atlas.data.prepared import sha256_of
+from barlow_atlas.data.catalog import CATALOG, TARGETS, DataSet, class_folder, resolve
+from barlow_atlas.data.errors import DataError
+from barlow_atlas.data.preparation import prepare
+from barlow_atlas.data.prepared import Prepared, load, sha256_of
 from barlow_atlas.data.selection import draw_shuffled
 from barlow_atlas.data.sources import locate
 from barlow_atlas.data.target_formats import idx_array, squash
@@ -63,7 +55,7 @@ def prepared(facts: DataSet, tmp_path: Path, folder: Path) -> Prepared:
 
 def squashed(path: Path, box: tuple[int, int, int, int] | None = None) -> np.ndarray:
     """torchvision's Resize((S, S)) of a PIL image, as the reference has it."""
-    from barlow_atlas.vision import torchvision
+    from barlow_atlas.nn.vision import torchvision
 
     image = Image.open(path).convert("RGB")
     if box:
@@ -101,7 +93,7 @@ def test_a_target_is_named_with_its_size() -> None:
     ("name", "theirs"), [("mnist", "MNIST"), ("fashion-mnist", "FashionMNIST")]
 )
 def test_idx_files_are_those_that_torchvision_knows(name: str, theirs: str) -> None:
-    from barlow_atlas.vision import torchvision
+    from barlow_atlas.nn.vision import torchvision
 
     official = getattr(torchvision.datasets, theirs)
     facts = TARGETS[name]
@@ -111,7 +103,7 @@ def test_idx_files_are_those_that_torchvision_knows(name: str, theirs: str) -> N
 
 
 def test_archives_are_those_that_torchvision_knows() -> None:
-    from barlow_atlas.vision import torchvision
+    from barlow_atlas.nn.vision import torchvision
 
     sets = torchvision.datasets
     dtd, aircraft = TARGETS["dtd"].archive, TARGETS["aircraft"].archive

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from barlow_atlas import doctor
 from barlow_atlas.data.catalog import CATALOG, class_folder
-from barlow_atlas.doctor import Finding
-from barlow_atlas.study import Resources, load_study
+from barlow_atlas.study.file import load_study
+from barlow_atlas.study.models import Resources
+from barlow_atlas.tools import doctor
+from barlow_atlas.tools.doctor import Finding
 
 ROOT = Path(__file__).parents[2]
 SINFO = "cpu*|infinite|(null)\ngpu|1-00:00:00|gpu:a100:4(S:0-1)\nshort|30:00|gpu:2\n"

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from barlow_atlas.dvc_stages import stage_files
+from barlow_atlas.workflow.dvc_stages import stage_files
 
 STAGES = stage_files(Path("params"))
 FILES = sorted({Path("dvc.yaml"), *Path("params").glob("**/dvc.yaml")})

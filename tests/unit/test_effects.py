@@ -23,8 +23,8 @@ from barlow_atlas.atlas.effects import (
 )
 from barlow_atlas.atlas.frames import LINE, read_contents
 from barlow_atlas.atlas.lines import Line, read_lines
-from barlow_atlas.paths import probe_file
-from barlow_atlas.study import load_study
+from barlow_atlas.study.file import load_study
+from barlow_atlas.study.paths import probe_file
 
 IMAGES = 200
 EPOCHS = (0, 10, 40)

@@ -23,18 +23,19 @@ from ruamel.yaml import YAML
 from barlow_atlas.atlas.curves import mean_curves
 from barlow_atlas.atlas.frames import probe_table, read_contents
 from barlow_atlas.atlas.runs import ChainError, content_of
-from barlow_atlas.data import prepare
+from barlow_atlas.data.preparation import prepare
 from barlow_atlas.data.prepared import Manifest, load
-from barlow_atlas.export.cards import card_of, model_card
-from barlow_atlas.export.citation import CitationError, read_citation
-from barlow_atlas.export.crate import METADATA, CrateError, check_crate, export_crate
-from barlow_atlas.export.stored import Stored, StoredError
-from barlow_atlas.export.tracking import EVENTS, WRITERS, TrackingError, history_of, track
-from barlow_atlas.lineage import lineage
-from barlow_atlas.paths import DATA, of_run, probe_file
-from barlow_atlas.pretrain import initial_state
-from barlow_atlas.snapshot import write_milestone
-from barlow_atlas.study import Run, Study, load_study
+from barlow_atlas.store.snapshot import write_milestone
+from barlow_atlas.study.file import load_study
+from barlow_atlas.study.lineage import lineage
+from barlow_atlas.study.models import Run, Study
+from barlow_atlas.study.paths import DATA, of_run, probe_file
+from barlow_atlas.tools.export.cards import card_of, model_card
+from barlow_atlas.tools.export.citation import CitationError, read_citation
+from barlow_atlas.tools.export.crate import METADATA, CrateError, check_crate, export_crate
+from barlow_atlas.tools.export.stored import Stored, StoredError
+from barlow_atlas.tools.export.tracking import EVENTS, WRITERS, TrackingError, history_of, track
+from barlow_atlas.training.loop import initial_state
 
 REPOSITORY = Path.cwd()
 NAME = "bt-d256-e100-clean-s1"

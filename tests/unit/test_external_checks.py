@@ -13,18 +13,19 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor
 
-from barlow_atlas.networks import build
+from barlow_atlas.nn.networks import build
+from barlow_atlas.nn.randomness import generator
+from barlow_atlas.nn.vision import torchvision  # isort: split
+
+from lightly.loss import BarlowTwinsLoss
+
 from barlow_atlas.objectives.barlow_twins import BarlowTwins
-from barlow_atlas.probe_settings import KNN, Linear
 from barlow_atlas.probes.features import extract
 from barlow_atlas.probes.knn import knn_scores
 from barlow_atlas.probes.linear import clean_probe
+from barlow_atlas.probes.settings import KNN, Linear
 from barlow_atlas.probes.signals import LAMBDA_BT, barlow_twins_terms
-from barlow_atlas.randomness import generator
-from barlow_atlas.study import Run
-from barlow_atlas.vision import torchvision  # isort: split
-
-from lightly.loss import BarlowTwinsLoss
+from barlow_atlas.study.models import Run
 
 assert torchvision  # through vision.py and before lightly, which imports it too
 CPU = torch.device("cpu")
@@ -39,7 +40,9 @@ def images(
     """Memory and queries, (features (n, 32), labels (n,)): of real images, or of no structure."""
     pixels, labels = digits
     if request.param == "digits":
-        features = extract(build(tiny_run, generator(0)).backbone, tiny_run, pixels, CPU).double()
+        features = extract(
+            build(tiny_run.architecture, generator(0)).backbone, tiny_run, pixels, CPU
+        ).double()
     else:
         features = torch.randn(len(labels), 32, generator=generator(0), dtype=torch.float64)
     classes = torch.tensor(labels)

@@ -17,10 +17,10 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from barlow_atlas.atlas.training import TRAINING_COLUMNS, read_training
-from barlow_atlas.packing import pack_correlations
+from barlow_atlas.probes.packing import pack_correlations
 from barlow_atlas.report import figures
 from barlow_atlas.report.figures import canvas, epochs, lost, palette
-from barlow_atlas.study import load_study
+from barlow_atlas.study.file import load_study
 
 HOSTILE = 'a $x_1 \\frac{ <script>alert("1")</script> & | \n\x00 $$ %'
 

@@ -17,12 +17,12 @@ from omegaconf import OmegaConf
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from barlow_atlas import study
-from barlow_atlas.foreign import LAYOUTS, ForeignError, read_foreign
-from barlow_atlas.networks import build_backbone
-from barlow_atlas.settings import Backbone
-from barlow_atlas.snapshot import weights_hash
-from barlow_atlas.vision import torchvision
+from barlow_atlas.nn.networks import build_backbone
+from barlow_atlas.nn.vision import torchvision
+from barlow_atlas.settings.training import Backbone
+from barlow_atlas.store.foreign import LAYOUTS, ForeignError, read_foreign
+from barlow_atlas.store.snapshot import weights_hash
+from barlow_atlas.study import models as study
 
 State = dict[str, Any]
 R18_SMALL_IMAGES = Backbone(name="resnet18", stem="3x3")

@@ -10,9 +10,9 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 
-from barlow_atlas import views
-from barlow_atlas.networks import build
-from barlow_atlas.probe_settings import Linear, LinearProbes
+from barlow_atlas.nn import views
+from barlow_atlas.nn.networks import build
+from barlow_atlas.nn.randomness import generator
 from barlow_atlas.probes.features import extract
 from barlow_atlas.probes.linear import (
     CROP_AND_FLIP,
@@ -33,8 +33,8 @@ from barlow_atlas.probes.linear import (
     train,
     uniform_start,
 )
-from barlow_atlas.randomness import generator
-from barlow_atlas.study import Run
+from barlow_atlas.probes.settings import Linear, LinearProbes
+from barlow_atlas.study.models import Run
 
 CPU = torch.device("cpu")
 CLASSES = 10
@@ -58,7 +58,7 @@ def reference_run(tiny_run: Run) -> Run:
 
 
 def backbone_of(run: Run) -> nn.Module:
-    return build(run, generator(0, "weights")).backbone
+    return build(run.architecture, generator(0, "weights")).backbone
 
 
 def probed(
@@ -271,7 +271,7 @@ def test_the_imagenet_form_is_barlow_twins_evaluation(
 
 
 def test_crop_and_flip_are_torchvisions_defaults() -> None:
-    from barlow_atlas.vision import torchvision
+    from barlow_atlas.nn.vision import torchvision
 
     crop = torchvision.transforms.RandomResizedCrop(224)
     flip = torchvision.transforms.RandomHorizontalFlip()

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from barlow_atlas import lock
-from barlow_atlas.lock import LEASE, POLL, Holder, LockError, RunLock, lives, this_process
+from barlow_atlas.store import lock
+from barlow_atlas.store.lock import LEASE, POLL, Holder, LockError, RunLock, lives, this_process
 
 
 def nobody_waits(seconds: float) -> None:

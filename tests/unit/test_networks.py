@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from barlow_atlas.data.batches import Resident
-from barlow_atlas.networks import Network, build
-from barlow_atlas.pretrain import initial_state, train
-from barlow_atlas.randomness import generator
-from barlow_atlas.study import Run
+from barlow_atlas.nn.networks import Network, build
+from barlow_atlas.nn.randomness import generator
+from barlow_atlas.study.models import Run
+from barlow_atlas.training.loop import initial_state, train
 
 CPU = torch.device("cpu")
 
@@ -25,7 +25,7 @@ def views() -> tuple[Tensor, ...]:
 
 
 def network_of(run: Run) -> Network:
-    return build(run, generator(run.seed, "weights"))
+    return build(run.architecture, generator(run.seed, "weights"))
 
 
 def gradients(network: Network, embeddings: tuple[Tensor, ...]) -> list[Tensor]:

@@ -7,10 +7,10 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
-from barlow_atlas.networks import Network, initialised_from, projector_layers
+from barlow_atlas.nn.networks import Network, initialised_from, projector_layers
 from barlow_atlas.objectives import METHODS
 from barlow_atlas.objectives.base import Method, Moment
-from barlow_atlas.settings import Projector
+from barlow_atlas.settings.training import Projector
 
 N, D = 16, 6
 SMALL = {"hidden": [8]}

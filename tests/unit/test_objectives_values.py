@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss, normalize
 
-from barlow_atlas.networks import Network
+from barlow_atlas.nn.networks import Network
 from barlow_atlas.objectives import borrowed, moco_v2, swav
 from barlow_atlas.objectives.asymmetric_barlow_twins import AsymmetricBarlowTwins
 from barlow_atlas.objectives.barlow_twins_variant import BarlowTwinsVariant, cross_entropy_loss

@@ -7,8 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from barlow_atlas import settings
-from barlow_atlas.optim import (
+from barlow_atlas.nn.optim import (
     LARS,
     build_optimizer,
     cooldown,
@@ -18,6 +17,7 @@ from barlow_atlas.optim import (
     warmup,
     warmup_cosine,
 )
+from barlow_atlas.settings import training as settings
 
 TRUNK = settings.Trunk(name="trunk", base_lr=0.02, warmup_epochs=4, cooldown_epochs=5)
 

@@ -6,15 +6,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from barlow_atlas import costs, plan
-from barlow_atlas.costs import Measurement, Sizes, Work
-from barlow_atlas.jobs import Job, jobs_of, stale_milestones, targets, to_run
 from barlow_atlas.objectives import METHODS
-from barlow_atlas.pretrain import initial_state
-from barlow_atlas.settings import Backbone
-from barlow_atlas.snapshot import write_milestone
-from barlow_atlas.sources import fingerprint, pretrain_sources
-from barlow_atlas.study import Run, Study, find_studies, load_study
+from barlow_atlas.settings.training import Backbone
+from barlow_atlas.store.snapshot import write_milestone
+from barlow_atlas.study.file import find_studies, load_study
+from barlow_atlas.study.models import Run, Study
+from barlow_atlas.tools import costs, plan
+from barlow_atlas.tools.costs import Measurement, Sizes, Work
+from barlow_atlas.training.loop import initial_state
+from barlow_atlas.workflow.jobs import Job, jobs_of, stale_milestones, targets, to_run
+from barlow_atlas.workflow.sources import fingerprint
 
 ROOT = Path(__file__).parents[2]
 GENEROUS = Work(100, 1e9, 1e6)
@@ -228,7 +229,7 @@ def trained(study: Study, run: Run) -> None:
             weights=weights,
             state=None,
             data_sha256="d",
-            sources_sha256=fingerprint(pretrain_sources(type(run.settings))),
+            sources_sha256=fingerprint("pretrain", [type(run.settings)]),
             made_by={"device": "cpu", "seconds": 1.0},
         )
 
@@ -237,10 +238,10 @@ def test_an_inserted_milestone_is_named_and_later_ones_made_again(demo: Study, e
     one = demo.model_copy(update={"seeds": (1,), "methods": {"bt": demo.methods["bt"]}})
     (run,) = one.trained()
     trained(one, run)
-    assert stale_milestones(jobs_of("demo", one)) == {}
+    assert stale_milestones("demo", jobs_of("demo", one)) == {}
     more = one.model_copy(update={"milestones": (0, 5, 10, 25, 50, 75, 100)})
     jobs = jobs_of("demo", more)
-    stale = stale_milestones(jobs)
+    stale = stale_milestones("demo", jobs)
     ((file, why),) = stale.items()
     assert file.stem == "epoch_0100"
     assert why == "trained from epoch_0050, the study now puts epoch_0075 between"
@@ -261,7 +262,7 @@ def test_an_appended_milestone_makes_nothing_again(demo: Study, empty: Path) -> 
     )
     trained(short, short.trained()[0])
     longer = short.model_copy(update={"milestones": (0, 50, 100)})
-    assert stale_milestones(jobs_of("demo", longer)) == {}
+    assert stale_milestones("demo", jobs_of("demo", longer)) == {}
 
 
 def test_changed_parameters_and_damage_are_named(demo: Study, empty: Path) -> None:
@@ -269,12 +270,12 @@ def test_changed_parameters_and_damage_are_named(demo: Study, empty: Path) -> No
     (run,) = one.trained()
     trained(one, run)
     other = one.model_copy(update={"batch_size": 64})
-    assert set(stale_milestones(jobs_of("demo", other)).values()) == {
+    assert set(stale_milestones("demo", jobs_of("demo", other)).values()) == {
         "other parameters: batch_size"
     }
     files = [job.file for job in jobs_of("demo", one) if job.rule == "pretrain"]
     files[2].write_text("{")
-    assert files[2] in stale_milestones(jobs_of("demo", one))
+    assert files[2] in stale_milestones("demo", jobs_of("demo", one))
 
 
 # How long, how much

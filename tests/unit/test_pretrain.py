@@ -16,12 +16,14 @@ import pytest
 import torch
 from training import pretrain_segment
 
-from barlow_atlas import pretrain, snapshot
-from barlow_atlas.lock import LockError
-from barlow_atlas.pretrain import Interrupted, Monitor, PretrainError, Segment
-from barlow_atlas.settings import Trunk
-from barlow_atlas.snapshot import SnapshotError
-from barlow_atlas.study import Run
+from barlow_atlas.settings.training import Trunk
+from barlow_atlas.store import snapshot
+from barlow_atlas.store.lock import LockError
+from barlow_atlas.store.snapshot import SnapshotError
+from barlow_atlas.study.models import Run
+from barlow_atlas.training import segment as pretrain
+from barlow_atlas.training.loop import PretrainError
+from barlow_atlas.training.segment import Interrupted, Monitor, Segment
 
 CPU = torch.device("cpu")
 NEVER = 1e9

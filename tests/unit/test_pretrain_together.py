@@ -9,16 +9,10 @@ import pytest
 import torch
 from training import segments, whole
 
-from barlow_atlas import snapshot
-from barlow_atlas.pretrain import (
-    Interrupted,
-    Monitor,
-    PretrainError,
-    Progress,
-    Segment,
-    pretrain_together,
-)
-from barlow_atlas.study import Run
+from barlow_atlas.store import snapshot
+from barlow_atlas.study.models import Run
+from barlow_atlas.training.loop import PretrainError, Progress
+from barlow_atlas.training.segment import Interrupted, Monitor, Segment, pretrain_together
 
 CPU = torch.device("cpu")
 NEVER = 1e9

@@ -10,21 +10,15 @@ from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 
-from barlow_atlas.networks import Network, build
-from barlow_atlas.packing import pack, unpack
-from barlow_atlas.probe_settings import KNN, Linear
-from barlow_atlas.probes import (
-    Labelled,
-    ProbeError,
-    extract_splits,
-    probe,
-    record,
-)
+from barlow_atlas.nn.networks import Network, build
+from barlow_atlas.nn.randomness import generator
 from barlow_atlas.probes.features import extract
 from barlow_atlas.probes.knn import ROOM, chunk_size, knn_scores, largest, neighbours
 from barlow_atlas.probes.linear import clean_probe
-from barlow_atlas.randomness import generator
-from barlow_atlas.study import Probes, Run
+from barlow_atlas.probes.milestone import Labelled, ProbeError, extract_splits, probe, record
+from barlow_atlas.probes.packing import pack, unpack
+from barlow_atlas.probes.settings import KNN, Linear
+from barlow_atlas.study.models import Probes, Run
 
 CPU = torch.device("cpu")
 LINEAR = Linear(epochs=40, batch_size=64, learning_rates=(0.1, 1e-6), weight_decays=(0.0,))
@@ -133,7 +127,7 @@ def test_the_largest_are_those_of_a_stable_sort(values: list[float], seed: int) 
 
 
 def test_knn_on_the_projectors_output(tiny_run: Run, splits: dict[str, Labelled]) -> None:
-    network = build(tiny_run, generator(0))
+    network = build(tiny_run.architecture, generator(0))
     knn = (KNN(k=5, temperature=0.1), KNN(k=5, temperature=0.1, feature="projector"))
     records = probed(network, tiny_run, PROBES.model_copy(update={"knn": knn}), splits)
     found = {
@@ -193,7 +187,7 @@ PROBES = Probes(
 def test_clean_probes_leave_the_network_as_it_was(
     tiny_run: Run, splits: dict[str, Labelled]
 ) -> None:
-    network = build(tiny_run, generator(0))
+    network = build(tiny_run.architecture, generator(0))
     before = {name: value.clone() for name, value in network.state_dict().items()}
     records = probed(network, tiny_run, PROBES, splits)
     assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
@@ -215,7 +209,7 @@ def test_the_reference_probe_trains_through_live_batch_norm(
     run = tiny_run.model_copy(update={"protocol": "reference"})
     one_pair = PROBES.linear[0].model_copy(update={"learning_rates": (0.01,)})
     probes = PROBES.model_copy(update={"linear": (one_pair,)})
-    network = build(run, generator(0))
+    network = build(run.architecture, generator(0))
     before = {name: value.clone() for name, value in network.state_dict().items()}
     del splits["validation"]
     records = probed(network, run, probes, splits)
@@ -229,7 +223,7 @@ def test_the_reference_probe_trains_through_live_batch_norm(
 def test_correct_answers_can_be_paired_image_by_image(
     tiny_run: Run, splits: dict[str, Labelled]
 ) -> None:
-    network = build(tiny_run, generator(0))
+    network = build(tiny_run.architecture, generator(0))
     for found in probed(network, tiny_run, PROBES, splits):
         correct = unpack(found["correct"], found["count"])
         assert 100 * correct.mean() == pytest.approx(found["top1"])
@@ -248,7 +242,7 @@ def test_equal_scores_are_taken_in_the_order_of_the_classes() -> None:
 
 
 def test_features_do_not_depend_on_the_batch(tiny_run: Run, splits: dict[str, Labelled]) -> None:
-    network = build(tiny_run, generator(0))
+    network = build(tiny_run.architecture, generator(0))
     images = splits["train"].images
     whole = extract(network.backbone, tiny_run, images, CPU)
     single = extract(network.backbone, tiny_run, images[7:8], CPU)
@@ -270,5 +264,5 @@ def test_what_cannot_be_answered_is_said(
         kept = train.labels != 3
         splits["train"] = Labelled(train.images[kept], train.labels[kept])
     with pytest.raises(ProbeError) as failure:
-        probed(build(tiny_run, generator(0)), tiny_run, probes, splits)
+        probed(build(tiny_run.architecture, generator(0)), tiny_run, probes, splits)
     assert said in str(failure.value)

@@ -10,8 +10,7 @@ import pandas as pd
 import pytest
 
 from barlow_atlas.atlas.beside import COLUMNS, NOT_YET_RUN, beside, matches
-from barlow_atlas.paths import PARAMS
-from barlow_atlas.published import (
+from barlow_atlas.atlas.published import (
     Ours,
     Published,
     Row,
@@ -22,7 +21,9 @@ from barlow_atlas.published import (
     read_published,
     read_tables,
 )
-from barlow_atlas.study import Study, find_studies, load_study
+from barlow_atlas.study.file import find_studies, load_study
+from barlow_atlas.study.models import Study
+from barlow_atlas.study.paths import PARAMS
 
 NUMBERS, SPECS = PARAMS / "published.csv", PARAMS / "tables.yaml"
 README = {"paper": "Mixed Barlow Twins (arXiv:2312.02151)", "table": "repo README 3.1"}

@@ -5,10 +5,20 @@ from typing import Any
 
 import pytest
 
-from barlow_atlas.augmentation import RECIPES, Augmentation
-from barlow_atlas.optim import learning_rate, peak_rate
-from barlow_atlas.settings import LARS, SGD, Adam, BTCosine, Drops, EpochCosine, Projector, Trunk
-from barlow_atlas.study import Run, Study, find_studies, load_study
+from barlow_atlas.nn.optim import learning_rate, peak_rate
+from barlow_atlas.settings.augmentation import RECIPES, Augmentation
+from barlow_atlas.settings.training import (
+    LARS,
+    SGD,
+    Adam,
+    BTCosine,
+    Drops,
+    EpochCosine,
+    Projector,
+    Trunk,
+)
+from barlow_atlas.study.file import find_studies, load_study
+from barlow_atlas.study.models import Run, Study
 
 PATHS = find_studies(Path("params"))
 COMPARISONS = ["cifar10", "cifar100", "stl10", "tiny-imagenet"]

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from barlow_atlas.__main__ import main
-from barlow_atlas.paths import LEDGER, REPORTED
+from barlow_atlas.study.paths import LEDGER, REPORTED
 
 ROOT = Path(__file__).parents[2]
 LOST, CUT = "bt-d256-e100-clean-s3", "mix-d256-e100-clean-s2"

@@ -21,9 +21,10 @@ from barlow_atlas.atlas.runs import (
     content_of,
     runs_table,
 )
-from barlow_atlas.lineage import lineage
-from barlow_atlas.paths import probe_file
-from barlow_atlas.study import Run, load_study
+from barlow_atlas.study.file import load_study
+from barlow_atlas.study.lineage import lineage
+from barlow_atlas.study.models import Run
+from barlow_atlas.study.paths import probe_file
 
 STUDY = load_study(Path("params/demo.yaml"))
 PLANNED = {run.name: STUDY.milestones_of(run) for run in STUDY.runs()}

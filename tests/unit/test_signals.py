@@ -18,15 +18,16 @@ from hypothesis import strategies as st
 from scipy.spatial.distance import pdist
 from torch import Tensor, nn
 
-from barlow_atlas import views
 from barlow_atlas.data.image_set import ImageSet
 from barlow_atlas.errors import AtlasError
-from barlow_atlas.networks import Network, build
+from barlow_atlas.nn import views
+from barlow_atlas.nn.networks import Network, build
+from barlow_atlas.nn.randomness import generator
 from barlow_atlas.objectives.barlow_twins import cross_correlation_terms
-from barlow_atlas.packing import unpack_correlations
-from barlow_atlas.probe_settings import KNN, Linear
-from barlow_atlas.probes import Labelled, ProbeError, extract_splits, probe
 from barlow_atlas.probes.features import evaluation_view
+from barlow_atlas.probes.milestone import Labelled, ProbeError, extract_splits, probe
+from barlow_atlas.probes.packing import unpack_correlations
+from barlow_atlas.probes.settings import KNN, Linear
 from barlow_atlas.probes.signals import (
     LAMBDA_BT,
     alignment,
@@ -41,8 +42,7 @@ from barlow_atlas.probes.signals import (
     uniformity,
     values,
 )
-from barlow_atlas.randomness import generator
-from barlow_atlas.study import ForeignRun, Probes, Run
+from barlow_atlas.study.models import ForeignRun, Probes, Run
 
 CPU = torch.device("cpu")
 seeds = st.integers(0, 2**32 - 1)
@@ -369,7 +369,7 @@ def signals_of(
 
 
 def test_a_milestones_records(tiny_run: Run, splits: dict[str, Labelled]) -> None:
-    network = build(tiny_run, generator(0))
+    network = build(tiny_run.architecture, generator(0))
     network.train()
     before = {name: value.clone() for name, value in network.state_dict().items()}
     records = signals_of(network, tiny_run, splits)
@@ -393,7 +393,7 @@ def test_images_and_views_are_drawn_from_the_runs_seed(
     tiny_run: Run, splits: dict[str, Labelled]
 ) -> None:
     """One record, put together by hand: images in random order, view a before view b."""
-    network = build(tiny_run, generator(0)).eval()
+    network = build(tiny_run.architecture, generator(0)).eval()
     order = torch.randperm(100, generator=generator(tiny_run.seed, "signals", "validation"))
     images = splits["validation"].images[order[:96].numpy()]
     draws = generator(tiny_run.seed, "signals", "validation", 0)
@@ -410,7 +410,7 @@ def test_images_and_views_are_drawn_from_the_runs_seed(
 
 def test_a_milestone_extracts_each_image_once(tiny_run: Run, splits: dict[str, Labelled]) -> None:
     """Beside the 700 images of the splits, only the two views of 2 x 96 go through the network."""
-    network = build(tiny_run, generator(0))
+    network = build(tiny_run.architecture, generator(0))
     seen: list[int] = []
     network.backbone.register_forward_hook(lambda _, inputs, __: seen.append(len(inputs[0])))
     features = extract_splits(network.backbone, tiny_run, splits, CPU)
@@ -423,7 +423,7 @@ def test_a_milestone_extracts_each_image_once(tiny_run: Run, splits: dict[str, L
 def test_rows_of_a_stored_array_are_the_images(
     tiny_run: Run, splits: dict[str, Labelled], digits: tuple[np.ndarray, np.ndarray]
 ) -> None:
-    network = build(tiny_run, generator(0))
+    network = build(tiny_run.architecture, generator(0))
     chosen = np.arange(700)[::-1]
     stored = digits[0][chosen]  # image i of the digits lies in row 699 - i
     rows = {"train": chosen[:300], "validation": chosen[300:400], "test": chosen[400:]}
@@ -439,12 +439,12 @@ def test_the_test_images_stand_in_where_nothing_was_held_out(
     tiny_run: Run, splits: dict[str, Labelled]
 ) -> None:
     del splits["validation"]
-    records = signals_of(build(tiny_run, generator(0)), tiny_run, splits)
+    records = signals_of(build(tiny_run.architecture, generator(0)), tiny_run, splits)
     assert [(r["split"], r["count"]) for r in records[::2]] == [("train", 288), ("test", 288)]
 
 
 def test_labels_are_not_looked_at(tiny_run: Run, splits: dict[str, Labelled]) -> None:
-    network = build(tiny_run, generator(0))
+    network = build(tiny_run.architecture, generator(0))
     blind = {name: Labelled(s.images, np.zeros(0, np.int64)) for name, s in splits.items()}
     assert signals_of(network, tiny_run, blind) == signals_of(network, tiny_run, splits)
 
@@ -453,7 +453,7 @@ def test_fewer_images_than_a_batch_are_one_batch(
     tiny_run: Run, splits: dict[str, Labelled]
 ) -> None:
     run = tiny_run.model_copy(update={"batch_size": 1024})
-    records = signals_of(build(run, generator(0)), run, splits)
+    records = signals_of(build(run.architecture, generator(0)), run, splits)
     assert {(r["count"], r["settings"]["batch_size"]) for r in records} == {(100, 100)}
 
 
@@ -462,7 +462,7 @@ def test_imported_weights_have_the_backbone_only(
 ) -> None:
     shared = {name: getattr(tiny_run, name) for name in ForeignRun.model_fields if name != "layout"}
     run = ForeignRun.model_construct(**{**shared, "embedding_dim": None}, layout="torchvision")
-    network = Network(build(tiny_run, generator(0)).backbone, nn.Identity())
+    network = Network(build(tiny_run.architecture, generator(0)).backbone, nn.Identity())
     records = signals_of(network, run, splits)
     assert [(r["split"], r["space"]) for r in records] == [
         ("train", "backbone"),
@@ -473,7 +473,7 @@ def test_imported_weights_have_the_backbone_only(
 
 def test_constant_images_collapse_and_say_so(tiny_run: Run) -> None:
     grey = Labelled(np.full((64, 3, 8, 8), 128, np.uint8), np.zeros(64, np.int64))
-    network = build(tiny_run, generator(0))
+    network = build(tiny_run.architecture, generator(0))
     for record in signals_of(network, tiny_run, {"train": grey, "validation": grey}):
         found = record["values"]
         assert found["rankme"] == pytest.approx(1, abs=1e-3)
@@ -487,11 +487,11 @@ def test_a_single_image_is_refused(tiny_run: Run, splits: dict[str, Labelled]) -
     for split in ("train", "validation"):
         few = {**splits, split: Labelled(splits[split].images[:1], splits[split].labels[:1])}
         with pytest.raises(ProbeError, match=f"(?s)here are .*1 of {split}"):
-            signals_of(build(tiny_run, generator(0)), tiny_run, few)
+            signals_of(build(tiny_run.architecture, generator(0)), tiny_run, few)
 
 
 def test_diverged_weights_are_refused(tiny_run: Run, splits: dict[str, Labelled]) -> None:
-    network = build(tiny_run, generator(0))
+    network = build(tiny_run.architecture, generator(0))
     with torch.no_grad():
         next(network.parameters()).fill_(math.nan)
     with pytest.raises(ProbeError, match="not finite"):
@@ -532,11 +532,11 @@ def test_labels_must_be_the_classes(
 ) -> None:
     splits[split] = relabelled(splits[split], 3, other)
     with pytest.raises(ProbeError, match=said.format(split=split)):
-        probed(build(tiny_run, generator(0)), tiny_run, PROBES, splits)
+        probed(build(tiny_run.architecture, generator(0)), tiny_run, PROBES, splits)
 
 
 def test_probes_refuse_diverged_weights(tiny_run: Run, splits: dict[str, Labelled]) -> None:
-    network = build(tiny_run, generator(0))
+    network = build(tiny_run.architecture, generator(0))
     with torch.no_grad():
         next(network.parameters()).fill_(math.nan)
     with pytest.raises(ProbeError, match="features of 300 of 300 images of train are not finite"):
@@ -552,7 +552,7 @@ def test_live_batch_norm_refuses_a_batch_of_one(
     probes = PROBES.model_copy(update={"linear": (linear,)})
     del splits["validation"]
     with pytest.raises(AtlasError, match="cannot use the statistics of a batch of 1 image"):
-        probed(build(run, generator(0)), run, probes, splits)
+        probed(build(run.architecture, generator(0)), run, probes, splits)
 
 
 def test_a_single_training_image_is_no_training_set(
@@ -561,12 +561,12 @@ def test_a_single_training_image_is_no_training_set(
     one = {name: Labelled(s.images[:1], np.zeros(1, np.int64)) for name, s in splits.items()}
     probes = PROBES.model_copy(update={"knn": (KNN(k=1, temperature=None),)})
     with pytest.raises(ProbeError, match="one training image"):
-        probed(build(tiny_run, generator(0)), tiny_run, probes, one, classes=1)
+        probed(build(tiny_run.architecture, generator(0)), tiny_run, probes, one, classes=1)
 
 
 def test_imported_weights_are_not_asked_for_a_projector(
     tiny_run: Run, splits: dict[str, Labelled]
 ) -> None:
-    network = Network(build(tiny_run, generator(0)).backbone, nn.Identity())
+    network = Network(build(tiny_run.architecture, generator(0)).backbone, nn.Identity())
     records = probed(network, tiny_run, PROBES, splits)
     assert {r["settings"]["feature"] for r in records} == {"backbone"}

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import torch
 
-from barlow_atlas import snapshot
-from barlow_atlas.provenance import made_by
-from barlow_atlas.snapshot import ResumeFolder, SnapshotError
-from barlow_atlas.study import Run
+from barlow_atlas.store import snapshot
+from barlow_atlas.store.provenance import made_by
+from barlow_atlas.store.snapshot import ResumeFolder, SnapshotError
+from barlow_atlas.study.models import Run
 
 
 def write(

@@ -1,136 +1,287 @@
-"""The lists of files that can change a step's numbers are whole."""
+"""What a fingerprint of code sees, and that every import of a step is watched or excused."""
 
 import ast
-import inspect
+import subprocess
 from pathlib import Path
 
 import pytest
 
-from barlow_atlas import sources
 from barlow_atlas.objectives import METHODS
 from barlow_atlas.objectives.barlow_twins import BarlowTwins
 from barlow_atlas.objectives.mixed_barlow_twins import MixedBarlowTwins
-from barlow_atlas.sources import PACKAGE
+from barlow_atlas.workflow import sources
+from barlow_atlas.workflow.sources import EXCUSED, PACKAGE, SourceError, fingerprint, watched
 
-# Imported by a step, and yet not watched. A module gets here only for one of these reasons.
-EXCUSED = {
-    "__init__.py": "holds the version only",
-    "frozen.py": "checks parameters, which reach a step through its run",
-    "study.py": "carries parameters, which reach a step through its run",
-    "augmentation.py": "carries parameters, which reach a step through its run",
-    "data/__init__.py": "names only",
-    "data/catalog.py": "facts, which reach preparation through its params",
-    "data/errors.py": "names an exception",
-    "errors.py": "names an exception",
-    "objectives/__init__.py": "names the methods; a run watches its own method's file",
-    "objectives/borrowed.py": "watched by the runs whose method imports it",
-    "objectives/base.py": "watched through each method's imports",
-    "probe_settings.py": "carries parameters, which reach a step through its params",
-    "settings.py": "carries parameters, which reach a step through its run",
-    "lineage.py": "hashes what is compared at every reading",
-    "lock.py": "keeps a second trainer away",
-    "paths.py": "says where files lie",
-    "provenance.py": "describes results, does not make them",
-    "snapshot.py": "stores what it is given; verified by hash at every reading",
-    "sources.py": "this list",
-    "vision.py": "imports torchvision",
-    "probes/__init__.py": "imported for its sub-modules where it is not watched",
-    "report/__init__.py": "names only",
-    "atlas/__init__.py": "names only",
-}
-OBJECTIVES = PACKAGE / "objectives"
-METHOD_FILES = {
-    str(Path(inspect.getfile(method)).relative_to(PACKAGE)) for method in METHODS.values()
-}
-# A step behind `probe` is made again where one before it is.
-ANALYSIS = (*sources.COLLECT, *sources.ANALYSE)
-STEPS = {
-    "data/preparation.py": sources.PREPARE_DATA,
-    "pretrain.py": sources.PRETRAIN,
-    "probes/__init__.py": sources.PROBE,
-    "probes/signals.py": sources.PROBE,
-    "probes/transfer.py": sources.PROBE,
-    "foreign.py": sources.IMPORT,
-    "atlas/frames.py": sources.COLLECT,
-    "atlas/runs.py": sources.COLLECT,
-    "atlas/curves.py": ANALYSIS,
-    "atlas/effects.py": ANALYSIS,
-    "atlas/ledger.py": ANALYSIS,
-    "report/figures/__init__.py": (*ANALYSIS, *sources.REPORT),
-    "report/page/__init__.py": (*ANALYSIS, *sources.REPORT),
-    "report/tables.py": (*ANALYSIS, *sources.REPORT),
-    "reporting.py": (*ANALYSIS, *sources.LEDGER),
-}
+STEPS: tuple[sources.Step, ...] = (
+    "prepare_data",
+    "pretrain",
+    "import_weights",
+    "probe",
+    "collect",
+    "analyse",
+    "report",
+    "ledger",
+)
+
+MODULE = '''"""A step."""
+
+import math
+from typing import TYPE_CHECKING
+
+from barlow_atlas.nn.rates import half, whole as all_of_it
+
+if TYPE_CHECKING:
+    from barlow_atlas.store.shelf import Shelf
 
 
-def imported(file: Path) -> set[Path]:
-    """The package's files that a module names in its imports, those inside functions too."""
-    found = set()
-    for node in ast.walk(ast.parse(file.read_text())):
-        names = []
-        if isinstance(node, ast.ImportFrom) and node.module:
-            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-        elif isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        for name in names:
-            if name.partition(".")[0] == "barlow_atlas":
-                place = PACKAGE.joinpath(*name.split(".")[1:])
-                found |= {
-                    p for p in (place.with_suffix(".py"), place / "__init__.py") if p.is_file()
-                }
-    return found
+def rate(epoch: int, total: int = 10) -> float:
+    """The rate."""
+    # Falls.
+    return half(1 - epoch / total) + all_of_it(math.pi)
+'''
+RATES = "def half(x):\n    return x / 2\n\n\ndef whole(x):\n    return x\n"
 
 
-def closure(*files: Path) -> set[Path]:
-    """The files and all that they import; what methods import is the next test's affair."""
-    seen, waiting = set(), set(files)
-    while waiting:
-        seen |= waiting
-        read = (file for file in waiting if file in files or file.parent != OBJECTIVES)
-        waiting = set().union(*(imported(file) for file in read)) - seen
-    return seen
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A package of two rooms: a step that imports a module."""
+    folder = tmp_path / "barlow_atlas"
+    for room in ("steps", "nn", "store"):
+        (folder / room).mkdir(parents=True)
+    (folder / "steps/pretrain.py").write_text(MODULE)
+    (folder / "nn/rates.py").write_text(RATES)
+    (folder / "store/shelf.py").write_text("class Shelf:\n    boards = 3\n")
+    monkeypatch.setattr(sources, "PACKAGE", folder)
+    monkeypatch.setattr(sources, "EXCUSED", {"store/shelf.py": "stores"})
+    return folder
 
 
-@pytest.mark.parametrize("entry", STEPS)
-def test_every_import_is_watched_or_excused(entry: str) -> None:
-    watched = {str(path.relative_to(PACKAGE)) for path in STEPS[entry]}
-    reached = {str(path.relative_to(PACKAGE)) for path in closure(PACKAGE / entry)}
-    # A method's file is watched by its own runs.
-    assert reached <= watched | EXCUSED.keys() | METHOD_FILES, "watch these files or say why not"
+def seen() -> str:
+    """The step's fingerprint, read anew."""
+    for cache in (sources.meaning, sources._parsed, sources._watched, sources._fingerprint):
+        cache.cache_clear()
+    return fingerprint("pretrain")
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_what_a_method_imports_is_watched_or_excused(name: str) -> None:
-    watched = sources.pretrain_sources(METHODS[name])
-    own = [file for file in watched if file.parent == OBJECTIVES]
-    reached = closure(*own) - set(watched)
-    assert {str(path.relative_to(PACKAGE)) for path in reached} <= EXCUSED.keys() | METHOD_FILES
+@pytest.fixture(autouse=True)
+def forget() -> None:
+    for cache in (sources.meaning, sources._parsed, sources._watched, sources._fingerprint):
+        cache.cache_clear()
 
 
-def test_every_listed_file_exists() -> None:
-    lists = (*STEPS.values(), sources.PROBE, sources.LEDGER)
-    assert [path for files in lists for path in files if not path.is_file()] == []
-    assert [name for name in EXCUSED if not (PACKAGE / name).is_file()] == []
+def edit(file: Path, old: str, new: str) -> None:
+    text = file.read_text()
+    assert old in text
+    file.write_text(text.replace(old, new))
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("    # Falls.\n", ""),
+        ("# Falls.", "# Falls linearly."),
+        ('    """The rate."""\n', '    """The rate, as a share."""\n'),
+        ('"""A step."""\n', ""),
+        ("\n\ndef rate", "\n\n\n\ndef rate"),
+        ("(1 - epoch / total)", "((1 - (epoch / total)))"),
+        ("half, whole as all_of_it", "whole as all_of_it, half"),
+        (
+            "import math\nfrom typing import TYPE_CHECKING",
+            "from typing import TYPE_CHECKING\nimport math",
+        ),
+        ("import Shelf", "import Shelf, Board"),
+    ],
+    ids=[
+        "no comment",
+        "another comment",
+        "another docstring",
+        "no docstring",
+        "blank lines",
+        "parentheses",
+        "order of names",
+        "order of imports",
+        "for type checking",
+    ],
+)
+def test_what_changes_no_meaning_changes_no_fingerprint(package: Path, old: str, new: str) -> None:
+    before = seen()
+    edit(package / "steps/pretrain.py", old, new)
+    assert seen() == before
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("1 - epoch", "2 - epoch"),
+        ("total: int = 10", "total: int = 11"),
+        ("total: int = 10", "total: float = 10"),
+        ("half(1 ", "all_of_it(1 "),
+        ("import half, whole as all_of_it", "import whole as half, half as all_of_it"),
+        ("import math\n", "import cmath as math\n"),
+        ("    return half", "    epoch += 1\n    return half"),
+    ],
+    ids=["expression", "default", "type", "call", "names", "library", "statement"],
+)
+def test_what_changes_a_meaning_changes_the_fingerprint(package: Path, old: str, new: str) -> None:
+    before = seen()
+    edit(package / "steps/pretrain.py", old, new)
+    assert seen() != before
+
+
+def test_a_step_watches_what_it_imports(package: Path) -> None:
+    before = seen()
+    edit(package / "nn/rates.py", "x / 2", "x / 3")
+    assert seen() != before
+
+
+def test_a_moved_or_renamed_file_is_the_same_code(package: Path) -> None:
+    before = seen()
+    (package / "training").mkdir()
+    (package / "nn/rates.py").rename(package / "training/schedules.py")
+    edit(package / "steps/pretrain.py", "barlow_atlas.nn.rates", "barlow_atlas.training.schedules")
+    assert seen() == before
+
+
+def test_the_same_name_from_another_module_is_other_code(package: Path) -> None:
+    before = seen()
+    (package / "nn/others.py").write_text(RATES.replace("x / 2", "x / 4"))
+    edit(package / "steps/pretrain.py", "nn.rates", "nn.others")
+    assert seen() != before
+
+
+def test_an_excused_module_may_change_but_what_is_taken_from_it_counts(package: Path) -> None:
+    step, taken = package / "steps/pretrain.py", "from barlow_atlas.store.shelf import Shelf"
+    edit(step, "import math\n", f"import math\n\n{taken}\n")
+    before = seen()
+    edit(package / "store/shelf.py", "3", "4")
+    assert seen() == before
+    edit(step, taken + "\n\n", taken.replace("Shelf", "Board") + "\n\n")
+    assert seen() != before
+
+
+def test_what_lies_beside_and_is_no_python_is_watched(package: Path) -> None:
+    (package / "nn/table.csv").write_text("1\n")
+    before = seen()
+    (package / "nn/table.csv").write_text("2\n")
+    assert seen() != before
+
+
+def test_a_circle_is_named(package: Path) -> None:
+    edit(
+        package / "nn/rates.py",
+        "def half",
+        "from barlow_atlas.steps.pretrain import rate\n\n\ndef half",
+    )
+    with pytest.raises(SourceError, match="pretrain -> rates -> pretrain"):
+        seen()
+
+
+@pytest.mark.parametrize("version", ["python3.12", "python3.13"])
+def test_other_versions_of_python_see_the_same(version: str) -> None:
+    program = (
+        "import sys; sys.path.insert(0, 'src'); from pathlib import Path;"
+        "from importlib.util import spec_from_file_location as at, module_from_spec as of;"
+        "import types; errors = types.ModuleType('barlow_atlas.errors');"
+        "errors.AtlasError = Exception; package = types.ModuleType('barlow_atlas');"
+        "sys.modules.update({'barlow_atlas': package, 'barlow_atlas.errors': errors});"
+        "spec = at('sources', 'src/barlow_atlas/workflow/sources.py'); sources = of(spec);"
+        "spec.loader.exec_module(sources);"
+        "print(*(sources.fingerprint(step) for step in sys.argv[1:]), sep='\\n')"
+    )
+    try:
+        told = subprocess.run(
+            [version, "-c", program, *STEPS], capture_output=True, text=True, check=False
+        )
+    except FileNotFoundError:
+        pytest.skip(f"{version} is not on the path")
+    if told.returncode == 127:
+        pytest.skip(f"{version} is not installed")
+    assert told.stdout.split() == [fingerprint(step) for step in STEPS], told.stderr
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_a_step_is_a_file_named_as_it(step: sources.Step) -> None:
+    files = watched(step)
+    assert PACKAGE / "steps" / f"{step}.py" in files
+    # What is excused is not followed further either: nothing that computes hides behind it.
+    assert not {str(file.relative_to(PACKAGE)) for file in files} & EXCUSED.keys()
+
+
+def test_every_excused_file_exists_and_is_imported_by_a_step() -> None:
+    reached = {
+        sources._file(each.module)
+        for step in STEPS
+        for file in watched(step, METHODS.values())
+        if file.suffix == ".py"
+        for each in sources.imports(sources._parsed(file))
+    }
+    of_this_package = {str(file.relative_to(PACKAGE)) for file in reached if file is not None}
+    assert EXCUSED.keys() <= of_this_package, "no step imports it: it needs no excuse"
+
+
+def test_the_steps_watch_what_decides_numbers() -> None:
+    """Which images, the composition of a probe file and the device's settings among it."""
+    for step in ("pretrain", "probe"):
+        names = {str(file.relative_to(PACKAGE)) for file in watched(step)}
+        assert {f"steps/{step}.py", "nn/devices.py", "data/selection.py"} <= names
+        assert {"data/prepared.py", "nn/views.py", "nn/networks.py"} <= names
+    report = {file.name for file in watched("report")}
+    assert {"style.mplstyle", "page.css", "page.js", "study.html.j2"} <= report
 
 
 def test_a_run_watches_its_own_method_only() -> None:
-    names = {path.name for path in sources.pretrain_sources(BarlowTwins)}
+    names = {path.name for path in watched("pretrain", [BarlowTwins])}
     assert "barlow_twins.py" in names
     assert "mixed_barlow_twins.py" not in names
-    mixed = {path.name for path in sources.pretrain_sources(MixedBarlowTwins)}
+    mixed = {path.name for path in watched("pretrain", [MixedBarlowTwins])}
     assert {"base.py", "barlow_twins.py", "mixed_barlow_twins.py"} <= mixed
-    byol = {path.name for path in sources.pretrain_sources(METHODS["byol"])}
+    byol = {path.name for path in watched("pretrain", [METHODS["byol"]])}
     assert "borrowed.py" in byol
 
 
-def test_every_method_has_a_file_of_its_own() -> None:
-    assert len(METHOD_FILES) == len(METHODS)
+def test_every_method_has_a_file_and_a_fingerprint_of_its_own() -> None:
+    assert len({fingerprint("pretrain", [method]) for method in METHODS.values()}) == len(METHODS)
 
 
-def test_the_fingerprint_sees_every_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources, "PACKAGE", tmp_path)
-    file = tmp_path / "a.py"
-    file.write_text("x = 1\n")
-    before = sources.fingerprint([file])
-    file.write_text("x = 2\n")
-    assert sources.fingerprint([file]) != before
+ROOMS = (
+    *("errors", "settings", "data", "nn", "objectives", "probes", "study", "store", "training"),
+    *("atlas", "report", "workflow", "steps", "tools", "verify", "__main__"),
+)
+"""From the ground up: each imports from those before it and from itself."""
+
+
+def room_of(file: Path) -> str:
+    return file.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def test_imports_point_one_way() -> None:
+    """Between rooms, what is imported for type checking included."""
+    against = []
+    for file in PACKAGE.rglob("*.py"):
+        if file == PACKAGE / "__init__.py":
+            continue
+        assert room_of(file) in ROOMS, f"{file}: a new room needs its place in ROOMS"
+        for each in sources.imports(ast.parse(file.read_bytes())):
+            target = sources._file(each.module)
+            if target in (None, PACKAGE / "__init__.py"):
+                continue
+            if ROOMS.index(room_of(target)) > ROOMS.index(room_of(file)):
+                against.append(f"{file.relative_to(PACKAGE)} -> {each.module}")
+    assert against == []
+
+
+def test_no_module_imports_itself_by_way_of_others() -> None:
+    """Inside rooms too, what is imported for type checking included."""
+    edges = {
+        file: {
+            target
+            for each in sources.imports(ast.parse(file.read_bytes()))
+            if (target := sources._file(each.module)) is not None and target != file
+        }
+        for file in PACKAGE.rglob("*.py")
+    }
+    left = {file: set(targets) for file, targets in edges.items()}
+    while free := [file for file, targets in left.items() if not targets & left.keys()]:
+        for file in free:
+            del left[file]
+    assert sorted(str(file.relative_to(PACKAGE)) for file in left) == []

@@ -13,7 +13,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from barlow_atlas.networks import Network
+from barlow_atlas.nn.networks import Network
 from barlow_atlas.objectives.asymmetric_barlow_twins import AsymmetricBarlowTwins
 from barlow_atlas.objectives.barlow_twins import BarlowTwins, cross_correlation_terms
 from barlow_atlas.objectives.barlow_twins_variant import BarlowTwinsVariant

@@ -47,7 +47,7 @@ from barlow_atlas.atlas.statistics import (
     these_two_networks_p,
     verdict,
 )
-from barlow_atlas.packing import unpack
+from barlow_atlas.probes.packing import unpack
 
 sys.path.append("benchmarks")
 from statistics_coverage import GRID, SHAPES, SIMULATIONS, Cell, draw_study, simulate, solve_shares

@@ -9,18 +9,12 @@ import jsonschema
 import pytest
 from ruamel.yaml import YAML
 
-from barlow_atlas.augmentation import RECIPES
-from barlow_atlas.paths import SCHEMA
-from barlow_atlas.settings import Projector
-from barlow_atlas.study import (
-    Run,
-    StudyError,
-    file_schema,
-    files_of,
-    find_studies,
-    load_study,
-    study_file,
-)
+from barlow_atlas.settings.augmentation import RECIPES
+from barlow_atlas.settings.training import Projector
+from barlow_atlas.study.errors import StudyError
+from barlow_atlas.study.file import file_schema, files_of, find_studies, load_study, study_file
+from barlow_atlas.study.models import Run
+from barlow_atlas.study.paths import SCHEMA
 
 PARAMS = Path("params")
 DEMO = (PARAMS / "demo.yaml").read_text()

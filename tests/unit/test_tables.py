@@ -20,12 +20,12 @@ from barlow_atlas.atlas.beside import COLUMNS, beside
 from barlow_atlas.atlas.curves import mean_curves
 from barlow_atlas.atlas.frames import probe_table, read_contents
 from barlow_atlas.atlas.lines import read_lines
+from barlow_atlas.atlas.published import read_published, read_tables
 from barlow_atlas.atlas.runs import RUN_COLUMNS, runs_table
-from barlow_atlas.paths import PARAMS, probe_file
-from barlow_atlas.published import read_published, read_tables
 from barlow_atlas.report import tables, text
 from barlow_atlas.report.tables import Column, Table
-from barlow_atlas.study import find_studies, load_study
+from barlow_atlas.study.file import find_studies, load_study
+from barlow_atlas.study.paths import PARAMS, probe_file
 
 PDFLATEX = shutil.which("pdflatex")
 LATIN_1 = " ".join(chr(code) for code in range(0xA1, 0x100) if code != 0xAD)  # a soft hyphen

@@ -13,8 +13,9 @@ import torch
 from training import segments, whole
 
 from barlow_atlas.data.batches import Streamed, images_for
-from barlow_atlas.pretrain import Monitor, initial_state, pretrain_together, train
-from barlow_atlas.study import Run
+from barlow_atlas.study.models import Run
+from barlow_atlas.training.loop import initial_state, train
+from barlow_atlas.training.segment import Monitor, pretrain_together
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 STEPS = 8

@@ -11,22 +11,19 @@ from conftest_data import small_gtsdb, small_mnist
 from numpy.testing import assert_array_equal
 from torch import nn
 
-from barlow_atlas.data import TARGETS, load, prepare
+from barlow_atlas.data.catalog import TARGETS
+from barlow_atlas.data.preparation import prepare
+from barlow_atlas.data.prepared import load
 from barlow_atlas.errors import AtlasError
-from barlow_atlas.networks import build
-from barlow_atlas.packing import unpack
-from barlow_atlas.probe_settings import Linear, Transfer
-from barlow_atlas.probes import Labelled, ProbeError
+from barlow_atlas.nn.networks import build
+from barlow_atlas.nn.randomness import generator
 from barlow_atlas.probes.features import evaluation_view, extract
 from barlow_atlas.probes.linear import shuffled, uniform_start
-from barlow_atlas.probes.transfer import (
-    drops_factor,
-    normalised_for,
-    target_splits,
-    transfer,
-)
-from barlow_atlas.randomness import generator
-from barlow_atlas.study import Run
+from barlow_atlas.probes.milestone import Labelled, ProbeError
+from barlow_atlas.probes.packing import unpack
+from barlow_atlas.probes.settings import Linear, Transfer
+from barlow_atlas.probes.transfer import drops_factor, normalised_for, target_splits, transfer
+from barlow_atlas.study.models import Run
 
 CPU = torch.device("cpu")
 MNIST = TARGETS["mnist"]
@@ -57,7 +54,7 @@ def target(digits: tuple[np.ndarray, np.ndarray]) -> dict[str, Labelled]:
 
 
 def backbone_of(run: Run) -> nn.Module:
-    return build(run, generator(0, "weights")).backbone
+    return build(run.architecture, generator(0, "weights")).backbone
 
 
 def asked(

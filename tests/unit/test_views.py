@@ -29,10 +29,10 @@ from PIL import Image, ImageFilter
 from sklearn.datasets import load_digits, load_sample_image
 from torch import Tensor
 
-from barlow_atlas import views
-from barlow_atlas.augmentation import RECIPES, Augmentation
-from barlow_atlas.views import ViewParameters, apply, draw, evaluate
-from barlow_atlas.vision import torchvision
+from barlow_atlas.nn import views
+from barlow_atlas.nn.views import ViewParameters, apply, draw, evaluate
+from barlow_atlas.nn.vision import torchvision
+from barlow_atlas.settings.augmentation import RECIPES, Augmentation
 
 transforms = importlib.import_module(f"{torchvision.__name__}.transforms")
 functional = importlib.import_module(f"{torchvision.__name__}.transforms.v2.functional")

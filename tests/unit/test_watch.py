@@ -20,12 +20,13 @@ from typing import Any
 import pytest
 
 from barlow_atlas.__main__ import main
-from barlow_atlas.paths import REPORTED, REPORTS
-from barlow_atlas.study import Study, load_study
-from barlow_atlas.watch import Live, WatchError, listen, serve
-from barlow_atlas.watch.activity import activity, step_file
-from barlow_atlas.watch.live import SECONDS_BETWEEN_QUESTIONS, TimeLeft
-from barlow_atlas.watch.server import Server, is_loopback, url
+from barlow_atlas.study.file import load_study
+from barlow_atlas.study.models import Study
+from barlow_atlas.study.paths import REPORTED, REPORTS
+from barlow_atlas.tools.watch import Live, WatchError, listen, serve
+from barlow_atlas.tools.watch.activity import activity, step_file
+from barlow_atlas.tools.watch.live import SECONDS_BETWEEN_QUESTIONS, TimeLeft
+from barlow_atlas.tools.watch.server import Server, is_loopback, url
 from snakemake_executor_plugin_submitit.ledger import Entry, Ledger
 
 ROOT = Path.cwd()
@@ -261,8 +262,8 @@ def test_the_time_of_a_job_is_that_of_its_like(finished: Study) -> None:
     """Without any measurement: probes of one shape take the mean of those that ran here."""
     # As before the images are prepared: their numbers are those of the catalogue.
     Path("results/data/digits/manifest.json").unlink()
-    from barlow_atlas.plan import BETWEEN_JOBS_S
-    from barlow_atlas.watch.remaining import seconds_left
+    from barlow_atlas.tools.plan import BETWEEN_JOBS_S
+    from barlow_atlas.tools.watch.remaining import seconds_left
 
     seconds = dict(zip(EPOCHS, (3.0, 4.0, 8.0, 5.0), strict=False))
     for epoch, took in seconds.items():
@@ -282,7 +283,7 @@ def test_the_time_of_a_job_is_that_of_its_like(finished: Study) -> None:
 def test_only_the_latest_jobs_tell_how_fast_it_goes(finished: Study) -> None:
     """A job that once shared its core with other work does not spoil the estimate for good."""
     Path("results/data/digits/manifest.json").unlink()
-    from barlow_atlas.watch.remaining import LATEST, seconds_left
+    from barlow_atlas.tools.watch.remaining import LATEST, seconds_left
 
     ran = [(run, epoch) for run in (BT, BT.replace("s1", "s2")) for epoch in sorted(EPOCHS)]
     assert len(ran) > LATEST

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 
 from barlow_atlas.data.image_set import ImageSet
-from barlow_atlas.pretrain import Monitor, Segment, pretrain_together
-from barlow_atlas.snapshot import Manifest
-from barlow_atlas.study import Run
+from barlow_atlas.store.snapshot import Manifest
+from barlow_atlas.study.models import Run
+from barlow_atlas.training.segment import Monitor, Segment, pretrain_together
 
 
 def whole(images: np.ndarray) -> ImageSet:

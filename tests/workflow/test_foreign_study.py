@@ -6,7 +6,7 @@ import pandas as pd
 import torch
 from fresh_clone import Clone
 
-from barlow_atlas.vision import torchvision
+from barlow_atlas.nn.vision import torchvision
 
 STUDY = """\
 base: demo.yaml

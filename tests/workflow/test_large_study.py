@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from fresh_clone import Clone
 
-from barlow_atlas.jobs import jobs_of, stale_milestones, targets, to_run
-from barlow_atlas.study import load_study
+from barlow_atlas.study.file import load_study
+from barlow_atlas.workflow.jobs import jobs_of, stale_milestones, targets, to_run
 
 LIMIT_S = 120
 MILESTONES = "0, 5, 10, 25, 50, 100"
@@ -20,7 +20,7 @@ def counted(clone: Clone, name: str, monkeypatch: pytest.MonkeyPatch) -> dict[st
     monkeypatch.chdir(clone.folder)
     study = load_study(Path(f"params/{name}.yaml"))
     jobs = jobs_of(name, study)
-    running = to_run(jobs, targets(name, study), stale_milestones(jobs), Path.is_file)
+    running = to_run(jobs, targets(name, study), stale_milestones(name, jobs), Path.is_file)
     return {"all": 1, **Counter(job.rule for job in jobs if job.file in running)}
 
 

@@ -4,7 +4,7 @@ import time
 
 from fresh_clone import Clone
 
-from barlow_atlas.study import load_study
+from barlow_atlas.study.file import load_study
 
 PAPER = ("cifar10", "cifar100", "tiny-imagenet", "stl10")
 

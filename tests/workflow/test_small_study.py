@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from fresh_clone import Clone
 
-from barlow_atlas.paths import REPORTED
+from barlow_atlas.study.paths import REPORTED
 
 SMALL = (
     ("width: 16", "width: 4"),

@@ -4,13 +4,14 @@
 rule collect:
     input:
         probes=probe_files,
-        src=code(sources.COLLECT),
     output:
         [f"results/{{study}}/{name}" for name in paths.COLLECTED],
     log:
         "logs/{study}/collect.log",
     conda:
         "../../environment.yml"
+    params:
+        code=sources.fingerprint("collect"),
     message:
         "Gathering the probes of {wildcards.study}"
     shell:
@@ -22,7 +23,6 @@ rule analyse:
         table="results/{study}/probes.csv",
         # Intervals need each image's answers, which only the probe files have.
         probes=probe_files,
-        src=code(sources.ANALYSE),
     output:
         [f"results/{{study}}/{name}" for name in paths.ANALYSED],
     log:
@@ -30,6 +30,7 @@ rule analyse:
     conda:
         "../../environment.yml"
     params:
+        code=sources.fingerprint("analyse"),
         claims=claims_of,
     message:
         "Computing curves, effects and claims of {wildcards.study}"
@@ -43,7 +44,6 @@ rule report_study:
         probes=probe_files,
         training=training_files,
         published=paths.PUBLISHED,
-        src=code(sources.REPORT),
     output:
         [
             report(
@@ -70,6 +70,7 @@ rule report_study:
     conda:
         "../../environment.yml"
     params:
+        code=sources.fingerprint("report"),
         title=lambda wildcards: STUDIES[wildcards.study].title,
     message:
         "Drawing the report of {wildcards.study}"
@@ -84,7 +85,6 @@ rule ledger:
         published=paths.PUBLISHED,
         tables=paths.PAPER_TABLES,
         claims=paths.CLAIMS,
-        src=code(sources.LEDGER),
     output:
         ledger_files(),
     log:
@@ -92,6 +92,7 @@ rule ledger:
     conda:
         "../../environment.yml"
     params:
+        code=sources.fingerprint("ledger"),
         # What differs in the set-up follows from all of them.
         studies=what_studies_are(),
     message:

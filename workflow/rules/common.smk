@@ -1,9 +1,14 @@
 """What the rules share: paths, and what a job of a study depends on and asks for."""
 
 
-def code(files):
-    """Source files relative to the working directory, so that a clone may be moved."""
-    return [os.path.relpath(file) for file in files]
+def training_code(wildcards, seeds=None):
+    """What code a run's milestones are made by, or count as made by."""
+    run, *_ = runs_of(wildcards, seeds)
+    return adoption.standing(wildcards.study, adoption.training_code(run))
+
+
+def probing_code(wildcards):
+    return adoption.standing(wildcards.study, adoption.probing_code())
 
 
 # Trained and imported runs have rules of their own, told apart by name.
@@ -96,11 +101,6 @@ def runs_of(wildcards, seeds=None):
 def of_seeds(seeds, path):
     """A run's path, for each seed of a group."""
     return [path.replace("{run}", f"{{stem}}-s{seed}") for seed in seeds]
-
-
-def run_sources(wildcards, seeds=None):
-    run, *_ = runs_of(wildcards, seeds)
-    return code(sources.pretrain_sources(type(run.settings)))
 
 
 def identity(wildcards, seeds=None):

@@ -2,8 +2,6 @@
 
 
 rule prepare_data:
-    input:
-        src=code(sources.PREPARE_DATA),
     output:
         manifest="results/data/{dataset}/manifest.json",
     log:
@@ -13,6 +11,7 @@ rule prepare_data:
     conda:
         "../../environment.yml"
     params:
+        code=sources.fingerprint("prepare_data"),
         # Which study asks is no part of the result; Snakemake compares no parameter that is
         # derived from `input`.
         study=lambda wildcards, input: DATA_SETS[wildcards.dataset][1],

@@ -10,7 +10,6 @@ rule pretrain:
     input:
         parents=parent_manifests,
         data=data_manifest,
-        src=run_sources,
     output:
         weights="results/{study}/checkpoints/{run}/epoch_{epoch}.safetensors",
         manifest="results/{study}/checkpoints/{run}/epoch_{epoch}.json",
@@ -32,6 +31,7 @@ rule pretrain:
     params:
         # So that a change of what decides the weights, and of nothing else, retrains.
         run=identity,
+        code=training_code,
         names="{run}",
     message:
         "Training {wildcards.run} of {wildcards.study} to epoch {wildcards.epoch}"
@@ -48,7 +48,6 @@ for number, (study, seeds) in enumerate(TOGETHER):
         input:
             parents=partial(parent_manifests, seeds=seeds),
             data=data_manifest,
-            src=partial(run_sources, seeds=seeds),
         output:
             weights=of_seeds(
                 seeds, "results/{study}/checkpoints/{run}/epoch_{epoch}.safetensors"
@@ -75,6 +74,7 @@ for number, (study, seeds) in enumerate(TOGETHER):
             runtime=asked("pretrain", "runtime"),
         params:
             run=partial(identity, seeds=seeds),
+            code=partial(training_code, seeds=seeds),
             names=of_seeds(seeds, "{run}"),
         message:
             "Training {params.names} of {wildcards.study} to epoch {wildcards.epoch}"
@@ -87,7 +87,6 @@ rule cool_down:
     input:
         parent="results/{study}/checkpoints/{run}/epoch_{epoch}.json",
         data=data_manifest,
-        src=run_sources,
     output:
         weights="results/{study}/checkpoints/{run}/cooled/epoch_{epoch}.safetensors",
         manifest="results/{study}/checkpoints/{run}/cooled/epoch_{epoch}.json",
@@ -105,6 +104,7 @@ rule cool_down:
         runtime=asked("pretrain", "runtime"),
     params:
         run=identity,
+        code=training_code,
     message:
         "Cooling down {wildcards.run} of {wildcards.study} from epoch {wildcards.epoch}"
     shell:
@@ -117,7 +117,6 @@ rule import_weights:
     input:
         file=foreign_file,
         data=data_manifest,
-        src=code(sources.IMPORT),
     output:
         weights="results/{study}/checkpoints/{run}/epoch_{epoch}.safetensors",
         manifest="results/{study}/checkpoints/{run}/epoch_{epoch}.json",
@@ -129,6 +128,7 @@ rule import_weights:
         "../../environment.yml"
     params:
         run=identity,
+        code=training_code,
     message:
         "Importing {wildcards.run} of {wildcards.study} at epoch {wildcards.epoch}"
     shell:

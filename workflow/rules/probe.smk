@@ -7,7 +7,6 @@ rule probe:
         manifest=probed,
         data=data_manifest,
         targets=target_manifests,
-        src=code(sources.PROBE),
     output:
         "results/{study}/probes/{run}/epoch_{epoch}.json",
     log:
@@ -22,6 +21,7 @@ rule probe:
         mem_mb=asked("probe", "mem_mb"),
         runtime=asked("probe", "runtime"),
     params:
+        code=probing_code,
         probes=lambda wildcards: STUDIES[wildcards.study].probes.model_dump_json(),
         # The facts of transfer targets: their statistics normalise the images.
         targets=target_facts,

@@ -13,8 +13,7 @@ from typing import Any
 
 import pandas as pd
 
-from barlow_atlas.data.catalog import CATALOG
-from barlow_atlas.published import (
+from barlow_atlas.atlas.published import (
     DATA_SETS,
     WEIGHTS,
     Ours,
@@ -26,7 +25,8 @@ from barlow_atlas.published import (
     TableSpec,
     find,
 )
-from barlow_atlas.study import Run, Study
+from barlow_atlas.data.catalog import CATALOG
+from barlow_atlas.study.models import Run, Study
 
 COLUMNS = [
     *("table", "method", "dataset", "metric", "published", "unit", "percent", "paper"),

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from barlow_atlas.probe_settings import KNN
+from barlow_atlas.probes.settings import KNN
 
 LINE = (
     *("study", "method", "objective", "embedding_dim", "epochs", "protocol"),

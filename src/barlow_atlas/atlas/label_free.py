@@ -9,14 +9,7 @@ import numpy as np
 from scipy import stats
 
 from barlow_atlas.atlas.overfitting import at_peak, choice
-from barlow_atlas.atlas.statistics import (
-    Effect,
-    cut,
-    effect,
-    level,
-    over_seeds,
-    paired,
-)
+from barlow_atlas.atlas.statistics import Effect, cut, effect, level, over_seeds, paired
 
 SENSES: dict[str, Literal["high", "low", "near 1"]] = {
     "rankme": "high",

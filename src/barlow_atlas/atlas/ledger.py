@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from barlow_atlas.atlas import overfitting
+from barlow_atlas.atlas.claims import Agreement, Claim, Entry, OneLine, Signal, SignalName, TwoLines
 from barlow_atlas.atlas.effects import drop, gain, has_peak, last, typed, with_seeds
 from barlow_atlas.atlas.label_free import spearman
 from barlow_atlas.atlas.lines import Line
@@ -27,15 +28,6 @@ from barlow_atlas.atlas.statistics import (
     sign_flip_p,
     slope_weights,
     verdict,
-)
-from barlow_atlas.claims import (
-    Agreement,
-    Claim,
-    Entry,
-    OneLine,
-    Signal,
-    SignalName,
-    TwoLines,
 )
 
 COLUMNS = ("claim", "estimate", "low", "high", "n", "df", "p", "unit", "how", "note")

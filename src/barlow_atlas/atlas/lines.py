@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from barlow_atlas.atlas.frames import setting, subject, variant
-from barlow_atlas.packing import unpack
+from barlow_atlas.probes.packing import unpack
 
 SEED = re.compile(r"-s\d+$")
 OF_ALL_SEEDS = ("study", "method", "embedding_dim", "epochs", "protocol", "objective")

@@ -10,8 +10,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from barlow_atlas.atlas.frames import subject
 from barlow_atlas.errors import AtlasError
-from barlow_atlas.lineage import lineage
-from barlow_atlas.study import ForeignRun, Run
+from barlow_atlas.study.lineage import lineage
+from barlow_atlas.study.models import ForeignRun, Run
 
 RUN_COLUMNS = [
     *("run", "method", "embedding_dim", "epochs", "protocol", "seed"),

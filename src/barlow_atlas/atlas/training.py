@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from barlow_atlas.study import Run
+from barlow_atlas.study.models import Run
 
 TRAINING_COLUMNS = ["run", "method", "embedding_dim", "seed", "epoch", "loss"]
 

@@ -16,7 +16,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from barlow_atlas.data.errors import DataError
-from barlow_atlas.frozen import Frozen
+from barlow_atlas.settings.frozen import Frozen
 
 Part = Literal["train", "test", "unlabeled"]
 Layout = Literal[

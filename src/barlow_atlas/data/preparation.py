@@ -15,14 +15,7 @@ from numpy.typing import NDArray
 from barlow_atlas.data.catalog import DataSet, Part
 from barlow_atlas.data.errors import DataError
 from barlow_atlas.data.formats import decode
-from barlow_atlas.data.prepared import (
-    MANIFEST,
-    ArrayFile,
-    HoldOut,
-    Manifest,
-    Subset,
-    sha256_of,
-)
+from barlow_atlas.data.prepared import MANIFEST, ArrayFile, HoldOut, Manifest, Subset, sha256_of
 from barlow_atlas.data.reading import Decoded, Images
 from barlow_atlas.data.selection import Index, draw_validation
 from barlow_atlas.data.sources import Report, locate

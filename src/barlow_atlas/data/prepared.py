@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
+from barlow_atlas.data.choice import Protocol
 from barlow_atlas.data.errors import DataError
-from barlow_atlas.data.selection import Index
-from barlow_atlas.frozen import Frozen
+from barlow_atlas.data.selection import Index, Selection, select
+from barlow_atlas.settings.frozen import Frozen
 
 MANIFEST = "manifest.json"
 
@@ -81,6 +82,18 @@ class Prepared:
     test_labels: Index
     unlabeled_images: NDArray[np.uint8] | None
     validation_index: Index
+
+    def select(self, protocol: Protocol, fraction: float) -> Selection:
+        """Which images a run sees under its protocol and fraction; see `selection.select`."""
+        return select(
+            self.train_labels,
+            self.validation_index,
+            protocol=protocol,
+            fraction=fraction,
+            seed=self.manifest.validation.seed,
+            test_count=len(self.test_labels),
+            unlabeled_count=0 if self.unlabeled_images is None else len(self.unlabeled_images),
+        )
 
 
 def load(folder: Path, verify: bool = False) -> Prepared:

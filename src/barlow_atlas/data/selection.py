@@ -2,16 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from barlow_atlas.data.choice import Protocol
 from barlow_atlas.data.errors import DataError
 
 Index = NDArray[np.int64]
-Protocol = Literal["clean", "reference"]
-
 # Each draw has its own stream of the split seed, so that they do not depend on one another.
 _TEST, _VALIDATION, _FRACTION, _UNLABELED = range(4)
 # The seed of the reference's draws of transfer targets.

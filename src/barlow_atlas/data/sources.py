@@ -225,7 +225,7 @@ def _keep(verified: Path, place: Path) -> Path:
 def _download(url: str, path: Path, md5: str | None, size: int | None) -> None:
     """Fetch `url` into `path`. Raises DataError if it cannot be had whole, as `md5` tells."""
     # Loading torchvision takes seconds, and only a download needs it.
-    from barlow_atlas.vision import torchvision
+    import torchvision
 
     try:
         torchvision.datasets.utils.download_url(url, str(path.parent), path.name, md5)

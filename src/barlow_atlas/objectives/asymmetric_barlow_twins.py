@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field, model_validator
 
 from barlow_atlas.objectives.barlow_twins import BarlowTwins
-from barlow_atlas.settings import Projector
+from barlow_atlas.settings.training import Projector
 
 if TYPE_CHECKING:
     from typing import Self
 
     from torch import Tensor, nn
 
-    from barlow_atlas.networks import Network
+    from barlow_atlas.nn.networks import Network
     from barlow_atlas.objectives.base import Moment
 
 
@@ -43,7 +43,7 @@ class AsymmetricBarlowTwins(BarlowTwins):
     def parts(self, network: Network, embedding_dim: int) -> nn.Module:
         from torch import nn
 
-        from barlow_atlas.networks import projector_layers
+        from barlow_atlas.nn.networks import projector_layers
 
         if self.predictor is None:
             return nn.Module()

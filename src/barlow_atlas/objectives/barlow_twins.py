@@ -15,7 +15,7 @@ from barlow_atlas.objectives.base import Method, at_least_float32, standardise
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from barlow_atlas.networks import Network
+    from barlow_atlas.nn.networks import Network
     from barlow_atlas.objectives.base import Moment
     from barlow_atlas.objectives.squared_products import Factor
 

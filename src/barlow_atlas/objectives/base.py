@@ -6,12 +6,12 @@ from abc import abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from barlow_atlas.frozen import Frozen
+from barlow_atlas.settings.frozen import Frozen
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor, nn
 
-    from barlow_atlas.networks import Network
+    from barlow_atlas.nn.networks import Network
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 lightly imports torchvision, so `vision` has to be imported before it.
 """
 
-import barlow_atlas.vision  # noqa: F401
+import barlow_atlas.nn.vision  # noqa: F401
 
 # isort: split
 from lightly.loss import NegativeCosineSimilarity, SwaVLoss, Whitening2d

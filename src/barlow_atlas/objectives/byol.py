@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 from pydantic import Field
 
 from barlow_atlas.objectives.base import Method
-from barlow_atlas.settings import Projector
+from barlow_atlas.settings.training import Projector
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from torch import Tensor, nn
 
-    from barlow_atlas.networks import Network
+    from barlow_atlas.nn.networks import Network
     from barlow_atlas.objectives.base import Moment
 
 
@@ -45,7 +45,7 @@ class BYOL(Method):
 
         from torch import nn
 
-        from barlow_atlas.networks import projector_layers
+        from barlow_atlas.nn.networks import projector_layers
 
         parts = nn.Module()
         parts.predictor = nn.Sequential(

@@ -16,7 +16,7 @@ from barlow_atlas.objectives.base import Method
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from barlow_atlas.networks import Network
+    from barlow_atlas.nn.networks import Network
     from barlow_atlas.objectives.base import Moment
 
 

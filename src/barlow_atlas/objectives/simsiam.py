@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from barlow_atlas.objectives.base import Method
-from barlow_atlas.settings import Projector
+from barlow_atlas.settings.training import Projector
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from barlow_atlas.networks import Network
+    from barlow_atlas.nn.networks import Network
     from barlow_atlas.objectives.base import Moment
 
 
@@ -35,7 +35,7 @@ class SimSiam(Method):
     def parts(self, network: Network, embedding_dim: int) -> nn.Module:
         from torch import nn
 
-        from barlow_atlas.networks import projector_layers
+        from barlow_atlas.nn.networks import projector_layers
 
         layers = projector_layers(embedding_dim, self.predictor, embedding_dim)
         return nn.ModuleDict({"predictor": nn.Sequential(*layers)})

@@ -11,7 +11,7 @@ from barlow_atlas.objectives.base import Method, at_least_float32
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from barlow_atlas.networks import Network
+    from barlow_atlas.nn.networks import Network
     from barlow_atlas.objectives.base import Moment
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-    from barlow_atlas.networks import Network
+    from barlow_atlas.nn.networks import Network
     from barlow_atlas.objectives.base import Moment
 
 

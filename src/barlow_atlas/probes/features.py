@@ -4,9 +4,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from barlow_atlas import views
 from barlow_atlas.data.image_set import ImageSet
-from barlow_atlas.study import Subject
+from barlow_atlas.nn import views
+from barlow_atlas.probes.subject import Subject
 
 BATCH = 256
 """Images a forward pass: with more, what lies between two layers outgrows a CPU's cache."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import conv2d, normalize
 
-from barlow_atlas.probe_settings import KNN
+from barlow_atlas.probes.settings import KNN
 
 ROOM = 13_000_000
 """Bytes of the inner products that are held at a time."""

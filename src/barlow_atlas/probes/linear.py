@@ -15,14 +15,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, pad
 
-from barlow_atlas import views
-from barlow_atlas.augmentation import Augmentation
 from barlow_atlas.errors import AtlasError
-from barlow_atlas.optim import exponential, half_cosine
-from barlow_atlas.probe_settings import Linear
+from barlow_atlas.nn import views
+from barlow_atlas.nn.optim import exponential, half_cosine
+from barlow_atlas.nn.randomness import generator
 from barlow_atlas.probes.features import Images, evaluation_view, extract
-from barlow_atlas.randomness import generator
-from barlow_atlas.study import Subject
+from barlow_atlas.probes.settings import Linear
+from barlow_atlas.probes.subject import Subject
+from barlow_atlas.settings.augmentation import Augmentation
 
 Batches = Iterable[tuple[Tensor, Tensor]]
 """Features (n, f) and their classes (n,), a batch at a time."""

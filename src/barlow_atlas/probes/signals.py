@@ -16,14 +16,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from barlow_atlas import views
-from barlow_atlas.networks import Network
+from barlow_atlas.nn import views
+from barlow_atlas.nn.networks import Network
+from barlow_atlas.nn.randomness import generator
 from barlow_atlas.objectives.squared_products import squared_norm_of_product
-from barlow_atlas.packing import pack_correlations
-from barlow_atlas.probes import Labelled, ProbeError
 from barlow_atlas.probes.features import BATCH, Images
-from barlow_atlas.randomness import generator
-from barlow_atlas.study import Run, Subject
+from barlow_atlas.probes.milestone import Labelled, ProbeError
+from barlow_atlas.probes.packing import pack_correlations
+from barlow_atlas.probes.subject import Subject
+from barlow_atlas.study.models import Run
 
 MOST_IMAGES = 5000
 VIEWS = 512

@@ -13,11 +13,10 @@ import torch
 from torch import nn
 
 from barlow_atlas.data.catalog import Target
+from barlow_atlas.data.choice import Protocol
 from barlow_atlas.data.prepared import Prepared
-from barlow_atlas.data.selection import Protocol, select
-from barlow_atlas.optim import drops
-from barlow_atlas.probe_settings import Linear, Transfer
-from barlow_atlas.probes import Labelled, ProbeError, record
+from barlow_atlas.data.selection import select
+from barlow_atlas.nn.optim import drops
 from barlow_atlas.probes.features import extract
 from barlow_atlas.probes.linear import (
     FORMS,
@@ -32,7 +31,9 @@ from barlow_atlas.probes.linear import (
     published_probe,
     uniform_start,
 )
-from barlow_atlas.study import Subject
+from barlow_atlas.probes.milestone import Labelled, ProbeError, record
+from barlow_atlas.probes.settings import Linear, Transfer
+from barlow_atlas.probes.subject import Subject
 
 # The rate drops after 60 and 80 of the reference's 100 epochs.
 DROPS = (0.6, 0.8)

@@ -10,16 +10,8 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from barlow_atlas.atlas.frames import NONE
-from barlow_atlas.packing import unpack_correlations
-from barlow_atlas.report.figures.canvas import (
-    SMALL,
-    clean,
-    heading,
-    plain,
-    sheet,
-    signed,
-    style,
-)
+from barlow_atlas.probes.packing import unpack_correlations
+from barlow_atlas.report.figures.canvas import SMALL, clean, heading, plain, sheet, signed, style
 from barlow_atlas.report.figures.palette import ordered
 
 SUBJECT = "Cross-correlation of the two views' embeddings, before and after training"

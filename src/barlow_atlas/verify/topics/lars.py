@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from barlow_atlas.optim import LARS
+from barlow_atlas.nn.optim import LARS
 from barlow_atlas.verify import inputs
 
 

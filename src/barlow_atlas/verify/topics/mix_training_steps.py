@@ -5,10 +5,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from barlow_atlas.networks import Network
+from barlow_atlas.nn.networks import Network
+from barlow_atlas.nn.optim import build_optimizer, learning_rate, peak_rate, set_learning_rate
 from barlow_atlas.objectives.mixed_barlow_twins import MixedBarlowTwins
-from barlow_atlas.optim import build_optimizer, learning_rate, peak_rate, set_learning_rate
-from barlow_atlas.settings import Adam, MixCosine
+from barlow_atlas.settings.training import Adam, MixCosine
 from barlow_atlas.verify import inputs
 from barlow_atlas.verify.topics.network import (
     mix_network,

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from barlow_atlas.networks import Network
+from barlow_atlas.nn.networks import Network
 from barlow_atlas.objectives.moco_v2 import MoCoV2, first_is_right
 from barlow_atlas.verify import inputs
 

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from barlow_atlas.networks import Network, build_backbone, projector_layers
-from barlow_atlas.settings import Backbone, Projector
+from barlow_atlas.nn.networks import Network, build_backbone, projector_layers
+from barlow_atlas.settings.training import Backbone, Projector
 from barlow_atlas.verify import inputs
 from barlow_atlas.verify.values import Mismatch
 

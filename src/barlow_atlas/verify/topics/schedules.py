@@ -4,9 +4,9 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
+from barlow_atlas.nn.optim import drops, exponential, half_cosine, learning_rate, peak_rate
 from barlow_atlas.objectives.mixed_barlow_twins import regulariser_scale
-from barlow_atlas.optim import drops, exponential, half_cosine, learning_rate, peak_rate
-from barlow_atlas.settings import BTCosine, Drops, EpochCosine, MixCosine, Schedule
+from barlow_atlas.settings.training import BTCosine, Drops, EpochCosine, MixCosine, Schedule
 from barlow_atlas.verify.values import Mismatch
 
 Point = dict[str, Any]

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from barlow_atlas.networks import Network
+from barlow_atlas.nn.networks import Network
 from barlow_atlas.objectives.simclr import SimCLR
 from barlow_atlas.verify import inputs
 

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn.functional import normalize
 
-from barlow_atlas.networks import Network
+from barlow_atlas.nn.networks import Network
 from barlow_atlas.objectives.base import Moment
 from barlow_atlas.objectives.borrowed import sinkhorn
 from barlow_atlas.objectives.swav import SwAV, normalise_prototypes

@@ -1,0 +1,1 @@
+"""What a step computes with: views, networks, optimizers, random numbers, the device."""

@@ -1,0 +1,200 @@
+"""Backbones with their stems, projectors, and how views pass through them."""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from barlow_atlas.nn.vision import torchvision
+from barlow_atlas.settings.training import Architecture, Backbone, Precision, Projector
+
+
+class _PerView:
+    """Batch norm of a batch that holds `views` views, one after another: statistics of each view.
+
+    The running statistics see the views in this order, as if each had passed alone.
+    """
+
+    views = 1
+
+    def forward(self, images: Tensor) -> Tensor:
+        one: Callable[[Tensor], Tensor] = super().forward  # type: ignore[misc]
+        if self.views == 1:
+            return one(images)
+        return torch.cat([one(view) for view in images.chunk(self.views)])
+
+
+class PerViewBatchNorm1d(_PerView, nn.BatchNorm1d):
+    pass
+
+
+class PerViewBatchNorm2d(_PerView, nn.BatchNorm2d):
+    pass
+
+
+class Network(nn.Module):
+    """What is pre-trained: images (N, 3, H, W) -> features (N, f) -> embeddings (N, d).
+
+    With precision "bfloat16" convolutions and products run in that type, on weights that stay in
+    float32; batch-norm statistics and the embeddings that come out are float32 in any case.
+    """
+
+    def __init__(
+        self, backbone: nn.Module, projector: nn.Module, precision: Precision = "float32"
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.projector = projector
+        self.precision = precision
+
+    def forward(self, images: Tensor) -> Tensor:
+        with self._in_precision(images):
+            embeddings: Tensor = self.projector(self.backbone(images))
+        return embeddings.to(images.dtype)
+
+    def _in_precision(self, images: Tensor) -> AbstractContextManager[Any]:
+        kind = images.device.type
+        # torch's meta device, on which work is counted, knows no autocast.
+        if self.precision == "float32" or not torch.amp.is_autocast_available(kind):
+            return nullcontext()
+        return torch.autocast(kind, torch.bfloat16)
+
+    def each(self, *views: Tensor) -> tuple[Tensor, ...]:
+        """Embeddings (N, d) of each of several views (N, 3, H, W), with statistics of its own.
+
+        On a GPU the views pass in one batch: a third of the kernels, each of a size that fills the
+        device. On a CPU one batch of all is slower than the views one by one, by a tenth
+        (ResNet-18, three views of 64 images).
+        """
+        if views[0].device.type != "cuda":
+            return tuple(self(view) for view in views)
+        return self.in_one_batch(*views)
+
+    def together(self, *views: Tensor) -> Tensor:
+        """Embeddings (V N, d) of V views (N, 3, H, W), one below the other.
+
+        The backbone takes statistics of each view, the projector of all, as in the code of SimCLR's
+        and W-MSE's authors.
+        """
+        with self._in_precision(views[0]):
+            features = torch.cat([self.backbone(view) for view in views])
+            embeddings: Tensor = self.projector(features)
+        return embeddings.to(views[0].dtype)
+
+    def compile_parts(self, mode: str = "default") -> None:
+        """Compiles the passes through backbone and projector; names of weights stay as they are.
+
+        For GPUs: on the CPUs tried, the compiled passes were slower than torch's own (docs).
+        """
+        for part in (self.backbone, self.projector):
+            part.compile(dynamic=False, mode=mode)
+
+    def in_one_batch(self, *views: Tensor) -> tuple[Tensor, ...]:
+        """As `each`, by one forward pass."""
+        norms = [module for module in self.modules() if isinstance(module, _PerView)]
+        for norm in norms:
+            norm.views = len(views)
+        embeddings: Tensor = self(torch.cat(views))
+        for norm in norms:
+            norm.views = 1
+        return embeddings.chunk(len(views))
+
+
+def build(settings: Architecture, generator: torch.Generator) -> Network:
+    """The network with torch's default initialisation, drawn from `generator`.
+
+    Without a projector, as of foreign weights, the embeddings are the features.
+
+    The weights are laid out channels last, which convolutions then keep to: 2.5 times faster on a
+    CPU at 16 x 16 pixels and width 16, and what tensor cores want.
+    """
+    with initialised_from(generator):
+        backbone, features = build_backbone(settings.backbone)
+        projector: nn.Module = nn.Identity()
+        if settings.projector is not None:
+            layers = projector_layers(features, settings.projector, settings.embedding_dim)
+            projector = nn.Sequential(*layers)
+        network = Network(backbone, projector, settings.precision)
+    for parameter in network.parameters():
+        if parameter.dim() == 4:
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+    return network
+
+
+@contextmanager
+def initialised_from(generator: torch.Generator) -> Iterator[None]:
+    """Modules made inside draw their weights from `generator`; torch's own state is left alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(generator.initial_seed())
+        yield
+
+
+def build_backbone(settings: Backbone) -> tuple[nn.Module, int]:
+    """The backbone without a classifier, and its number of features f."""
+    if settings.name == "small":
+        assert settings.width is not None  # guaranteed by the settings' own check
+        return small(settings.stem, settings.width)
+    resnet = getattr(torchvision.models, settings.name)(
+        weights=None,
+        zero_init_residual=settings.zero_init_residual,
+        norm_layer=PerViewBatchNorm2d,
+    )
+    features = resnet.fc.in_features
+    resnet.fc = nn.Identity()
+    if settings.stem != "7x7-maxpool":
+        padding = 2 if settings.stem == "3x3-pad2" else 1
+        resnet.conv1 = nn.Conv2d(3, 64, kernel_size=3, stride=1, padding=padding, bias=False)
+    if not settings.stem.endswith("maxpool"):
+        resnet.maxpool = nn.Identity()
+    return resnet, features
+
+
+def small(stem: str, width: int) -> tuple[nn.Module, int]:
+    """A ResNet-10 of narrow stages: one basic block each of w, 2w, 4w and 8w channels."""
+    first: list[nn.Module] = [
+        nn.Conv2d(3, width, kernel_size=3, stride=1, padding=1, bias=False)
+        if stem != "7x7-maxpool"
+        else nn.Conv2d(3, width, kernel_size=7, stride=2, padding=3, bias=False),
+        PerViewBatchNorm2d(width),
+        nn.ReLU(inplace=True),
+    ]
+    if stem != "3x3":
+        first.append(nn.MaxPool2d(kernel_size=3, stride=2, padding=1))
+    channels = [width, width, 2 * width, 4 * width, 8 * width]
+    stages = [_stage(before, after) for before, after in pairwise(channels)]
+    return nn.Sequential(*first, *stages, nn.AdaptiveAvgPool2d(1), nn.Flatten()), 8 * width
+
+
+def _stage(before: int, after: int) -> nn.Module:
+    """One basic block; where the channels double, the resolution halves."""
+    block: type[nn.Module] = torchvision.models.resnet.BasicBlock
+    if before == after:
+        return block(before, after, norm_layer=PerViewBatchNorm2d)
+    shortcut = nn.Sequential(
+        nn.Conv2d(before, after, kernel_size=1, stride=2, bias=False), PerViewBatchNorm2d(after)
+    )
+    return block(before, after, stride=2, downsample=shortcut, norm_layer=PerViewBatchNorm2d)
+
+
+def projector_layers(features: int, settings: Projector, embedding_dim: int) -> Iterator[nn.Module]:
+    """Linear, batch norm and ReLU for each hidden width, then a linear layer, then its norm.
+
+    Mixed Barlow Twins' small-data code has one hidden layer of 512 whatever the embedding's width;
+    Barlow Twins has two of 8192 and no bias anywhere (docs/fidelity.md).
+
+    Args:
+        features: what the backbone gives, (N, features).
+        embedding_dim: d of the embeddings, (N, d).
+    """
+    widths = [features, *settings.hidden]
+    for before, after in pairwise(widths):
+        yield nn.Linear(before, after, bias=settings.hidden_bias)
+        if settings.batch_norm:
+            yield PerViewBatchNorm1d(after)
+        yield nn.ReLU(inplace=True)
+    yield nn.Linear(widths[-1], embedding_dim, bias=settings.output_bias)
+    if settings.output_norm != "none":
+        yield PerViewBatchNorm1d(embedding_dim, affine=settings.output_norm == "affine")

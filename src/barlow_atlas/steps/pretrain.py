@@ -1,0 +1,127 @@
+"""One segment of a run, or of several that differ in their seeds."""
+
+from collections.abc import Sequence
+
+from barlow_atlas.data.image_set import ImageSet
+from barlow_atlas.data.prepared import MANIFEST, Prepared, load, sha256_of
+from barlow_atlas.nn.devices import device_for
+from barlow_atlas.study.errors import StudyError
+from barlow_atlas.study.models import ForeignRun, Run, Study
+from barlow_atlas.study.paths import COOLED, DATA, RESULTS, of_run
+from barlow_atlas.training import console
+from barlow_atlas.training.segment import Interrupted, Segment, pretrain_together
+from barlow_atlas.workflow.sources import fingerprint
+
+
+def pretrain(
+    name: str, study: Study, runs: Sequence[str], until: int, device: str | None, save_every: float
+) -> str | None:
+    """Trains runs from the milestone before to `until`, continuing where they were left.
+
+    Args:
+        name: of the study.
+        runs: names of runs that differ in their seeds at most.
+        save_every: seconds between two saved states.
+
+    Returns:
+        Why it stopped before the end, its state saved; None if it is done.
+
+    Raises:
+        StudyError: no such runs, or runs that cannot be trained together.
+    """
+    trained = [_trained(study, run) for run in runs]
+    if len({run.model_copy(update={"seed": 0}).model_dump_json() for run in trained}) > 1:
+        raise StudyError(
+            f"{', '.join(runs)} cannot be trained together: give runs that differ in their "
+            "seeds only"
+        )
+    return _train(name, trained, study.parent(until), until, 0, device, save_every)
+
+
+def cool_down(
+    name: str, study: Study, run: str, epoch: int, device: str | None, save_every: float
+) -> str | None:
+    """Anneals a milestone of a run whose schedule is `trunk`, in a branch of its own.
+
+    Returns:
+        As `pretrain`.
+
+    Raises:
+        StudyError: there is nothing to cool down.
+    """
+    trained = _trained(study, run)
+    if not trained.cooldown_epochs or epoch not in study.milestones[1:]:
+        raise StudyError(
+            f"nothing to cool down: {trained.name} at epoch {epoch}. Branches belong to the "
+            f"schedule trunk and to milestones after 0; milestones: {list(study.milestones)}"
+        )
+    return _train(name, [trained], epoch, epoch, trained.cooldown_epochs, device, save_every)
+
+
+def _trained(study: Study, name: str) -> Run:
+    run = study.run(name)
+    if isinstance(run, ForeignRun):
+        raise StudyError(f"{name} is made of foreign weights, which are imported and not trained")
+    return run
+
+
+def _train(
+    study: str,
+    runs: Sequence[Run],
+    parent: int | None,
+    until: int,
+    cooldown: int,
+    device: str | None,
+    save_every: float,
+) -> str | None:
+    run, *_ = runs
+    folder = DATA / run.data.name
+    images = pretraining_images(run, load(folder))
+    code = fingerprint("pretrain", [type(run.settings)])
+    data_sha256 = sha256_of(folder / MANIFEST)
+    segments = [segment(study, run, parent, until, cooldown, data_sha256, code) for run in runs]
+    place = device_for(device, run.threads)
+    with console.StopSignals() as signals, console.Board(segments, signals) as board:
+        try:
+            pretrain_together(segments, images, place, save_every, board.monitors)
+        except Interrupted as interruption:
+            assert signals.received is not None  # nothing else interrupts a segment
+            stopped = f"{interruption} ({signals.received.name})"
+            board.say(stopped)
+            return stopped
+    return None
+
+
+def pretraining_images(run: Run, prepared: Prepared) -> ImageSet:
+    """What a run is trained on: its share of the training images, and of those without labels."""
+    chosen = prepared.select(run.protocol, run.data.fraction)
+    parts = [(prepared.train_images, chosen.pretraining)]
+    if prepared.unlabeled_images is not None:
+        parts.append((prepared.unlabeled_images, chosen.pretraining_unlabeled))
+    return ImageSet(tuple(parts))
+
+
+def segment(
+    study: str,
+    run: Run,
+    parent: int | None,
+    until: int,
+    cooldown: int,
+    data_sha256: str,
+    sources_sha256: str,
+) -> Segment:
+    """The segment of a run in its study's folders."""
+    training = of_run("training", study, run.name)
+    resume = RESULTS / "resume" / study / run.name
+    return Segment(
+        study=study,
+        run=run,
+        parent=parent,
+        until=until,
+        cooldown=cooldown,
+        checkpoints=of_run("checkpoints", study, run.name),
+        training=training / COOLED if cooldown else training,
+        resume=resume / f"{COOLED}_{until:04d}" if cooldown else resume,
+        data_sha256=data_sha256,
+        sources_sha256=sources_sha256,
+    )

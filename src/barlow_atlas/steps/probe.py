@@ -1,0 +1,91 @@
+"""All probes and label-free signals of one milestone, as a probe file."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from barlow_atlas.data.catalog import TARGETS
+from barlow_atlas.data.prepared import load
+from barlow_atlas.nn.devices import device_for
+from barlow_atlas.nn.networks import Network, build
+from barlow_atlas.nn.randomness import generator
+from barlow_atlas.probes.milestone import choose, extract_splits
+from barlow_atlas.probes.milestone import probe as run_probes
+from barlow_atlas.probes.signals import signals
+from barlow_atlas.probes.transfer import target_splits, transfer
+from barlow_atlas.store.snapshot import read_manifest_of, read_weights, write_atomically
+from barlow_atlas.study.models import ForeignRun, Run, Study
+from barlow_atlas.study.paths import DATA, probe_file, probed_milestone
+
+
+def probe(name: str, study: Study, run_name: str, epoch: int, device: str | None) -> None:
+    """Asks a milestone all that its study asks, and stores the answers.
+
+    Raises:
+        StudyError: no such run.
+        SnapshotError: the milestone is missing, damaged or another run's.
+        ProbeError: images or features that give no answer.
+    """
+    run = study.run(run_name)
+    content = asked(name, study, run, epoch, probed_milestone(name, run, epoch), device)
+    write_atomically(probe_file(name, run, epoch), (json.dumps(content, indent=1) + "\n").encode())
+
+
+def asked(
+    name: str,
+    study: Study,
+    run: Run | ForeignRun,
+    epoch: int,
+    checkpoint: Path,
+    device: str | None,
+) -> dict[str, Any]:
+    """The content of the probe file of the milestone whose manifest is `checkpoint`."""
+    manifest = read_manifest_of(checkpoint, run)
+    weights = read_weights(checkpoint, manifest)
+    prepared = load(DATA / run.data.name)
+    chosen = prepared.select(run.protocol, run.data.fraction)
+    train = prepared.train_images, prepared.train_labels
+    splits = {
+        "train": choose(*train, chosen.probe_training),
+        "test": choose(prepared.test_images, prepared.test_labels, chosen.test),
+    }
+    if len(chosen.validation):
+        splits["validation"] = choose(*train, chosen.validation)
+    place = device_for(device, run.threads)
+    network = build(run.architecture, generator(run.seed, "weights"))
+    network.load_state_dict(weights)
+    network = network.to(place)
+    features = extract_splits(network.backbone, run, splits, place)
+    classes = len(prepared.manifest.classes)
+    return {
+        "format": 2,
+        "study": name,
+        "name": run.name,
+        "epoch": epoch,
+        "run": run.model_dump(mode="json"),
+        # All that the lineage hashes: the chain can be followed in probe files alone.
+        "checkpoint": manifest.model_dump(mode="json", exclude={"format", "study", "run"}),
+        "signals": signals(network, run, splits, features),
+        "results": [
+            *run_probes(network, run, study.probes, splits, features, classes),
+            *_transferred(study, run, network, place),
+        ],
+    }
+
+
+def _transferred(
+    study: Study, run: Run | ForeignRun, network: Network, device: torch.device
+) -> Iterator[dict[str, Any]]:
+    """The records of all targets that the study asks for."""
+    settings = study.probes.transfer
+    if settings is None:
+        return
+    for name in settings.targets:
+        target = TARGETS[name]
+        prepared = load(DATA / target.at(study.image_size).name)
+        splits = target_splits(prepared, run.protocol)
+        classes = len(prepared.manifest.classes)
+        yield from transfer(network.backbone, run, settings, target, splits, classes, device)

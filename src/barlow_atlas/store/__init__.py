@@ -1,0 +1,1 @@
+"""Files that outlive a job: checkpoints, locks, how a result was made, weights of others."""

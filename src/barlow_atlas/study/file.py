@@ -1,0 +1,157 @@
+"""Study files: found, read with what they build on, and checked; each fault is said in words."""
+
+import difflib
+import os
+import re
+from pathlib import Path
+from typing import Any, get_args
+
+from pydantic import ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from barlow_atlas.errors import not_allowed
+from barlow_atlas.settings.frozen import NAME, Frozen
+from barlow_atlas.study.errors import StudyError
+from barlow_atlas.study.models import TAGGED, Study
+
+NO_STUDIES = ("dvc.yaml", "claims.yaml", "tables.yaml")
+"""YAML files beside the studies: DVC's stages, the ledger of claims, the papers' tables."""
+
+
+def find_studies(params: Path) -> dict[str, Path]:
+    """Study files below `params` by name, such as `cifar10` or `ablations/lambda-reg`.
+
+    Those that others build on come first: files in `params` itself.
+    """
+    files = [path for path in params.rglob("*.yaml") if path.name not in NO_STUDIES]
+    names = {path.relative_to(params).with_suffix("").as_posix(): path for path in files}
+    return dict(sorted(names.items(), key=lambda item: (item[0].count("/"), item[0])))
+
+
+def study_file(params: Path, name: str) -> Path:
+    """The file below `params` of the study of that name.
+
+    Raises:
+        StudyError: no name of a study. It names folders below results/ and reports/, too, so
+            nothing that leads elsewhere may be in it.
+    """
+    if not all(NAME.fullmatch(part) for part in name.split("/")):
+        raise StudyError(
+            f"{name!r} cannot be a study: its name is lower-case words joined by - or _, with / "
+            "where its file lies in a folder, such as cifar10 or ablations/bt-loss"
+        )
+    return params / f"{name}.yaml"
+
+
+def load_study(path: Path) -> Study:
+    """Reads and checks a study file, and the study files it builds on.
+
+    Raises:
+        StudyError: with one line for each thing that is wrong.
+    """
+    try:
+        return Study.model_validate(_content(path, ()))
+    except ValidationError as error:
+        lines = [f"{path}: {_explain(detail)}" for detail in error.errors()]
+        raise StudyError("\n".join(lines)) from error
+
+
+def files_of(path: Path) -> list[Path]:
+    """A study file and those it builds on, nearest first."""
+    base = _read(path).get("base")
+    return [path, *(files_of(_base_path(path, base)) if base else ())]
+
+
+def file_with(key: str, path: Path) -> Path:
+    """Of a study file and those it builds on, the one whose `key` holds."""
+    return next(file for file in files_of(path) if key in _read(file))
+
+
+def _content(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
+    """A study's parameters: its base's, each replaced where the file has the key itself."""
+    content = _read(path)
+    base = content.pop("base", None)
+    if base is None:
+        return content
+    under = _base_path(path, base)
+    if under in (*above, path):
+        raise StudyError(f"{path}: base {base!r} leads back to a file that builds on it")
+    return _content(under, (*above, path)) | content
+
+
+def _base_path(path: Path, base: Any) -> Path:
+    if not isinstance(base, str) or not base.endswith(".yaml"):
+        raise StudyError(
+            f"{path}: base = {base!r}: expected a study file seen from this one, as ../cifar10.yaml"
+        )
+    return Path(os.path.normpath(path.parent / base))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not NAME.fullmatch(path.stem):
+        raise StudyError(f"{path}: a study's name must be lower-case words joined by - or _")
+    if not path.is_file():
+        known = sorted(p.stem for p in path.parent.glob("*.yaml") if p.name not in NO_STUDIES)
+        raise StudyError(f"{path} does not exist. {not_allowed('study', path.stem, known)}")
+    try:
+        # YAML 1.2 as ruamel reads it: 1e-6 is a number and a key given twice is an error.
+        content = YAML(typ="safe", pure=True).load(path)
+    except YAMLError as error:
+        raise StudyError(f"{path} is not valid YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise StudyError(f"{path} must be a mapping of parameters, found: {content!r}")
+    return content
+
+
+def file_schema() -> dict[str, Any]:
+    """JSON schema of a study file, for editors: with a `base`, no key must be there."""
+    schema = Study.model_json_schema()
+    required = schema.pop("required")
+    schema["properties"]["base"] = {
+        "type": "string",
+        "description": "study file, seen from this one, whose keys hold where this one has none",
+    }
+    return schema | {"if": {"required": ["base"]}, "else": {"required": required}}
+
+
+def _explain(detail: Any) -> str:
+    """One pydantic error as: key, value, what is allowed, nearest name."""
+    # What is chosen by a name is reported below that name, which is no key in the file.
+    keys = [str(part) for part in detail["loc"] if part not in TAGGED]
+    key = ".".join(keys) or "study"
+    if detail["type"] == "extra_forbidden":
+        known = sorted(_model_at(detail["loc"][:-1]).model_fields)
+        near = difflib.get_close_matches(keys[-1], known, n=1)
+        meant = f" Did you mean {near[0]!r}?" if near else ""
+        return f"{key} is no parameter.{meant} Known here: {', '.join(known)}."
+    if detail["type"] == "missing":
+        return f"{key} is missing."
+    if detail["type"].startswith("union_tag"):
+        chosen_by = detail["ctx"]["discriminator"].strip("'")
+        known = re.findall(r"'([^']+)'", detail["ctx"].get("expected_tags", ""))
+        if detail["type"] == "union_tag_not_found":
+            return f"{key}.{chosen_by} is missing."
+        return f"{key}.{chosen_by}: {not_allowed(chosen_by, detail['ctx']['tag'], known)}"
+    message = detail["msg"].removeprefix("Value error, ")
+    if isinstance(detail["input"], dict):
+        return f"{key}: {message}"
+    return f"{key} = {detail['input']!r}: {message}"
+
+
+def _model_at(location: tuple[int | str, ...]) -> type[Frozen]:
+    """The model whose parameters stand at `location` (pydantic's `loc`) of a study."""
+    model: type[Frozen] = Study
+    for part in location:
+        if part in TAGGED:
+            model = TAGGED[str(part)]
+        elif part in model.model_fields:
+            model = _model_in(model.model_fields[str(part)].annotation) or model
+    return model
+
+
+def _model_in(annotation: Any) -> type[Frozen] | None:
+    """The parameter model that an annotation such as `tuple[KNN, ...]` holds, if it holds one."""
+    if isinstance(annotation, type) and issubclass(annotation, Frozen):
+        return annotation
+    return next((found for part in get_args(annotation) if (found := _model_in(part))), None)

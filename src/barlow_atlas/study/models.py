@@ -1,0 +1,408 @@
+"""A study: the parameters of one map, and the runs they expand to.
+
+A study file (`params/<name>.yaml`) is a `Study`. Everything that can change a run's weights is
+copied into its `Run`, which is stored with every result and compared by Snakemake; what cannot
+(milestones, seeds of other runs, probes, resources) stays out of it.
+
+Planning imports this module, so it loads neither torch nor numpy.
+"""
+
+import functools
+import itertools
+import operator
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
+
+from pydantic import BeforeValidator, Field, field_validator, model_validator
+
+from barlow_atlas.data.catalog import TARGETS, DataSet, resolve
+from barlow_atlas.data.choice import Data, Protocol
+from barlow_atlas.errors import not_allowed
+from barlow_atlas.objectives import METHODS
+from barlow_atlas.objectives.base import Method
+from barlow_atlas.probes.settings import KNN, Linear, LinearProbes, Transfer
+from barlow_atlas.probes.subject import Subject
+from barlow_atlas.settings.augmentation import RECIPES, Recipe
+from barlow_atlas.settings.frozen import NAME, Frozen
+from barlow_atlas.settings.training import (
+    Architecture,
+    Backbone,
+    Optimizer,
+    Positive,
+    Precision,
+    Projector,
+    Schedule,
+    Trunk,
+)
+from barlow_atlas.study.errors import StudyError
+
+Layout = Literal["mix-bt", "barlowtwins", "solo-learn", "lightly", "torchvision"]
+
+
+class Probes(Frozen):
+    """What every milestone is asked."""
+
+    knn: Annotated[tuple[KNN, ...], Field(min_length=1, strict=False)]
+    linear: LinearProbes = Field(description="one linear probe, or a list of them")
+    transfer: Transfer | None = Field(None, description="linear probes on other data sets")
+
+    def faults(self, protocol: Protocol) -> list[str]:
+        """Which of these probes cannot be asked in a protocol, and why."""
+        asked: list[Linear | Transfer] = [*self.linear]
+        if self.transfer:
+            asked.append(self.transfer)
+        return [fault for settings in asked if (fault := settings.fault(protocol))]
+
+
+class Resources(Frozen):
+    """What one job of a kind asks of the cluster; never part of a run's identity."""
+
+    gpu: Annotated[int, Field(ge=0)] = 0
+    mem_mb: Positive
+    runtime: Positive = Field(description="minutes")
+
+
+class JobResources(Frozen):
+    """Resources of the two kinds of jobs that a study multiplies."""
+
+    pretrain: Resources
+    probe: Resources
+
+
+def _recipe_by_name(value: Any) -> Any:
+    if isinstance(value, str):
+        if value not in RECIPES:
+            raise not_allowed("recipe", value, list(RECIPES))
+        return RECIPES[value]
+    return value
+
+
+def _tag(model: type[Frozen]) -> str:
+    """The name by which a study file chooses this optimizer or schedule."""
+    (tag,) = get_args(model.model_fields["name"].annotation)
+    return str(tag)
+
+
+# Every model that a study file chooses by its `objective` or `name`.
+TAGGED: dict[str, type[Frozen]] = {
+    **METHODS,
+    **{_tag(model): model for model in (*get_args(Optimizer), *get_args(Schedule))},
+}
+
+
+if TYPE_CHECKING:
+    MethodSettings = Method
+    NamedRecipe = Recipe
+else:  # types that follow from the registries, for pydantic and the JSON schema
+    MethodSettings = Annotated[
+        functools.reduce(operator.or_, METHODS.values()), Field(discriminator="objective")
+    ]
+    NamedRecipe = Annotated[
+        Recipe,
+        BeforeValidator(_recipe_by_name, json_schema_input_type=Literal[tuple(RECIPES)] | Recipe),
+    ]
+
+
+class Run(Subject):
+    """One pre-training: everything that decides its weights, and nothing else."""
+
+    projector: Projector
+    settings: MethodSettings
+    embedding_dim: int
+    batch_size: int
+    optimizer: Optimizer = Field(discriminator="name")
+    schedule: Schedule = Field(discriminator="name")
+    epochs: int | None
+    precision: Precision
+    compiled: bool
+
+    @property
+    def name(self) -> str:
+        """Readable identity within the study, e.g. `mix-d1024-e2000-clean-s1`."""
+        length = "trunk" if self.epochs is None else f"e{self.epochs}"
+        return f"{self.method}-d{self.embedding_dim}-{length}-{self.protocol}-s{self.seed}"
+
+    @property
+    def architecture(self) -> Architecture:
+        """The network that is trained."""
+        return Architecture(self.backbone, self.projector, self.embedding_dim, self.precision)
+
+    @property
+    def cooldown_epochs(self) -> int:
+        """Epochs of the branch that anneals a milestone; 0 where the schedule anneals the run."""
+        return self.schedule.cooldown_epochs if isinstance(self.schedule, Trunk) else 0
+
+
+class ForeignRun(Subject):
+    """Weights that were trained elsewhere: probed like a run's, trained never."""
+
+    layout: Layout
+
+    @property
+    def name(self) -> str:
+        """Readable identity within the study, e.g. `mix-published-imported-clean`."""
+        return f"{self.method}-imported-{self.protocol}"
+
+    @property
+    def architecture(self) -> Architecture:
+        """The network that is probed: a backbone alone."""
+        return Architecture(self.backbone, None, 0, "float32")
+
+
+class Foreign(Frozen):
+    """Existing weights that a study puts on its map."""
+
+    layout: Layout = Field(description="how the file names its tensors; see docs/foreign.md")
+    files: dict[Annotated[int, Field(ge=0)], str] = Field(
+        min_length=1, description="epoch at which the weights were taken -> file"
+    )
+    backbone: Backbone | None = Field(None, description="if it is not the study's")
+
+    @field_validator("files", mode="before")
+    @classmethod
+    def _epochs_are_numbers(cls, value: Any) -> Any:
+        # JSON, unlike YAML, has text for keys.
+        if isinstance(value, dict):
+            return {
+                int(k) if isinstance(k, str) and k.isdigit() else k: v for k, v in value.items()
+            }
+        return value
+
+
+class Overrides(Frozen):
+    """What one method of a study has otherwise than the study says."""
+
+    fraction: Annotated[float, Field(gt=0, le=1)] | None = Field(None, description="data.fraction")
+    recipe: NamedRecipe | None = None
+    backbone: Backbone | None = None
+    projector: Projector | None = None
+    embedding_dims: Annotated[tuple[Positive, ...], Field(min_length=1, strict=False)] | None = None
+    batch_size: Annotated[int, Field(ge=2)] | None = None
+    optimizer: Optimizer | None = Field(None, discriminator="name")
+    schedule: Schedule | None = Field(None, discriminator="name")
+    epochs: Positive | None = None
+
+
+class Study(Frozen):
+    """The parameters of one map; see `params/` for examples and docs/studies.md for the words."""
+
+    title: str = Field(min_length=1, description="one line for the report")
+    data: Data
+    image_size: Positive = Field(description="pixels a side of what the network sees")
+    recipe: NamedRecipe = Field(
+        description="name of a recipe in augmentation.py, or one spelled out"
+    )
+    backbone: Backbone
+    projector: Projector
+    methods: dict[str, MethodSettings] = Field(
+        default_factory=dict,
+        description="name in runs and figures -> objective and its settings",
+    )
+    overrides: dict[str, Overrides] = Field(
+        default_factory=dict,
+        description="name of a method -> what it has otherwise than the study says",
+    )
+    foreign: dict[str, Foreign] = Field(
+        default_factory=dict, description="name in figures -> existing weights to probe"
+    )
+    embedding_dims: Annotated[tuple[Positive, ...], Field(min_length=1, strict=False)]
+    seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1, strict=False)]
+    epochs: Positive | None = Field(
+        None, description="total; fixes the schedule. Left out where the schedule is trunk"
+    )
+    batch_size: Annotated[int, Field(ge=2)]
+    optimizer: Optimizer = Field(discriminator="name")
+    schedule: Schedule = Field(discriminator="name")
+    milestones: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(strict=False)] = Field(
+        min_length=2, description="epochs whose checkpoint is kept and probed; begins with 0"
+    )
+    protocol: Protocol = "clean"
+    probes: Probes
+    threads: Positive = Field(
+        description="CPU threads of a job; part of the run's identity, since sums depend on it"
+    )
+    precision: Precision = Field(
+        "float32",
+        description="what the network computes in during training; objectives, batch-norm "
+        "statistics, weights and probes are float32 in any case",
+    )
+    compiled: bool = Field(
+        False,
+        description="whether views and, on a GPU, the network are compiled for training "
+        "(torch.compile)",
+    )
+    seeds_together: Positive = Field(
+        1,
+        description="seeds that one job trains in turn, a step each: for runs that cannot fill a "
+        "GPU, or that take less time than a job's start",
+    )
+    resources: JobResources
+    data_mirrors: Annotated[tuple[str, ...], Field(strict=False)] = Field(
+        (), description="folders or URLs that hold the data set's official files"
+    )
+
+    @field_validator("methods", "foreign")
+    @classmethod
+    def _methods_have_plain_names(cls, value: dict[str, Any]) -> dict[str, Any]:
+        for name in value:
+            if not NAME.fullmatch(name):
+                raise ValueError(f"method name {name!r} must be lower-case words joined by - or _")
+        return value
+
+    @field_validator("embedding_dims", "seeds")
+    @classmethod
+    def _no_repetition(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if len(set(value)) != len(value):
+            raise ValueError(f"each value once: {list(value)}")
+        return value
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> "Study":
+        if self.milestones[0] != 0:
+            raise ValueError("milestones must begin with 0: every curve starts at random weights")
+        if any(a >= b for a, b in itertools.pairwise(self.milestones)):
+            raise ValueError(f"milestones must rise: {list(self.milestones)}")
+        if not self.methods and not self.foreign:
+            raise ValueError("nothing to map: give `methods` to train, or `foreign` weights")
+        twice = sorted(set(self.methods) & set(self.foreign))
+        if twice:
+            raise ValueError(f"{twice[0]!r} names a method and foreign weights: rename one")
+        for name in self.overrides:
+            if name not in self.methods:
+                raise not_allowed("method in overrides", name, list(self.methods))
+        for foreign in self.imported():
+            if foreign.backbone.name == "small":
+                raise ValueError(
+                    f"foreign.{foreign.method}: the backbone small exists in this project only; "
+                    "give `backbone`, the one that the weights were trained in"
+                )
+        for fault in self.probes.faults(self.protocol):
+            raise ValueError(fault)
+        runs = self.trained()
+        for run in runs:
+            _check_run(run, self.milestones)
+        ends = [run.epochs for run in runs if run.epochs is not None]
+        if len(ends) == len(runs) and ends and self.milestones[-1] > max(ends):
+            raise ValueError(
+                f"milestone {self.milestones[-1]} lies past the {max(ends)} epochs of training"
+            )
+        return self
+
+    def trained(self) -> list[Run]:
+        """The runs to train: the grid methods x embedding dims x seeds, in this order."""
+        return [
+            run
+            for method, settings in self.methods.items()
+            for run in self._runs_of(method, settings)
+        ]
+
+    def _runs_of(self, method: str, settings: Method) -> list[Run]:
+        own = self.overrides.get(method, Overrides())
+        given = {
+            key: value for key in Overrides.model_fields if (value := getattr(own, key)) is not None
+        }
+        dims = given.pop("embedding_dims", self.embedding_dims)
+        fraction = given.pop("fraction", self.data.fraction)
+        shared = {
+            key: getattr(self, key)
+            for key in Run.model_fields
+            if key not in {"data", "method", "settings", "embedding_dim", "seed"}
+        }
+        shared |= given
+        if isinstance(shared["schedule"], Trunk) and "epochs" not in given:
+            shared["epochs"] = None
+        data = self.data.model_copy(update={"fraction": fraction})
+        return [
+            Run(data=data, method=method, settings=settings, embedding_dim=dim, seed=seed, **shared)
+            for dim, seed in itertools.product(dims, self.seeds)
+        ]
+
+    def groups(self) -> list[tuple[Run, ...]]:
+        """The trained runs as jobs train them: those of a group differ in their seeds only."""
+        together = self.seeds_together
+        runs = self.trained()
+        return [
+            tuple(runs[first + place : first + place + together][: len(self.seeds) - place])
+            for first in range(0, len(runs), len(self.seeds))
+            for place in range(0, len(self.seeds), together)
+        ]
+
+    def imported(self) -> list[ForeignRun]:
+        """The chains of foreign weights."""
+        return [
+            ForeignRun(
+                data=self.data,
+                image_size=self.image_size,
+                recipe=self.recipe,
+                backbone=foreign.backbone or self.backbone,
+                method=name,
+                embedding_dim=None,
+                protocol=self.protocol,
+                threads=self.threads,
+                seed=self.seeds[0],
+                layout=foreign.layout,
+            )
+            for name, foreign in self.foreign.items()
+        ]
+
+    def runs(self) -> list[Run | ForeignRun]:
+        """Everything on the map: what is trained, then what is imported."""
+        return [*self.trained(), *self.imported()]
+
+    def run(self, name: str) -> Run | ForeignRun:
+        """The run of that name; raises StudyError with the nearest one."""
+        runs = {run.name: run for run in self.runs()}
+        if name not in runs:
+            raise StudyError(str(not_allowed("run", name, list(runs))))
+        return runs[name]
+
+    def data_sets(self) -> list[DataSet]:
+        """The study's images, then the targets of transfer at the size that the network sees."""
+        data, transfer = self.data, self.probes.transfer
+        own = resolve(data.name, data.path, data.stored_size)
+        targets = transfer.targets if transfer else ()
+        return [own, *(TARGETS[target].at(self.image_size) for target in targets)]
+
+    def milestones_of(self, run: Run | ForeignRun) -> tuple[int, ...]:
+        """The epochs at which a run is probed."""
+        if isinstance(run, ForeignRun):
+            return tuple(sorted(self.foreign[run.method].files))
+        return tuple(m for m in self.milestones if run.epochs is None or m <= run.epochs)
+
+    def parent(self, epoch: int) -> int | None:
+        """The milestone before `epoch`, None for the first; raises StudyError if it is none."""
+        if epoch not in self.milestones:
+            raise StudyError(f"{epoch} is no milestone; milestones: {list(self.milestones)}")
+        place = self.milestones.index(epoch)
+        return self.milestones[place - 1] if place else None
+
+
+def _check_run(run: Run, milestones: tuple[int, ...]) -> None:
+    """Raises ValueError if a run's parts do not go together."""
+    trunk = isinstance(run.schedule, Trunk)
+    if trunk == (run.epochs is not None):
+        raise ValueError(
+            f"{run.method}: leave `epochs` out, the schedule trunk has no end"
+            if trunk
+            else f"{run.method}: `epochs` is missing; only the schedule trunk does without"
+        )
+    if run.epochs is None:
+        if run.settings.needs_an_end:
+            raise ValueError(
+                f"{run.method}: {run.settings.objective} follows the share of training done, "
+                "which the schedule trunk does not know; take another schedule"
+            )
+    else:
+        if milestones[1] > run.epochs:
+            raise ValueError(
+                f"{run.method}: no milestone but 0 lies within its {run.epochs} epochs"
+            )
+        warmup = getattr(run.schedule, "warmup_epochs", 0)
+        if warmup >= run.epochs:
+            raise ValueError(
+                f"{run.method}: schedule.warmup_epochs ({warmup}) must be below epochs "
+                f"({run.epochs})"
+            )
+    try:
+        run.settings.check(run.batch_size, run.embedding_dim)
+    except ValueError as error:
+        raise ValueError(f"{run.method}: {error}") from error

@@ -1,0 +1,77 @@
+"""Where a study's files lie, relative to the repository's root; docs/architecture.md lists them."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from barlow_atlas.study.models import ForeignRun, Run
+
+PARAMS = Path("params")
+RESULTS = Path("results")
+REPORTS = Path("reports")
+DATA = RESULTS / "data"
+RAW_DATA = DATA / "raw"
+SCHEMA = Path("workflow/schemas/study.schema.json")
+
+CLAIMS = PARAMS / "claims.yaml"
+PUBLISHED = PARAMS / "published.csv"
+PAPER_TABLES = PARAMS / "tables.yaml"
+
+COLLECTED = ("probes.csv", "signals.csv", "runs.csv")
+ANALYSED = (
+    *("curves.csv", "accuracy.csv", "effects.csv", "losses.csv", "label_free.csv", "claims.csv"),
+    "metrics.json",
+)
+"""With those of `COLLECTED`, the tables of a study in `results/<study>/`."""
+
+FIGURES = {
+    "curves": "accuracy along pre-training",
+    "map": "accuracy lost against the peak, by epoch and width",
+    "effects": "effects and their intervals",
+    "signals": "label-free signals against accuracy",
+    "dynamics": "loss terms on training and held-out images",
+    "correlations": "cross-correlation matrices before and after training",
+}
+TABLES = ("milestones", "effects", "label_free", "published", "runs")
+TABLE_ENDINGS = (".csv", ".md", ".tex", ".html")
+PICTURE_ENDINGS = (".png", ".pdf")
+PAGE = "index.html"
+
+
+def files_of(names: Iterable[str], endings: Iterable[str]) -> tuple[str, ...]:
+    """Each name with each ending."""
+    return tuple(f"{name}{ending}" for name in names for ending in endings)
+
+
+REPORTED = (PAGE, *files_of(FIGURES, PICTURE_ENDINGS), *files_of(TABLES, TABLE_ENDINGS))
+"""What a study's report consists of, in `reports/<study>/`."""
+
+LEDGER = (PAGE, "claims.md", "claims.csv", *files_of(("claims", "published"), PICTURE_ENDINGS))
+"""What is said over all studies, in `reports/`, beside the papers' tables in `reports/tables/`."""
+
+COOLED = "cooled"
+"""Folder of annealed branches, beside the milestones of their trunk."""
+
+
+def milestone_path(folder: Path, epoch: int, suffix: str) -> Path:
+    """`folder/epoch_0100<suffix>` (suffix with its dot)."""
+    return folder / f"epoch_{epoch:04d}{suffix}"
+
+
+def of_run(kind: str, study: str, run: str) -> Path:
+    """The folder of a run's `checkpoints`, `training` metrics or `probes`."""
+    return RESULTS / study / kind / run
+
+
+def probed_milestone(study: str, run: Run | ForeignRun, epoch: int) -> Path:
+    """The manifest of what is probed at `epoch`: under the schedule `trunk`, the annealed branch.
+
+    Epoch 0 is probed as it is: nothing has been trained that could be annealed.
+    """
+    folder = of_run("checkpoints", study, run.name)
+    branch = isinstance(run, Run) and run.cooldown_epochs and epoch
+    return milestone_path(folder / COOLED if branch else folder, epoch, ".json")
+
+
+def probe_file(study: str, run: Run | ForeignRun, epoch: int) -> Path:
+    """What the probes found at a milestone."""
+    return milestone_path(of_run("probes", study, run.name), epoch, ".json")

@@ -1,0 +1,1 @@
+"""Beside the graph: plan, check, measure, watch, export."""

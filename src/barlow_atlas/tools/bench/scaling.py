@@ -1,0 +1,213 @@
+"""How cost grows: with batch, width, image size, images, runs and milestones; fitted exponents."""
+
+import csv
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import astuple, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from barlow_atlas.objectives.barlow_twins import BarlowTwins
+from barlow_atlas.tools.bench import memory, objective
+from barlow_atlas.tools.bench.images import cifar10, demo, noise
+from barlow_atlas.tools.bench.records import Record, alone
+from barlow_atlas.tools.bench.startup import Copy, copied
+from barlow_atlas.tools.bench.timing import by_turns, taking
+from barlow_atlas.tools.bench.training import trained
+from barlow_atlas.tools.costs import MEGABYTE, training
+
+OURS = "ours"
+
+
+@dataclass(frozen=True)
+class Point:
+    """The cost of one size."""
+
+    law: str
+    """What grows with what."""
+    series: str
+    """Whose cost: OURS, or that of what it is compared with."""
+    size: float
+    cost: float
+    size_unit: str
+    cost_unit: str
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """At which sizes each law is measured."""
+
+    batch: Sequence[int] = (32, 64, 128, 256, 512, 1024)
+    width: Sequence[int] = (64, 256, 1024, 4096)
+    pixels: Sequence[int] = (8, 16, 32, 64)
+    images: Sequence[int] = (512, 1024, 2048, 4096, 8192)
+    objective: Sequence[int] = (256, 512, 1024, 2048, 4096, 8192)
+    runs: Sequence[int] = (8, 32, 128)
+    milestones: Sequence[int] = (4, 16, 64)
+    rounds: int = 5
+
+
+def points(device: torch.device, sizes: Sizes | None = None) -> Iterator[Point]:
+    """Measures every law; sizes of one law by turns."""
+    sizes = sizes or Sizes()
+    torch.set_num_threads(demo("mix").threads)
+    for law, unit, key, values in (
+        ("step against batch size", "N", "batch_size", sizes.batch),
+        ("step against embedding width", "d", "embedding_dim", sizes.width),
+        ("step against image size", "pixels a side", "image_size", sizes.pixels),
+    ):
+        smaller = {"batch_size": 32} if key == "image_size" else {}
+        runs = {value: demo("mix", **{**smaller, key: value}) for value in values}
+        steps = {
+            value: taking(training(run, run.image_size, device)[1], 1)
+            for value, run in runs.items()
+        }
+        yield from _timed(law, OURS, steps, device, sizes.rounds, unit, "s a step")
+    run = demo("mix")
+    epochs = {
+        n: taking(trained(run, noise(n, 8), device)[1], n // run.batch_size) for n in sizes.images
+    }
+    law = "epoch against data set"
+    yield from _timed(law, OURS, epochs, device, sizes.rounds, "images", "s an epoch")
+    for size in sizes.batch:
+        peak, bound = memory.peak_and_bound(demo("mix", batch_size=size), device)
+        for series, cost in ((OURS, peak), ("bound", bound)):
+            yield Point("memory of a step", series, size, cost / MEGABYTE, "N", "MB")
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    settings = cifar10("mix").settings
+    assert isinstance(settings, BarlowTwins)
+    both = {d: objective.contestants(settings, 256, d, device) for d in sizes.objective}
+    for place, series in enumerate((OURS, "d x d matrices")):
+        each = {d: contestants[place] for d, contestants in both.items()}
+        law = "objective against embedding width"
+        yield from _timed(law, series, each, device, sizes.rounds, "d", "s, N = 256")
+    yield from planning(sizes)
+
+
+def _timed(
+    law: str,
+    series: str,
+    computations: Mapping[int, Callable[[], object]],
+    device: torch.device,
+    rounds: int,
+    size_unit: str,
+    cost_unit: str,
+) -> Iterator[Point]:
+    times = by_turns(list(computations.values()), device, rounds)
+    for size, cost in zip(computations, times, strict=True):
+        yield Point(law, series, size, cost, size_unit, cost_unit)
+
+
+def planning(sizes: Sizes) -> Iterator[Point]:
+    """Processor seconds of Snakemake's dry run of the demo with more runs, and more milestones."""
+    with copied() as copy:
+        for runs in sizes.runs:
+            cost = _dry_run(copy, seeds=runs // 2, milestones=6)
+            yield Point("planning against runs", OURS, runs, cost, "runs", "s")
+        for milestones in sizes.milestones:
+            cost = _dry_run(copy, seeds=4, milestones=milestones)
+            yield Point("planning against milestones", OURS, milestones, cost, "milestones", "s")
+
+
+def _dry_run(copy: Copy, seeds: int, milestones: int) -> float:
+    """Processor seconds of the plan of 2 methods with so many seeds and milestones."""
+    copy.write_demo("planned", seeds, [*range(milestones - 1), 100])
+    before = os.times()
+    arguments = ("--dry-run", "--quiet", "all", "--config", "study=planned", "--", "all")
+    copy.run("snakemake", "--profile", "profiles/local", *arguments)
+    after = os.times()
+    return sum(after[2:4]) - sum(before[2:4])
+
+
+def exponent(found: Sequence[Point]) -> tuple[float, float]:
+    """Slope p and factor c of the least-squares line through log cost: cost = c size^p."""
+    logs = np.log([[point.size, point.cost] for point in found])
+    slope, offset = np.polyfit(logs[:, 0], logs[:, 1], 1).tolist()
+    return slope, float(np.exp(offset))
+
+
+def grouped(found: Iterable[Point]) -> dict[str, dict[str, list[Point]]]:
+    """Points by law and series, in the order in which they came."""
+    groups: dict[str, dict[str, list[Point]]] = {}
+    for point in found:
+        groups.setdefault(point.law, {}).setdefault(point.series, []).append(point)
+    return groups
+
+
+def records(found: Sequence[Point]) -> Iterator[Record]:
+    """The fitted exponents, each with its range."""
+    for law, series in grouped(found).items():
+        for name, row in series.items():
+            label = law if name == OURS else f"{law}, {name}"
+            low, high = row[0].size, row[-1].size
+            about = f"p in cost = c size^p, fitted to {len(row)} sizes, {low:g} to {high:g} "
+            yield alone(f"scaling/{label}", "p", exponent(row)[0], about + row[0].size_unit)
+
+
+def save(found: Sequence[Point], table: Path, picture: Path) -> None:
+    """Writes the points as CSV, and draws them with the fitted lines; the same give the same."""
+    with table.open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(field.name for field in fields(Point))
+        for point in found:
+            writer.writerow(
+                f"{value:.6g}" if isinstance(value, float) else value for value in astuple(point)
+            )
+    draw(found, picture)
+
+
+def draw(found: Sequence[Point], picture: Path) -> None:
+    """A panel for each law, both axes logarithmic; the legend gives the exponents."""
+    import seaborn as sns
+    from matplotlib import pyplot as plt
+
+    from barlow_atlas.report.figures import STYLE
+
+    laws = grouped(found)
+    columns = (len(laws) + 1) // 2
+    with plt.style.context(STYLE):
+        size = (3.1 * columns, 5.6)
+        figure, axes = plt.subplots(2, columns, figsize=size, squeeze=False, layout="constrained")
+        for axis in axes.flat[len(laws) :]:
+            axis.remove()
+        colours = sns.color_palette("colorblind", 2)
+        for axis, (law, series) in zip(axes.flat, laws.items(), strict=False):
+            axis.set_title(law, fontsize=9, fontweight="bold")
+            _panel(axis, series, colours)
+        figure.suptitle(
+            "How cost grows. Lines: cost = c size^p, least squares in the logarithms",
+            x=0.01,
+            ha="left",
+            fontsize=10,
+        )
+        figure.savefig(picture, metadata={"Date": None} if picture.suffix == ".svg" else None)
+        plt.close(figure)
+
+
+def _panel(axis: Any, series: Mapping[str, Sequence[Point]], colours: Sequence[Any]) -> None:
+    """The points of one law with their fitted lines; told apart by marker and dashes as well."""
+    from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
+
+    for colour, marker, line, (name, row) in zip(
+        colours, "os", ("-", "--"), series.items(), strict=False
+    ):
+        slope, factor = exponent(row)
+        sizes = [point.size for point in row]
+        style = {"color": colour, "lw": 1.2}
+        axis.plot(sizes, [factor * value**slope for value in sizes], line, **style)
+        axis.plot(sizes, [point.cost for point in row], marker, **style)
+        axis.plot([], [], line, marker=marker, label=f"{name}, p = {slope:.2f}", **style)
+    axis.set(xscale="log", yscale="log", xlabel=row[0].size_unit, ylabel=row[0].cost_unit)
+    axis.xaxis.set_major_locator(FixedLocator(sizes[:: 1 if len(sizes) < 5 else 2]))
+    axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=20))
+    for each in (axis.xaxis, axis.yaxis):
+        each.set_minor_locator(NullLocator())
+        each.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    # At least a factor of ten, so that noise on a flat line looks like that; room for the legend.
+    low, high = axis.get_ylim()
+    stretch = max(1.0, 10 * low / high) ** 0.5
+    axis.set_ylim(low / stretch, high * stretch * 2)
+    axis.legend(fontsize=8, loc="upper left")

@@ -1,0 +1,469 @@
+"""Checks a machine for what a study needs: what is there, what is missing, how to get it.
+
+Each check is a function that returns findings; nothing is changed, started or downloaded.
+"""
+
+import configparser
+import getpass
+import os
+import platform
+import re
+import shutil
+import subprocess
+import tomllib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Literal
+
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from ruamel.yaml import YAML
+
+from barlow_atlas.data.catalog import DataSet
+from barlow_atlas.data.prepared import load
+from barlow_atlas.data.sources import parse_mirrors
+from barlow_atlas.errors import AtlasError
+from barlow_atlas.study.models import Resources, Study
+from barlow_atlas.study.paths import DATA, RAW_DATA, REPORTS, RESULTS
+from barlow_atlas.tools.costs import MEGABYTE
+from barlow_atlas.tools.plan import size, storage_of
+from barlow_atlas.workflow.jobs import jobs_of
+
+PATIENCE_S = 20
+"""How long a scheduler's command may take to answer."""
+Level = Literal["ok", "warning", "missing"]
+
+
+class DoctorError(AtlasError):
+    """A profile that cannot be read."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """The outcome of one check."""
+
+    level: Level
+    what: str
+    found: str
+    remedy: str = ""
+
+
+def examine(
+    name: str, study: Study, profile: str | None, tell: Callable[[str], None]
+) -> Literal[0, 1]:
+    """Tells all findings, one a line; 1 if something that the study needs is missing."""
+    findings = list(findings_of(name, study, profile))
+    for line in table(findings):
+        tell(line)
+    missing = sum(finding.level == "missing" for finding in findings)
+    tell(f"{missing} missing" if missing else f"{name} can run here")
+    return 1 if missing else 0
+
+
+def table(findings: Iterable[Finding]) -> Iterator[str]:
+    """One line a finding; what to do stands below, indented."""
+    for finding in findings:
+        yield f"{finding.level:8} {finding.what:10} {finding.found}"
+        if finding.remedy:
+            yield f"{'':19} -> {finding.remedy}"
+
+
+def findings_of(name: str, study: Study, profile: str | None) -> Iterator[Finding]:
+    """All checks of a study, in the order in which their lack would be met."""
+    settings = read_profile(profile) if profile else {}
+    slurm = settings.get("submitit-cluster") == "slurm" or settings.get("executor") == "slurm"
+    project = Path("pyproject.toml")
+    yield from check_versions(tomllib.loads(project.read_text())["project"], _installed)
+    yield check_git()
+    yield check_dvc([Path(".dvc/config"), Path(".dvc/config.local")])
+    for folder in (RESULTS, REPORTS, Path("logs"), Path(".snakemake")):
+        yield check_writable(folder)
+    mirrors = (*parse_mirrors(os.environ.get("BARLOW_ATLAS_DATA", "")), *study.data_mirrors)
+    for data_set in study.data_sets():
+        yield check_data(data_set, mirrors)
+    yield check_room(name, study)
+    asked = study.resources
+    if slurm:
+        yield from check_slurm(settings, [asked.pretrain, asked.probe], "missing")
+    else:
+        yield check_gpu([asked.pretrain, asked.probe])
+        yield check_machine([asked.pretrain, asked.probe], study.threads)
+        if profile is None and shutil.which("sbatch"):
+            yield from check_slurm({}, [asked.pretrain, asked.probe], "warning")
+
+
+# Software
+
+
+def check_versions(
+    project: dict[str, Any], installed: Callable[[str], str | None]
+) -> Iterator[Finding]:
+    """Python and each dependency against what pyproject.toml asks for.
+
+    Args:
+        project: its table [project].
+        installed: the version of a distribution, None if it is not there.
+    """
+    python = platform.python_version()
+    if not SpecifierSet(project["requires-python"]).contains(python, prereleases=True):
+        yield Finding(
+            "missing",
+            "python",
+            f"{python}, asked for is {project['requires-python']}",
+            "make the environment anew with such a Python: see environment.yml",
+        )
+    wrong = 0
+    for requirement in map(Requirement, project["dependencies"]):
+        there = installed(requirement.name)
+        if there is None or not requirement.specifier.contains(there, prereleases=True):
+            wrong += 1
+            yield Finding(
+                "missing",
+                "package",
+                f"{requirement.name} {there or 'is not installed'}, asked for is {requirement}",
+                f"pip install '{requirement}'",
+            )
+    shown = ("torch", "torchvision", "snakemake", "submitit", "dvc")
+    versions = ", ".join(f"{name} {installed(name) or '-'}" for name in shown)
+    if not wrong:
+        yield Finding("ok", "versions", f"Python {python}, {versions}: as pyproject.toml asks")
+
+
+def _installed(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def check_git() -> Finding:
+    """Whether results will name the code that made them."""
+    from barlow_atlas.store.provenance import code_version
+
+    code = code_version()
+    if code is None:
+        return Finding(
+            "warning",
+            "git",
+            "the code is not in a git checkout: results cannot name its commit",
+            "git clone the repository and work there",
+        )
+    if code["changed"]:
+        return Finding(
+            "warning", "git", f"commit {code['commit'][:12]}, changed since", "git commit"
+        )
+    return Finding("ok", "git", f"commit {code['commit'][:12]}")
+
+
+def check_dvc(configs: Sequence[Path]) -> Finding:
+    """Whether a DVC remote is named to share data and weights with."""
+    parser = configparser.ConfigParser(strict=False)
+    parser.read(configs)
+    # DVC writes ['remote "name"'], quotes included.
+    urls = {
+        section.strip("'").removeprefix("remote ").strip('"'): parser[section].get("url", "")
+        for section in parser.sections()
+        if section.strip("'").startswith("remote ")
+    }
+    default = parser.get("core", "remote", fallback=None)
+    if default in urls:
+        return Finding("ok", "dvc", f"remote {default}: {urls[default]}")
+    return Finding(
+        "warning",
+        "dvc",
+        "no default remote: data and weights stay on this machine",
+        "dvc remote add --default NAME URL",
+    )
+
+
+# Disk and data
+
+
+def check_writable(folder: Path) -> Finding:
+    """Whether files can be made in a folder, or the folder itself."""
+    at = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    if at.is_dir() and os.access(at, os.W_OK | os.X_OK):
+        return Finding("ok", "folder", f"{folder}/ can be written")
+    return Finding(
+        "missing", "folder", f"{folder}/ cannot be written", f"chmod u+rwx {at}, or work elsewhere"
+    )
+
+
+def check_room(name: str, study: Study) -> Finding:
+    """Whether what a study will keep fits on the disk, beside what is there of it."""
+    at = next(path for path in (RESULTS.absolute(), *RESULTS.absolute().parents) if path.exists())
+    free = shutil.disk_usage(at).free
+    try:
+        whole = storage_of(study, jobs_of(name, study), os.cpu_count() or 1).total
+    except AtlasError as error:
+        return Finding("warning", "disk", f"{size(free)} free; needed is unknown: {error}")
+    own = (RESULTS / name, *(DATA / data_set.name for data_set in study.data_sets()))
+    there = sum(f.stat().st_size for folder in own for f in folder.rglob("*") if f.is_file())
+    return room(max(0, whole - there), free)
+
+
+def room(needed: int, free: int) -> Finding:
+    """A comparison of bytes; with less than a tenth to spare it is a warning."""
+    found = f"{size(free)} free, the study will take up to {size(needed)} more"
+    if needed > free:
+        return Finding("missing", "disk", found, "make room, or link results/ to a larger disk")
+    if 1.1 * needed > free:
+        return Finding("warning", "disk", found, "make room: other programs write here as well")
+    return Finding("ok", "disk", found)
+
+
+def check_data(data_set: DataSet, mirrors: Sequence[str]) -> Finding:
+    """Where a data set is or would come from; checksums are verified when it is prepared."""
+    folder = DATA / data_set.name
+    if (folder / "manifest.json").is_file():
+        try:
+            load(folder)
+        except AtlasError as error:
+            return Finding("missing", "data", str(error), f"remove {folder}, or `dvc checkout` it")
+        return Finding("ok", "data", f"{data_set.name} is prepared in {folder}")
+    if data_set.path is not None:
+        if Path(data_set.path).is_dir():
+            return Finding("ok", "data", f"{data_set.name} will be prepared from {data_set.path}")
+        return Finding(
+            "missing",
+            "data",
+            f"{data_set.path} of {data_set.name} is no folder",
+            "correct data.path in the study, or bring the images there",
+        )
+    if data_set.official_folder is None:
+        return Finding("ok", "data", f"{data_set.name} comes with a Python package")
+    archive = data_set.archive
+    names = [data_set.official_folder, *([archive.name] if archive else [])]
+    for place in (str(RAW_DATA), *mirrors):
+        if re.match(r"https?://", place):
+            return Finding("ok", "data", f"{data_set.name} will be looked for at {place}")
+        local = Path(place.removeprefix("file://")).expanduser()
+        there = next((local / name for name in names if (local / name).exists()), None)
+        if there:
+            return Finding("ok", "data", f"{data_set.name} will be prepared from {there}")
+    urls = [file.url for file in data_set.files if file.url]
+    urls += [archive.url] if archive and archive.url else []
+    remedy = f"put {' or '.join(names)} into {RAW_DATA}, or name its folder in BARLOW_ATLAS_DATA"
+    if urls:
+        amount = f" ({size(archive.size)})" if archive and archive.size else ""
+        return Finding(
+            "warning",
+            "data",
+            f"{data_set.name} will be downloaded{amount} from {urls[0]}",
+            f"without a network here: {remedy}",
+        )
+    return Finding("missing", "data", f"{data_set.name} cannot be downloaded", remedy)
+
+
+# This machine
+
+
+def check_gpu(asked: Sequence[Resources]) -> Finding:
+    """Whether a GPU is here where jobs ask for one."""
+    import torch
+
+    wanted = max(one.gpu for one in asked)
+    here = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    names = ", ".join(torch.cuda.get_device_name(i) for i in range(here))
+    return gpus(wanted, here, names)
+
+
+def gpus(wanted: int, here: int, names: str) -> Finding:
+    """`wanted` GPUs a job against those that are `here`."""
+    if not wanted:
+        return Finding("ok", "gpu", "none is asked for" + (f" ({names} is here)" if here else ""))
+    if here >= wanted:
+        return Finding("ok", "gpu", names)
+    if here:
+        return Finding(
+            "missing", "gpu", f"{here} ({names}), a job asks for {wanted}", "lower resources.*.gpu"
+        )
+    return Finding(
+        "warning",
+        "gpu",
+        f"a job asks for {wanted}, and none is visible: jobs will run on the CPU",
+        "install a driver and a torch build with CUDA (`python -c 'import torch; "
+        "print(torch.version.cuda)'`), or use a cluster: --profile slurm",
+    )
+
+
+def check_machine(asked: Sequence[Resources], threads: int) -> Finding:
+    """Whether one job fits into this machine's memory and cores."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / MEGABYTE
+    return machine(max(one.mem_mb for one in asked), threads, memory, os.cpu_count() or 1)
+
+
+def machine(mem_mb: int, threads: int, memory_mb: float, cores: int) -> Finding:
+    found = f"{cores} cores, {memory_mb:.0f} MB; a job asks for {threads} threads, {mem_mb} MB"
+    if mem_mb > memory_mb:
+        return Finding("warning", "memory", found, "a smaller batch_size, or a larger machine")
+    if threads > cores:
+        return Finding("warning", "cores", found, "threads share the cores, which is slower")
+    return Finding("ok", "machine", found)
+
+
+# Slurm
+
+
+def read_profile(profile: str) -> dict[str, Any]:
+    """The keys of a Snakemake profile, by its folder in this repository."""
+    folders = (Path(profile), Path("profiles") / profile)
+    files = (folder / name for folder in folders for name in ("profile.yaml", "config.yaml"))
+    file = next((file for file in files if file.is_file()), None)
+    if file is None:
+        known = ", ".join(sorted(path.parent.name for path in Path("profiles").glob("*/*.yaml")))
+        raise DoctorError(f"no profile at {profile}. Known in profiles/: {known}")
+    content = YAML(typ="safe", pure=True).load(file)
+    return content if isinstance(content, dict) else {}
+
+
+def default_resource(settings: dict[str, Any], name: str) -> str | None:
+    """What a profile gives every job, such as `slurm_partition`; None if it does not say."""
+    given = settings.get("default-resources", [])
+    pairs = given.items() if isinstance(given, dict) else (one.split("=", 1) for one in given)
+    return next((str(value).strip("'\"") for key, value in pairs if key == name), None)
+
+
+def check_slurm(
+    settings: dict[str, Any], asked: Sequence[Resources], lack: Level
+) -> Iterator[Finding]:
+    """Whether Slurm answers, and has the partition, time, GPUs and account that jobs ask for.
+
+    Args:
+        lack: how bad it is if not; a warning where nobody asked for Slurm.
+    """
+    for command, arguments, purpose in (
+        ("sbatch", ["--version"], "to submit jobs"),
+        ("squeue", ["--noheader", "--states=RUNNING"], "to watch jobs"),
+    ):
+        ok, said = ask(command, *arguments)
+        if not ok:
+            yield Finding(
+                lack,
+                "slurm",
+                f"{command} does not answer: {said}",
+                f"{command} is needed {purpose}: log in to a submit node, or --profile local",
+            )
+            return
+    yield Finding("ok", "slurm", "sbatch and squeue answer")
+    ok, said = ask("sacct", "--noheader", "--allocations", "--starttime=now-1minutes")
+    yield (
+        Finding("ok", "slurm", "sacct answers")
+        if ok
+        else Finding(
+            "warning", "slurm", f"sacct does not answer: {said}", "squeue serves instead; no remedy"
+        )
+    )
+    ok, said = ask("sinfo", "--noheader", "--format=%P|%l|%G")
+    if not ok:
+        yield Finding(lack, "slurm", f"sinfo does not answer: {said}")
+        return
+    partition = default_resource(settings, "slurm_partition")
+    yield from partitions(said, partition, asked, lack)
+    account = default_resource(settings, "slurm_account")
+    if account:
+        ok, said = ask(
+            "sacctmgr", "--noheader", "--parsable2", "show", "assoc", "format=account",
+            f"user={getpass.getuser()}",
+        )  # fmt: skip
+        yield accounts(said.split() if ok else None, account, lack)
+
+
+def partitions(
+    sinfo: str, partition: str | None, asked: Sequence[Resources], lack: Level
+) -> Iterator[Finding]:
+    """The partition that jobs go to, from lines `name|time limit|gres` (`*`: the default)."""
+    rows = [line.strip().split("|") for line in sinfo.splitlines() if line.count("|") == 2]
+    known = sorted({name.rstrip("*") for name, _, _ in rows})
+    chosen = [
+        row for row in rows if (row[0].rstrip("*") == partition if partition else "*" in row[0])
+    ]
+    if not chosen:
+        what = f"there is no partition {partition}" if partition else "no partition is the default"
+        yield Finding(
+            lack,
+            "partition",
+            f"{what}; here are: {', '.join(known) or 'none'}",
+            "name one in the profile: default-resources: [slurm_partition=NAME]",
+        )
+        return
+    name, limit = chosen[0][0].rstrip("*"), minutes(chosen[0][1])
+    longest = max(one.runtime for one in asked)
+    if limit is not None and longest > limit:
+        yield Finding(
+            lack,
+            "partition",
+            f"{name} allows {limit:g} min, a job asks for {longest} min and would wait for ever",
+            f"lower resources.*.runtime to {limit:g}: jobs are continued, or take another of "
+            f"{', '.join(known)}",
+        )
+    else:
+        allowed = "any time" if limit is None else f"{limit:g} min"
+        yield Finding("ok", "partition", f"{name} allows {allowed}, jobs ask for up to {longest}")
+    wanted = max(one.gpu for one in asked)
+    most = max(gpus_in(gres) for _, _, gres in chosen)
+    if wanted > most:
+        having = sorted({row[0].rstrip("*") for row in rows if gpus_in(row[2]) >= wanted})
+        yield Finding(
+            lack,
+            "gpu",
+            f"{name} has nodes with {most} GPUs at most, a job asks for {wanted}",
+            f"take a partition with GPUs: {', '.join(having) or 'there is none'}",
+        )
+    elif wanted:
+        yield Finding("ok", "gpu", f"{name} has nodes with {most} GPUs, a job asks for {wanted}")
+
+
+def accounts(known: Sequence[str] | None, account: str, lack: Level) -> Finding:
+    """The profile's account against those that the user may charge; None if nobody can say."""
+    if known is None:
+        return Finding("warning", "account", f"nobody can say whether {account} is yours", "")
+    if account in known:
+        return Finding("ok", "account", account)
+    return Finding(
+        lack,
+        "account",
+        f"{account} is none of yours: {', '.join(sorted(set(known))) or 'you have none'}",
+        "correct slurm_account in the profile's default-resources",
+    )
+
+
+def minutes(limit: str) -> float | None:
+    """Minutes of Slurm's time `[days-]hours:minutes:seconds` or `minutes:seconds`; None: no limit.
+
+    >>> minutes("1-02:00:00"), minutes("30:00"), minutes("infinite")
+    (1560.0, 30.0, None)
+    """
+    if not re.fullmatch(r"(\d+-)?\d+(:\d+)*", limit):
+        return None
+    days, _, clock = limit.rpartition("-")
+    parts = [int(part) for part in clock.split(":")]
+    if days:
+        hours, minute, second = [*parts, 0, 0][:3]
+    else:
+        hours, minute, second = [0, 0, 0, *parts][-3:]
+    return int(days or 0) * 1440.0 + hours * 60.0 + minute + second / 60
+
+
+def gpus_in(gres: str) -> int:
+    """GPUs of a node, from its generic resources such as `gpu:a100:4(S:0-1),nvme:1`."""
+    found = re.findall(r"\bgpu(?::[^:,()]+)?:(\d+)", gres)
+    return sum(map(int, found))
+
+
+def ask(*command: str) -> tuple[bool, str]:
+    """Whether a command succeeds, and what it says: its output, or its last line of errors."""
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=PATIENCE_S, check=False
+        )
+    except FileNotFoundError:
+        return False, "it is not installed"
+    except subprocess.TimeoutExpired:
+        return False, f"no answer within {PATIENCE_S} s"
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or [f"status {done.returncode}"]
+        return False, lines[-1]
+    return True, done.stdout

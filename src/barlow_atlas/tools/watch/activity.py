@@ -1,0 +1,228 @@
+"""Which jobs of a study run and which have failed, from the files that running jobs leave.
+
+Nobody is asked, neither Snakemake nor Slurm. What the executor leaves (docs/executor.md):
+
+==============================================  ==================================================
+`.snakemake/locks/*.output.lock`                 what the Snakemake that runs was started to make
+`.snakemake/submitit/*.json`                     Slurm jobs whose end has not been reported
+`logs/submitit/<rule>/<wildcards>/`              `<id>_submitted.pkl` from the start of a job of
+                                                 this machine to its end, `<id>_0_log.out` from its
+                                                 start on, `<id>_0_result.pkl` at its end
+`logs/<study>/<rule>/<run>/epoch_0100.log`       what the job's step says
+==============================================  ==================================================
+"""
+
+import functools
+import json
+import os
+import re
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from barlow_atlas.workflow.jobs import Job
+from snakemake_executor_plugin_submitit.job import process_lives
+from snakemake_executor_plugin_submitit.ledger import Ledger
+from snakemake_executor_plugin_submitit.submission import log_folder
+
+LOCKS = Path(".snakemake/locks")
+LEDGER = Path(".snakemake/submitit")
+SUBMISSIONS = Path("logs/submitit")
+SUBMITTED = "_submitted.pkl"
+TAIL_BYTES = 4096
+VERBS = {
+    "prepare_data": "Preparing",
+    "pretrain": "Training",
+    "cool_down": "Cooling down",
+    "import_weights": "Importing",
+    "probe": "Probing",
+}
+
+
+@dataclass(frozen=True)
+class Running:
+    """A job that runs, and how far its step says to be."""
+
+    job: Job
+    epoch: int | None = None
+    """The epoch that is being trained; None where the step says none."""
+    seconds_left: float | None = None
+
+    def __str__(self) -> str:
+        """Such as `Training bt-d256-e100-clean-s1 to epoch 100, now in epoch 63`."""
+        to = {"pretrain": "to", "cool_down": "from"}.get(self.job.rule, "at")
+        text = f"{VERBS[self.job.rule]} {', '.join(runs_of(self.job))} {to} epoch {self.job.epoch}"
+        return text if self.epoch is None else f"{text}, now in epoch {self.epoch}"
+
+
+@dataclass(frozen=True)
+class Activity:
+    """What happens to a study's jobs, which are known by their files."""
+
+    running: tuple[Running, ...] = ()
+    failed: frozenset[Path] = frozenset()
+
+
+def activity(name: str, pending: Sequence[Job]) -> Activity:
+    """What happens to jobs that are not done, as `jobs.submissions` gives them.
+
+    A job of this machine counts as running while its process lives; a Slurm job until its end is
+    reported, once it has a log. One has failed if the last thing in its log is that its command
+    did, other than by a signal to stop, and it was not submitted again since.
+    """
+    slurm = dict(_slurm_jobs())
+    known = _folders()
+    since = max(_locks().values(), default=0.0)
+    running, failed = [], set()
+    for job in pending:
+        if job.run is None:
+            continue
+        if job.file in slurm:
+            if slurm[job.file].is_file():
+                running.append(_running(name, job))
+            continue
+        for folder in _folders_of(name, job, known):
+            files = files_in([folder])
+            logs = [file for file in files if file.name.endswith("_0_log.out")]
+            log = max(logs, key=lambda file: files[file].st_mtime, default=None)
+            if any(file.name.endswith(SUBMITTED) and _lives(file, files) for file in files):
+                running.append(_running(name, job))
+            elif log and files[log].st_mtime >= since and _says_failed(log):
+                failed.add(job.file)
+    return Activity(tuple(running), frozenset(failed))
+
+
+def wanted() -> dict[Path, float]:
+    """What a Snakemake that runs here is to make, with the time of its start."""
+    found: dict[Path, float] = {}
+    for lock, started in _locks().items():
+        with suppress(OSError):
+            found |= {Path(line): started for line in lock.read_text().splitlines()}
+    return found
+
+
+def step_file(name: str, job: Job, suffix: str) -> Path:
+    """The log or benchmark of a job's step (`.log`, `.tsv`), as workflow/rules names it."""
+    runs = runs_of(job)
+    stem, _, _ = runs[0].rpartition("-s")
+    seeds = "_".join(run.rpartition("-s")[2] for run in runs)
+    folder = f"{stem}-s{seeds}" if len(runs) > 1 else runs[0]
+    rule = "import" if job.rule == "import_weights" else job.rule
+    return Path("logs") / name / rule / folder / f"epoch_{job.epoch:04d}{suffix}"
+
+
+def runs_of(job: Job) -> list[str]:
+    """The names of the runs that a job works on."""
+    return [file.parent.name for file in job.makes] or ([job.run.name] if job.run else [])
+
+
+def tail(log: Path) -> list[str]:
+    """The last lines of a log; the first of them may be cut off. Empty if there is no log."""
+    try:
+        with log.open("rb") as file:
+            file.seek(0, 2)
+            file.seek(max(0, file.tell() - TAIL_BYTES))
+            return file.read().decode(errors="replace").splitlines()
+    except OSError:
+        return []
+
+
+def files_in(folders: Iterable[Path]) -> dict[Path, os.stat_result]:
+    """What some folders hold; one that is not there holds nothing."""
+    found = {}
+    for folder in folders:
+        with suppress(OSError), os.scandir(folder) as entries:
+            for entry in entries:
+                with suppress(OSError):
+                    found[folder / entry.name] = entry.stat()
+    return found
+
+
+def _locks() -> dict[Path, float]:
+    """Lists of what each Snakemake that runs is to make, with the times of their starts."""
+    files = files_in([LOCKS])
+    return {file: files[file].st_mtime for file in files if file.name.endswith(".output.lock")}
+
+
+def _slurm_jobs() -> Iterator[tuple[Path, Path]]:
+    """Files that Slurm jobs make whose end has not been reported, with the log of the job."""
+    for entry in Ledger(LEDGER).unclaimed():
+        log = Path(entry.folder) / f"{entry.job_id}_0_log.out"
+        if not log.with_name(f"{entry.job_id}_0_result.pkl").exists():
+            yield from ((Path(output), log) for output in entry.outputs)
+
+
+def _folders() -> Mapping[str, list[Path]]:
+    """The folders of single submissions, by their names."""
+    found = defaultdict(list)
+    for rule in files_in([SUBMISSIONS]):
+        for folder in files_in([rule]):
+            found[folder.name].append(folder)
+    return found
+
+
+def _folders_of(name: str, job: Job, known: Mapping[str, list[Path]]) -> Iterable[Path]:
+    """Where the executor has put a job's files; none if it never started."""
+    first, *others = runs_of(job)
+    if not others:
+        found = known.get(_folder_name(name, "run", first, job.epoch), ())
+        return [folder for folder in found if folder.parent.name == job.rule]
+    folders = known.get(_folder_name(name, "stem", first.rpartition("-s")[0], job.epoch), ())
+    # Each group of seeds has a rule of its own, whose number depends on what Snakemake was asked.
+    own = re.compile(rf"\bcheckpoints/{re.escape(first)}/")
+    return [found for found in folders if any(own.search(_text(f)) for f in found.glob("*.out"))]
+
+
+@functools.cache
+def _folder_name(study: str, wildcard: str, value: str, epoch: int) -> str:
+    """As the executor makes it of a job's wildcards."""
+    wildcards = {"study": study, wildcard: value, "epoch": f"{epoch:04d}"}
+    return log_folder(SUBMISSIONS, "any rule", wildcards).name
+
+
+def _text(log: Path) -> str:
+    try:
+        return log.read_text(errors="replace")
+    except OSError:
+        return ""
+
+
+def _lives(submitted: Path, beside: Collection[Path]) -> bool:
+    """Whether a job of this machine runs; its id is that of the process around its command."""
+    job_id = submitted.name.removesuffix(SUBMITTED)
+    if not job_id.isdigit() or submitted.with_name(f"{job_id}_0_result.pkl") in beside:
+        return False
+    try:
+        command = Path(f"/proc/{job_id}/cmdline").read_bytes()
+    except OSError:
+        return not Path("/proc/self").exists() and process_lives(int(job_id))
+    # Process ids come again: it must be the one that was started for this folder.
+    return os.fsencode(submitted.parent.name) in command and process_lives(int(job_id))
+
+
+def _says_failed(log: Path) -> bool:
+    """Whether a job's log ends with the failure of its command, other than by being stopped."""
+    last = (tail(log) or [""])[-1]
+    return "CommandFailed" in last and not last.endswith("after SIGTERM")
+
+
+def _running(name: str, job: Job) -> Running:
+    """With what the last line of progress in the step's log says."""
+    for line in reversed(tail(step_file(name, job, ".log"))):
+        told = _object(line)
+        if "epoch" in told:
+            # Seeds that are trained in turn each speak for themselves.
+            left = told.get("seconds_left") if len(runs_of(job)) == 1 else None
+            return Running(job, int(told["epoch"]), left)
+    return Running(job)
+
+
+def _object(line: str) -> dict[str, Any]:
+    """A line's JSON object; an empty one if it holds none."""
+    with suppress(ValueError):
+        found = json.loads(line)
+        return found if isinstance(found, dict) else {}
+    return {}

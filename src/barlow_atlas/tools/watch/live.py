@@ -1,0 +1,297 @@
+"""A study that runs, as the files that are here show it: its jobs, its curves and its page."""
+
+import functools
+import json
+import math
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from contextlib import suppress
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from barlow_atlas.study.file import find_studies, load_study
+from barlow_atlas.study.models import Study
+from barlow_atlas.study.paths import CLAIMS, PAGE, PARAMS, REPORTS, probe_file
+from barlow_atlas.tools.watch.activity import Activity, activity, files_in, wanted
+from barlow_atlas.workflow.jobs import Job, jobs_of, submissions, to_run
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from barlow_atlas.atlas.claims import Entry
+    from barlow_atlas.report.page import StudyView
+
+MEANS = ("prepare_data", "pretrain", "cool_down", "import_weights")
+"""Rules whose files are means to an end: a clone may do without weights and be finished."""
+SECONDS_BETWEEN_QUESTIONS = 60.0
+Stamp = tuple[int, int]
+Question = dict[str, Any]
+
+
+def status(
+    name: str,
+    jobs: Sequence[Job],
+    pending: AbstractSet[Path],
+    active: Activity,
+    seconds_left: float | None,
+    updated: str,
+) -> dict[str, Any]:
+    """What status.json says.
+
+    Args:
+        jobs: as `jobs.submissions` gives them.
+        pending: the files of those that are not done.
+        updated: the time of day, HH:MM:SS.
+
+    Returns:
+        Numbers of jobs (`queued`, `running`, `done`, `failed`, their sum `total`), `seconds_left`
+        (None where it cannot be told), `running_now` (a text for each job), `finished`.
+    """
+    waiting = sum(job.file in pending for job in jobs)
+    running, failed = len(active.running), len(active.failed)
+    return {
+        "study": name,
+        "queued": waiting - running - failed,
+        "running": running,
+        "done": len(jobs) - waiting,
+        "failed": failed,
+        "total": len(jobs),
+        "seconds_left": seconds_left,
+        "running_now": [str(one) for one in active.running],
+        "finished": waiting == 0,
+        "updated": updated,
+    }
+
+
+def data(probes: "pd.DataFrame", methods: Sequence[str]) -> dict[str, Any]:
+    """What data.json says: the curves.
+
+    Args:
+        probes: the tidy table of the probe files that are here, as `frames.probe_table` gives it.
+        methods: all of the study's, in its order.
+    """
+    from barlow_atlas.atlas.curves import mean_curves
+    from barlow_atlas.report.page.curve import curve_data
+
+    return curve_data(mean_curves(probes), probes, methods)
+
+
+def pending_files(
+    jobs: Sequence[Job], made: Mapping[Path, float], wanted: Mapping[Path, float]
+) -> set[Path]:
+    """The files of the jobs that are still to run.
+
+    They are what the probe files and tables lack, and what a Snakemake that runs was started to
+    make and has not made since. Whether code or parameters have changed is Snakemake's to find out.
+
+    Args:
+        made: files that are here, with the times of their last change.
+        wanted: files that Snakemake is to make, with the time of its start.
+    """
+    ends = {job.file for job in jobs if job.rule not in MEANS}
+    again = {
+        job.file
+        for job in jobs
+        if job.file in wanted and made.get(job.file, -math.inf) < wanted[job.file]
+    }
+    return to_run(jobs, ends, again, made.__contains__)
+
+
+class Contents:
+    """Parsed probe files, each read again only when it has changed."""
+
+    def __init__(self) -> None:
+        self._known: dict[Path, tuple[Stamp, dict[str, Any] | None]] = {}
+
+    def read(self, files: Mapping[Path, os.stat_result]) -> tuple[bool, list[dict[str, Any]]]:
+        """Whether anything has changed since the last call, and what the files hold.
+
+        A file that holds no probe results is left out: it is being written, or damaged.
+        """
+        stamps = {file: (stat.st_mtime_ns, stat.st_size) for file, stat in files.items()}
+        if stamps == {file: stamp for file, (stamp, _) in self._known.items()}:
+            changed = False
+        else:
+            changed = True
+            self._known = {
+                file: known
+                if (known := self._known.get(file)) and known[0] == stamp
+                else (stamp, _probe_content(file))
+                for file, stamp in stamps.items()
+            }
+        return changed, [content for _, content in self._known.values() if content is not None]
+
+
+def _probe_content(file: Path) -> dict[str, Any] | None:
+    from barlow_atlas.atlas.frames import probe_rows, signal_rows
+
+    try:
+        content: dict[str, Any] = json.loads(file.read_bytes())
+        # All that the page reads of it.
+        _ = [*probe_rows(content), *signal_rows(content), content["checkpoint"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return content
+
+
+class TimeLeft:
+    """Seconds until a study is done; asked in the background, and counted down in between."""
+
+    def __init__(self, ask: Callable[[Question], float | None]) -> None:
+        self._ask = ask
+        self._asked: tuple[float, int] | None = None
+        self._answered: tuple[float, float | None] = 0.0, None
+        self._asking: threading.Thread | None = None
+        self._at_once = 1
+
+    def __call__(self, name: str, pending: AbstractSet[Path], active: Activity) -> float | None:
+        """None where nothing runs, where it cannot be told, and until it is known."""
+        if not active.running:
+            return None
+        self._at_once = max(self._at_once, len(active.running))
+        now = time.monotonic()
+        due = self._asked is None or (
+            self._asked[1] != len(pending) and now - self._asked[0] > SECONDS_BETWEEN_QUESTIONS
+        )
+        if due and not (self._asking and self._asking.is_alive()):
+            question = {
+                "study": name,
+                "pending": [str(file) for file in sorted(pending)],
+                "running": {str(one.job.file): one.seconds_left for one in active.running},
+                "at_once": self._at_once,
+            }
+            self._asked, self._at_once = (now, len(pending)), 1
+            self._asking = threading.Thread(target=self._answer, args=(question,), daemon=True)
+            self._asking.start()
+        at, left = self._answered
+        return None if left is None else round(max(0.0, left - (now - at)), 1)
+
+    def _answer(self, question: Question) -> None:
+        self._answered = time.monotonic(), self._ask(question)
+
+
+def ask_plan(question: Question) -> float | None:
+    """`remaining` in a process of its own: what it needs of torch goes with it."""
+    command = [sys.executable, "-m", "barlow_atlas.tools.watch.remaining"]
+    with suppress(OSError, ValueError, subprocess.SubprocessError):
+        # In a session of its own Ctrl-C does not reach it; it ends by itself.
+        answer = subprocess.run(
+            command,
+            input=json.dumps(question),
+            capture_output=True,
+            text=True,
+            check=True,
+            start_new_session=True,
+            timeout=600,
+        )
+        left: float | None = json.loads(answer.stdout)
+        return left
+    return None
+
+
+class Live:
+    """What is served of one study. Safe to be asked by several threads."""
+
+    def __init__(
+        self, name: str, study: Study, ask: Callable[[Question], float | None] = ask_plan
+    ) -> None:
+        self.name = name
+        self.study = study
+        self._jobs = jobs_of(name, study)
+        self._submissions = submissions(self._jobs)
+        self._folders = list(dict.fromkeys(job.file.parent for job in self._jobs))
+        self._planned = {run.name: study.milestones_of(run) for run in study.runs()}
+        self._probe_files = [
+            probe_file(name, run, epoch)
+            for run in study.runs()
+            for epoch in study.milestones_of(run)
+        ]
+        self._methods = (*study.methods, *study.foreign)
+        self._left = TimeLeft(ask)
+        self._contents = Contents()
+        self._data: bytes | None = None
+        self._page: bytes | None = None
+        self._status_lock = threading.Lock()
+        self._contents_lock = threading.Lock()
+
+    def status(self) -> dict[str, Any]:
+        """What status.json says."""
+        with self._status_lock:
+            pending = self._pending()
+            waiting = [job for job in self._submissions if job.file in pending]
+            active = activity(self.name, waiting)
+            left = self._left(self.name, {job.file for job in waiting}, active)
+            updated = datetime.now().strftime("%H:%M:%S")
+            return status(self.name, self._submissions, pending, active, left, updated)
+
+    def _pending(self) -> set[Path]:
+        made = {file: stat.st_mtime for file, stat in files_in(self._folders).items()}
+        return pending_files(self._jobs, made, wanted())
+
+    def data(self) -> bytes:
+        """data.json."""
+        from barlow_atlas.atlas.frames import probe_table
+
+        with self._contents_lock:
+            contents = self._read()
+            if self._data is None:
+                told = data(probe_table(contents), self._methods)
+                self._data = json.dumps(told, allow_nan=False).encode()
+            return self._data
+
+    def page(self) -> bytes:
+        """The report's page if all is done, else one of the probe files that are here."""
+        from barlow_atlas.report.page import study_page
+
+        report = REPORTS / self.name / PAGE
+        if report.is_file() and not self._pending():
+            return report.read_bytes()
+        with self._contents_lock:
+            contents = self._read()
+            if self._page is None:
+                self._page = study_page(self._view(contents), live=True).encode()
+            return self._page
+
+    def _read(self) -> list[dict[str, Any]]:
+        """The probe files that are here; what was made of others is forgotten."""
+        here = files_in(dict.fromkeys(file.parent for file in self._probe_files))
+        files = {file: here[file] for file in self._probe_files if file in here}
+        changed, contents = self._contents.read(files)
+        if changed:
+            self._data = self._page = None
+        return contents
+
+    def _view(self, contents: Sequence[Mapping[str, Any]]) -> "StudyView":
+        """Without figures and tables, which are drawn once the study is done."""
+        from barlow_atlas.atlas.curves import mean_curves
+        from barlow_atlas.atlas.effects import effects
+        from barlow_atlas.atlas.frames import probe_table
+        from barlow_atlas.atlas.ledger import study_claims
+        from barlow_atlas.atlas.lines import read_lines
+        from barlow_atlas.atlas.runs import runs_table
+        from barlow_atlas.report.study import study_view
+
+        probes = probe_table(contents)
+        lines = read_lines(contents, self._planned)
+        tables = {
+            "probes": probes,
+            "runs": runs_table(self._planned, contents),
+            "curves": mean_curves(probes),
+            "effects": effects(lines),
+            "claims": study_claims(self._claims, lines),
+        }
+        return study_view(self.name, self.study, tables.__getitem__)
+
+    @functools.cached_property
+    def _claims(self) -> "list[Entry]":
+        """The ledger's entries about this study."""
+        from barlow_atlas.atlas.claims import entries, load_claims
+
+        known = {name: load_study(path) for name, path in find_studies(PARAMS).items()}
+        return [one for one in entries(load_claims(CLAIMS), known) if one.study == self.name]

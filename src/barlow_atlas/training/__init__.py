@@ -1,0 +1,1 @@
+"""The loop, what protects a segment of it, and what walks the chain that it leaves."""

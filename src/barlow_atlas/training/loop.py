@@ -1,0 +1,176 @@
+"""The training loop: all that happens to the weights.
+
+`segment.py` keeps it safe from interruption.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from barlow_atlas.data.batches import Images
+from barlow_atlas.errors import AtlasError
+from barlow_atlas.nn import views
+from barlow_atlas.nn.networks import Network, build, initialised_from
+from barlow_atlas.nn.optim import build_optimizer, learning_rate, peak_rate, set_learning_rate
+from barlow_atlas.nn.randomness import generator
+from barlow_atlas.objectives.base import Moment
+from barlow_atlas.study.models import Run
+
+
+class PretrainError(AtlasError):
+    """A segment that cannot start or cannot go on; the message says why and what to do."""
+
+
+class NonFiniteLoss(PretrainError):
+    """The loss became infinite or NaN; the message names the step and likely causes."""
+
+
+@dataclass
+class State:
+    """Everything that the next step depends on, and the metrics so far."""
+
+    network: Network
+    parts: nn.Module
+    optimizer: torch.optim.Optimizer
+    epoch: int = 0
+    step: int = 0
+    sums: dict[str, Tensor] = field(default_factory=dict)
+    history: list[dict[str, float]] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "epoch": self.epoch,
+            "step": self.step,
+            "network": self.network.state_dict(),
+            "parts": self.parts.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "sums": self.sums,
+            "history": self.history,
+        }
+
+    def load_dict(self, stored: dict[str, Any]) -> None:
+        device = next(self.network.parameters()).device
+        self.network.load_state_dict(stored["network"])
+        self.parts.load_state_dict(stored["parts"])
+        self.optimizer.load_state_dict(stored["optimizer"])
+        self.epoch, self.step = stored["epoch"], stored["step"]
+        self.sums = {name: value.to(device) for name, value in stored["sums"].items()}
+        self.history = stored["history"]
+
+
+def initial_state(run: Run, device: torch.device) -> State:
+    """The run's untrained network, the method's own parts, and an optimizer over both."""
+    network = build(run.architecture, generator(run.seed, "weights")).to(device)
+    with initialised_from(generator(run.seed, "parts")):
+        parts = run.settings.parts(network, run.embedding_dim).to(device)
+    constant = run.settings.constant_rate_parameters(parts)
+    if run.compiled and device.type == "cuda":
+        network.compile_parts(mode="reduce-overhead")  # recorded as CUDA graphs
+    return State(network, parts, build_optimizer(run.optimizer, network, parts, constant))
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a segment is after a step. `terms` are this step's, still on the device."""
+
+    epoch: int
+    step: int
+    steps_per_epoch: int
+    batch_size: int
+    learning_rate: float
+    terms: dict[str, Tensor]
+
+
+def train(
+    run: Run, state: State, images: Images, until: int, cooldown_from: int | None = None
+) -> Iterator[Progress]:
+    """Trains `state` to the end of epoch `until` (counted from 0 done), yielding after each step.
+
+    Whatever is random in epoch e, step s is a function of (seed, e, s), so that it does not
+    matter where a state came from. The last incomplete batch of an epoch is left out. The host
+    never waits for the device, but at the end of an epoch.
+
+    Args:
+        images: those of pre-training, with batches on the training device.
+        cooldown_from: epoch from which the rate of the schedule `trunk` is annealed.
+
+    Raises:
+        NonFiniteLoss: at the end of an epoch in which it occurred.
+    """
+    network, parts, optimizer = state.network, state.parts, state.optimizer
+    steps = len(images) // run.batch_size
+    network.train()
+    parts.train()
+    while state.epoch < until:
+        epoch = state.epoch
+        order = torch.randperm(len(images), generator=generator(run.seed, "shuffle", epoch))
+        batches = order.split(run.batch_size)[state.step : steps]
+        for step, pixels in enumerate(images.batches(batches), start=state.step):
+            view_a, view_b = two_views(run, pixels, epoch, step)
+            draws = generator(run.seed, "method", epoch, step)
+            moment = Moment(epoch, step, steps, run.epochs, draws)
+            if run.compiled:
+                torch.compiler.cudagraph_mark_step_begin()
+            terms = run.settings.terms(network, parts, view_a, view_b, moment)
+            rate = learning_rate(run, epoch, step, steps, cooldown_from)
+            set_learning_rate(optimizer, rate, peak_rate(run))
+            optimizer.zero_grad()
+            terms["loss"].backward()
+            optimizer.step()
+            run.settings.after_step(network, parts, moment)
+            terms = {name: value.detach() for name, value in terms.items()}
+            _accumulate(state.sums, terms, step)
+            state.step = step + 1
+            if state.step == steps:
+                state.history.append(_epoch_row(state, rate))
+                state.epoch, state.step, state.sums = epoch + 1, 0, {}
+            yield Progress(epoch, step, steps, run.batch_size, rate, terms)
+
+
+def two_views(run: Run, pixels: Tensor, epoch: int, step: int) -> tuple[Tensor, Tensor]:
+    """The views (N, 3, size, size) of a step's images, uint8 (N, 3, H, W), on their device."""
+    recipe = run.recipe
+    first, second = (
+        views.drawn(
+            pixels,
+            augmentation,
+            run.image_size,
+            recipe.mean,
+            recipe.std,
+            generator(run.seed, name, epoch, step),
+            run.compiled,
+        )
+        for name, augmentation in (("a", recipe.view_a), ("b", recipe.view_b))
+    )
+    return first, second
+
+
+def _accumulate(sums: dict[str, Tensor], terms: dict[str, Tensor], step: int) -> None:
+    """Adds a step's terms to the epoch's sums, and notes the first step whose loss is not finite.
+
+    All of it stays on the device: the loop never waits for a number.
+    """
+    loss = terms["loss"]
+    never = torch.full((), float("inf"), device=loss.device)
+    bad = torch.where(loss.isfinite(), never, torch.full_like(never, step))
+    sums["first_bad_step"] = torch.minimum(sums.get("first_bad_step", never), bad)
+    for name, value in terms.items():
+        sums[name] = sums.get(name, 0) + value
+
+
+def _epoch_row(state: State, rate: float) -> dict[str, float]:
+    """Mean terms of the epoch that has just ended, its number from 1 and its last rate."""
+    sums = {name: value.item() for name, value in state.sums.items()}
+    bad = sums.pop("first_bad_step")
+    if bad != float("inf"):
+        raise NonFiniteLoss(
+            f"the loss is not finite at epoch {state.epoch + 1}, step {int(bad) + 1}. Likely "
+            "causes: a learning rate that is too high (schedule.base_lr), a batch so small or "
+            "images so alike that an embedding dimension has no variance over the batch, or an "
+            "embedding_dim that is large for the projector."
+        )
+    means = {name: value / state.step for name, value in sums.items()}
+    return {"epoch": state.epoch + 1, "learning_rate": rate, **means}

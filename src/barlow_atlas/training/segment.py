@@ -1,0 +1,355 @@
+"""Segments of runs, from a milestone to the next, kept safe from interruption.
+
+What happens to the weights is in `loop.py`.
+"""
+
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from barlow_atlas.data.batches import Images, images_for
+from barlow_atlas.data.image_set import ImageSet
+from barlow_atlas.nn.networks import Network
+from barlow_atlas.store import snapshot
+from barlow_atlas.store.lock import RunLock
+from barlow_atlas.store.provenance import device_name, made_by
+from barlow_atlas.store.snapshot import Manifest, ResumeFolder, SnapshotError
+from barlow_atlas.study.models import Run
+from barlow_atlas.study.paths import COOLED, milestone_path
+from barlow_atlas.training.loop import (
+    NonFiniteLoss,
+    PretrainError,
+    Progress,
+    State,
+    initial_state,
+    train,
+)
+
+
+class Interrupted(Exception):
+    """The segment was asked to stop; whoever catches it from here finds its state saved."""
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One job: train `run` from one milestone to the next, and where its files lie.
+
+    A segment of `cooldown` epochs is a branch: it starts from the milestone `parent`, which is also
+    the `until` it is known by, anneals the rate over that many epochs and stores no state.
+    """
+
+    study: str
+    run: Run
+    parent: int | None
+    until: int
+    cooldown: int
+    checkpoints: Path
+    training: Path
+    resume: Path
+    data_sha256: str
+    sources_sha256: str
+
+    @property
+    def end(self) -> int:
+        """The epoch at which training stops, cool-down included."""
+        return self.until + self.cooldown
+
+    @property
+    def milestones(self) -> Path:
+        """Where this segment's milestone is stored; its parent lies in `checkpoints`."""
+        return self.checkpoints / COOLED if self.cooldown else self.checkpoints
+
+
+class Monitor:
+    """Whoever watches a segment; this one is silent and never asks to stop."""
+
+    def say(self, line: str) -> None:
+        """A line worth reading."""
+
+    def step(self, progress: Progress) -> None:
+        """Called after every step; reading `progress.terms` waits for the device."""
+
+    def stop_requested(self) -> bool:
+        """Whether the segment should save its state and end."""
+        return False
+
+
+def pretrain_together(
+    segments: Sequence[Segment],
+    images: ImageSet,
+    device: torch.device,
+    save_every: float,
+    monitors: Sequence[Monitor],
+) -> list[Manifest]:
+    """Trains segments of several runs, a step of each in turn, and stores their milestones.
+
+    Nothing passes between the runs: each becomes what it would become alone, on a CPU to the bit.
+    On a GPU each has a stream of its own, so that kernels of networks too small for the device run
+    side by side.
+
+    Once all are trained, the training metrics of each are stored, one JSON line for each epoch of
+    the segment, then its milestone, whose manifest comes last of all. If one run stops before that,
+    for whatever reason, the others save their private states.
+
+    Args:
+        images: those of pre-training, the same for all.
+        save_every: seconds between two private states of a run.
+        monitors: one for each segment.
+
+    Raises:
+        PretrainError: too few images, or a loss that is not finite.
+        SnapshotError: a checkpoint that is missing, damaged, exchanged meanwhile, or cannot be
+            written.
+        LockError: another trainer holds one of the runs.
+        Interrupted: when asked to stop; the same call goes on from there.
+    """
+    for segment in segments:
+        if len(images) < segment.run.batch_size:
+            raise PretrainError(
+                f"{len(images)} images are fewer than one batch of {segment.run.batch_size}: "
+                "lower batch_size or use a larger fraction of the data"
+            )
+    pixels = images_for(images, device)
+    alone = len(segments) == 1 or device.type != "cuda"
+    with ExitStack() as stack:
+        trainers = [
+            _Trainer(
+                segment,
+                pixels,
+                save_every,
+                monitor,
+                stack.enter_context(RunLock(segment.resume, monitor.say, _pause(monitor))),
+                None if alone else torch.cuda.Stream(device),
+            )
+            for segment, monitor in zip(segments, monitors, strict=True)
+        ]
+        _train_in_turn(trainers)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)  # files are written from the default stream
+        return [trainer.store() for trainer in trainers]
+
+
+def _pause(monitor: Monitor) -> Callable[[float], None]:
+    """How to wait for a lock: no longer than until asked to stop."""
+
+    def pause(seconds: float) -> None:
+        if monitor.stop_requested():
+            raise Interrupted("stopped before it began")
+        time.sleep(seconds)
+
+    return pause
+
+
+def _train_in_turn(trainers: "Sequence[_Trainer]") -> None:
+    """Brings all to the end of their segments; if one cannot go on, the others save their states.
+
+    One that was asked to stop saves its own as well. Whoever is at its end waits, so that a job
+    that is interrupted has stored either all of its milestones or none.
+    """
+    going = {trainer: trainer.steps() for trainer in trainers}
+    while going:
+        for trainer, steps in list(going.items()):
+            try:
+                with trainer.turn():
+                    if next(steps, None) is None:
+                        del going[trainer]
+            except Exception as error:
+                with ExitStack() as saving:  # each is tried, whatever becomes of the others
+                    for other in trainers:
+                        if other is not trainer or isinstance(error, Interrupted):
+                            saving.callback(other.save)
+                raise
+
+
+class _Trainer:
+    """One segment's training, with all that protects it, while its lock is held."""
+
+    def __init__(
+        self,
+        segment: Segment,
+        images: Images,
+        save_every: float,
+        monitor: Monitor,
+        lock: RunLock,
+        stream: torch.cuda.Stream | None,
+    ) -> None:
+        self.segment = segment
+        self.images = images
+        self.save_every = save_every
+        self.monitor = monitor
+        self.lock = lock
+        self.stream = stream
+        self.resume = ResumeFolder(segment.resume)
+        self.seconds = 0.0
+        self.parent: Manifest | None = None
+        self.state: State | None = None
+        self.history = ""
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """While it computes: on a stream of its own if there are others, and by the clock."""
+        began = time.monotonic()
+        with torch.cuda.stream(self.stream):
+            yield
+        self.seconds += time.monotonic() - began
+
+    def steps(self) -> Iterator[Progress]:
+        """Trains from the newest state of this segment to its end, and saves on the way."""
+        segment = self.segment
+        milestone = milestone_path(segment.milestones, segment.until, "").name
+        for folder, stem in (
+            (segment.resume, ""),
+            (segment.training, milestone),
+            (segment.milestones, milestone),
+        ):
+            snapshot.remove_temporaries(folder, stem)
+        self.parent = parent = _read_parent(segment)
+        state = initial_state(segment.run, self.images.device)
+        if parent is None:
+            self.state = state
+            return
+        self.history = snapshot.lineage(
+            segment.run,
+            parent.epoch,
+            parent.weights_sha256,
+            segment.data_sha256,
+            segment.sources_sha256,
+            parent.lineage,
+        )
+        stored = self.resume.newest(self.history, self.monitor.say)
+        stored = stored or _parent_state(segment, parent, self.monitor.say)
+        if stored is not None:
+            state.load_dict(stored)
+            self.monitor.say(f"continues at epoch {state.epoch}, step {state.step}")
+        self.state = state
+        try:
+            yield from self._steps_from(state, parent, verified=stored is not None)
+        except NonFiniteLoss as error:
+            good = milestone_path(segment.checkpoints, parent.epoch, ".json")
+            raise PretrainError(f"{error} The last good checkpoint is {good}") from error
+
+    def _steps_from(self, state: State, parent: Manifest, verified: bool) -> Iterator[Progress]:
+        """The steps that are left.
+
+        Args:
+            verified: whether the state came from a file; else it comes from the seed, and must
+                pass through the parent's weights.
+        """
+        segment = self.segment
+        saved = time.monotonic()
+        for stop in sorted({max(state.epoch, parent.epoch), segment.end}):
+            # Without its parent's state, a branch is preceded by the trunk as it was trained.
+            branch = parent.epoch if segment.cooldown and stop > parent.epoch else None
+            for progress in train(segment.run, state, self.images, stop, branch):
+                self.monitor.step(progress)
+                if self.monitor.stop_requested():
+                    place = f"epoch {state.epoch}, step {state.step}"
+                    raise Interrupted(f"stopped at {place}; state saved")
+                if time.monotonic() - saved > self.save_every:
+                    self.save()
+                    saved = time.monotonic()
+                yield progress
+            if not verified and stop == parent.epoch:
+                _must_equal_parent(segment, parent, state.network)
+
+    def save(self) -> None:
+        """Stores a private state, if there is anything to go on from."""
+        if self.state is None or self.parent is None:
+            return
+        self.lock.check()
+        steps = len(self.images) // self.segment.run.batch_size
+        total = self.state.epoch * steps + self.state.step
+        with torch.cuda.stream(self.stream):
+            self.resume.write(self.history, total, self.state.to_dict())
+
+    def store(self) -> Manifest:
+        """Stores the milestone that the segment has reached."""
+        segment, parent, state = self.segment, self.parent, self.state
+        assert state is not None  # its steps have been taken
+        self.lock.check()
+        if parent is not None:
+            _must_still_be_there(segment, parent)
+        rows = [row for row in state.history if parent and row["epoch"] > parent.epoch]
+        lines = "".join(json.dumps(row) + "\n" for row in rows)
+        snapshot.write_atomically(
+            milestone_path(segment.training, segment.until, ".jsonl"), lines.encode()
+        )
+        manifest = snapshot.write_milestone(
+            segment.milestones,
+            study=segment.study,
+            run=segment.run,
+            epoch=segment.until,
+            parent=parent,
+            weights=state.network.state_dict(),
+            state=None if segment.cooldown else {**state.to_dict(), "history": []},
+            cooldown_epochs=segment.cooldown,
+            data_sha256=segment.data_sha256,
+            sources_sha256=segment.sources_sha256,
+            made_by=made_by(device_name(self.images.device), self.seconds),
+        )
+        self.resume.clear()
+        if parent is not None and not segment.run.cooldown_epochs:
+            snapshot.prune_states(segment.checkpoints, keep=(parent.epoch, segment.until))
+        return manifest
+
+
+def _read_parent(segment: Segment) -> Manifest | None:
+    """The manifest of the milestone before this one; None for the first, which is untrained."""
+    if segment.parent is None:
+        return None
+    path = milestone_path(segment.checkpoints, segment.parent, ".json")
+    return snapshot.read_manifest_of(path, segment.run)
+
+
+def _must_still_be_there(segment: Segment, parent: Manifest) -> None:
+    """A milestone is stored only beside the one it was trained from.
+
+    A checkout of other results, or a folder that was removed, would leave a chain with a gap.
+    """
+    path = milestone_path(segment.checkpoints, parent.epoch, ".json")
+    advice = (
+        f"Nothing was stored for epoch {segment.until}; bring the parent back or start the study "
+        "again through Snakemake"
+    )
+    try:
+        now = snapshot.read_manifest(path)
+    except SnapshotError as error:
+        raise SnapshotError(f"the parent changed during training: {error}. {advice}") from error
+    if now.lineage != parent.lineage:
+        raise SnapshotError(
+            f"{path} changed during training: lineage {parent.lineage[:12]} when it began, now "
+            f"{now.lineage[:12]} (a checkout of other results?). {advice}"
+        )
+
+
+def _parent_state(
+    segment: Segment, parent: Manifest, say: Callable[[str], None]
+) -> dict[str, Any] | None:
+    """What the parent milestone ended with; None if it was removed or never came here."""
+    path = milestone_path(segment.checkpoints, parent.epoch, ".state")
+    try:
+        stored = snapshot.read_state(path)
+        if stored["lineage"] != parent.lineage:
+            raise SnapshotError(f"{path} does not belong to the manifest beside it")
+    except SnapshotError as error:
+        snapshot.set_aside(path, error, say)
+        say("training again from the seed, which must lead to the parent's weights")
+        return None
+    return stored
+
+
+def _must_equal_parent(segment: Segment, parent: Manifest, network: Network) -> None:
+    """A chain that was trained again must pass through the weights it claims as its parent."""
+    if snapshot.weights_hash(network.state_dict()) != parent.weights_sha256:
+        raise SnapshotError(
+            f"training {segment.run.name} again did not lead to the weights of epoch "
+            f"{parent.epoch} that are stored (another machine or device?). Bring "
+            f"epoch_{parent.epoch:04d}.state back, or remove {segment.checkpoints} to train the "
+            "whole chain here"
+        )

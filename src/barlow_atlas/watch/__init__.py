@@ -1,6 +1,0 @@
-"""A study's page while it runs, on loopback: jobs, curves, time left. See docs/watch.md."""
-
-from barlow_atlas.watch.live import Live, data, status
-from barlow_atlas.watch.server import WatchError, listen, serve
-
-__all__ = ["Live", "WatchError", "data", "listen", "serve", "status"]

@@ -1,0 +1,1 @@
+"""What the graph of jobs goes by: which code made what, which jobs there are, DVC's stages."""

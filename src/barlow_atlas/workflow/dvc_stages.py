@@ -1,0 +1,161 @@
+"""The DVC stages of a study, derived from what its Snakemake rules depend on.
+
+DVC decides whether to call Snakemake at all, so it must watch all that Snakemake's rules watch:
+the lists come from `sources.py`. Where Snakemake compares resolved parameters, DVC watches the
+files they are resolved from; Snakemake then finds out whether anything that matters has changed.
+tests/unit/test_dvc.py compares the committed stages with these.
+"""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from barlow_atlas.atlas.curves import column_name
+from barlow_atlas.study.file import file_with, files_of, find_studies, load_study
+from barlow_atlas.study.models import Study
+from barlow_atlas.study.paths import ANALYSED, CLAIMS, COLLECTED, PAPER_TABLES, PARAMS, PUBLISHED
+from barlow_atlas.workflow import sources
+
+# The demo and its data: a plain `dvc repro` runs these.
+ROOT_PARTS = ("demo", "data/digits")
+# The profile is no part of the command that dvc.lock records: the same results may come from a
+# laptop or a cluster. DVC's own templating makes the escape necessary.
+SNAKEMAKE = "snakemake --profile \\${SNAKEMAKE_PROFILE:-profiles/local}"
+BEHIND_TRAINING: tuple[sources.Step, ...] = ("probe", "collect", "analyse", "report", "ledger")
+# What parameters are resolved with: named recipes and defaults, facts of data sets.
+RESOLVE_RUNS = tuple(
+    sources.PACKAGE / name
+    for name in ("settings/augmentation.py", "settings/training.py", "study/models.py")
+)
+RESOLVE_DATA = (sources.PACKAGE / "data/catalog.py",)
+HEAD = "# Made by `python -m barlow_atlas derive` from params/ and sources.py; do not edit.\n"
+
+
+def stage_files(params: Path) -> dict[Path, dict[str, Any]]:
+    """Path and content of every DVC file: the demo's in the root, one for each other study below
+    `params`, and one for each data set that is not the demo's."""
+    files: dict[Path, dict[str, Any]] = {}
+    paths = find_studies(params)
+    studies = {name: load_study(path) for name, path in paths.items()}
+    for name, study in studies.items():
+        parts = [
+            *(
+                (f"data/{d.name}", _data_stage(name, d.name, study, paths[name]))
+                for d in study.data_sets()
+            ),
+            (name, _study_stage(name, study, files_of(paths[name]))),
+        ]
+        for part, stage in parts:
+            file = dvc_file(part)
+            up = os.path.relpath(".", file.parent)
+            content = files.setdefault(file, {"stages": {}})
+            # Paths in a stage are relative to the repository, wherever its file lies.
+            located = stage if up == "." else {"wdir": up} | stage
+            content["stages"].setdefault(part.rpartition("/")[2], located)
+        content["plots"] = _plots(name, study, up)
+    return files
+
+
+def dvc_file(part: str) -> Path:
+    """Where the stage of a study or data set (`data/digits`) stands."""
+    return Path("dvc.yaml") if part in ROOT_PARTS else PARAMS / part / "dvc.yaml"
+
+
+def changes(part: str) -> set[str] | None:
+    """What differs from DVC's last record of a stage: paths, and parameters as `file:key`.
+
+    None if there is no record. Other than `dvc status`, it can be asked while DVC runs the stage.
+    """
+    from dvc.repo import Repo
+
+    file = dvc_file(part)
+    if not file.is_file():
+        return None
+    with Repo() as repo:
+        stage = repo.stage.load_one(str(file), part.rpartition("/")[2])
+        items = (*stage.deps, *stage.outs)
+        if not any(item.hash_info for item in items):
+            return None
+        found: dict[str, Any] = {}
+        for item in items:
+            found |= item.workspace_status()
+    keys: set[str] = set()
+    for path, status in found.items():
+        name = os.path.relpath(path)
+        keys |= {f"{name}:{key}" for key in status} if isinstance(status, dict) else {name}
+    return keys
+
+
+def _data_stage(study: str, dataset: str, asked: Study, file: Path) -> dict[str, Any]:
+    folder = f"results/data/{dataset}"
+    stage: dict[str, Any] = {
+        "cmd": _commands(study, f"{folder}/manifest.json"),
+        "deps": relative({*sources.watched("prepare_data"), *RESOLVE_DATA}),
+    }
+    if dataset == asked.data.name:
+        stage["params"] = [{str(file_with("data", file)): ["data"]}]
+    return stage | {"outs": [{folder: {"persist": True}}]}
+
+
+def _study_stage(name: str, study: Study, read: list[Path]) -> dict[str, Any]:
+    results = f"results/{name}"
+    files = {
+        *sources.watched("pretrain", [type(method) for method in study.methods.values()]),
+        *(sources.watched("import_weights") if study.foreign else ()),
+        *(file for step in BEHIND_TRAINING for file in sources.watched(step)),
+        *RESOLVE_RUNS,
+    }
+    tables = [f"{results}/{table}" for table in (*COLLECTED, *ANALYSED)]
+    metrics = f"{results}/metrics.json"
+    told = [str(path) for path in (CLAIMS, PUBLISHED, PAPER_TABLES)]
+    return {
+        "cmd": _commands(name, "all"),
+        "deps": [*(f"results/data/{d.name}" for d in study.data_sets()), *told, *relative(files)],
+        "params": [{str(path): None} for path in read],
+        "outs": [
+            {f"{results}/checkpoints": {"persist": True}},
+            _kept_in_git(f"{results}/probes"),
+            _kept_in_git(f"{results}/training"),
+            *(_kept_in_git(table) for table in tables if table != metrics),
+            _kept_in_git(f"reports/{name}"),
+        ],
+        "metrics": [_kept_in_git(metrics)],
+    }
+
+
+def _commands(study: str, target: str) -> list[str]:
+    """What DVC calls; after a pull Snakemake must first know what is here."""
+    return [
+        f"python -m barlow_atlas adopt --study {study}",
+        f"{SNAKEMAKE} --config study={study} -- {target}",
+    ]
+
+
+def _kept_in_git(path: str) -> dict[str, Any]:
+    return {path: {"cache": False, "persist": True}}
+
+
+def _plots(name: str, study: Study, up: str) -> list[dict[str, Any]]:
+    """The study's curves; unlike a stage's, these paths are relative to the DVC file."""
+    asked = study.probes
+    probes = [
+        *(("knn", knn.label) for knn in asked.knn),
+        *(("linear", linear.form) for linear in asked.linear),
+        *(("transfer", target) for target in (asked.transfer.targets if asked.transfer else ())),
+    ]
+    lines = dict.fromkeys((run.method, run.embedding_dim or 0) for run in study.runs())
+    columns = [column_name(*line, *probe) for line in lines for probe in probes]
+    return [
+        {
+            f"accuracy-{name}": {
+                "title": f"{study.title}: test top-1, %, protocol {study.protocol}",
+                "x": "epoch",
+                "y": {os.path.normpath(f"{up}/results/{name}/accuracy.csv"): columns},
+            }
+        }
+    ]
+
+
+def relative(files: Any) -> list[str]:
+    """Paths from the repository's root, in alphabetical order."""
+    return sorted(str(file.relative_to(sources.PACKAGE.parents[1])) for file in files)

@@ -1,0 +1,194 @@
+"""The jobs of a study: which there are, and which of them Snakemake would run.
+
+They follow from the study and the files that are here, by the rules of the `Snakefile`; nothing is
+started and Snakemake is not asked.
+"""
+
+import json
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from barlow_atlas.data.prepared import MANIFEST, sha256_of
+from barlow_atlas.study.models import ForeignRun, Run, Study
+from barlow_atlas.study.paths import (
+    COOLED,
+    DATA,
+    LEDGER,
+    REPORTED,
+    REPORTS,
+    RESULTS,
+    milestone_path,
+    of_run,
+    probe_file,
+    probed_milestone,
+)
+from barlow_atlas.workflow.adoption import standing, training_code
+
+
+@dataclass(frozen=True)
+class Job:
+    """One job of the graph, known by the file that others wait for."""
+
+    rule: str
+    file: Path
+    after: tuple[Path, ...] = ()
+    """Files of other jobs."""
+    run: Run | ForeignRun | None = None
+    epoch: int = 0
+    epochs: int = 0
+    """Epochs to train."""
+    makes: tuple[Path, ...] = ()
+    """Where seeds are trained together, the files of all of them, this one's among them."""
+
+
+def jobs_of(name: str, study: Study) -> list[Job]:
+    """All jobs of a study, each after those that it waits for; `all` itself is none."""
+    data, *others = (DATA / data_set.name / MANIFEST for data_set in study.data_sets())
+    found = [Job("prepare_data", file) for file in (data, *others)]
+    probes = []
+    for group in study.groups():
+        found += _together([[*_chain(name, study, run, data)] for run in group])
+    for foreign in study.imported():
+        found += _chain(name, study, foreign, data)
+    for run in study.runs():
+        for epoch in study.milestones_of(run):
+            file, asked = probe_file(name, run, epoch), probed_milestone(name, run, epoch)
+            probes.append(Job("probe", file, (asked, data, *others), run, epoch))
+    table, curves = (RESULTS / name / file for file in ("probes.csv", "curves.csv"))
+    return [
+        *found,
+        *probes,
+        Job("collect", table, tuple(job.file for job in probes)),
+        Job("analyse", curves, (table,)),
+        Job("report_study", _report(name), (table, curves)),
+        Job("ledger", REPORTS / LEDGER[0], (table, curves)),
+    ]
+
+
+def _report(name: str) -> Path:
+    """One of the report's files, for all."""
+    return REPORTS / name / REPORTED[0]
+
+
+def _chain(name: str, study: Study, run: Run | ForeignRun, data: Path) -> Iterator[Job]:
+    """The jobs that make a run's milestones."""
+    folder = of_run("checkpoints", name, run.name)
+    before: tuple[int, Path] | None = None
+    for epoch in study.milestones_of(run):
+        file = milestone_path(folder, epoch, ".json")
+        if isinstance(run, ForeignRun):
+            yield Job("import_weights", file, (data,), run, epoch)
+            continue
+        parent, after = before or (0, data)
+        last = epoch == study.milestones_of(run)[-1]
+        yield Job("pretrain", file, tuple({after, data}), run, epoch, epoch - parent)
+        if run.cooldown_epochs and epoch:
+            branch = milestone_path(folder / COOLED, epoch, ".json")
+            yield Job("cool_down", branch, (file, data), run, epoch, run.cooldown_epochs)
+        before = None if last else (epoch, file)
+
+
+def _together(chains: Sequence[list[Job]]) -> Iterator[Job]:
+    """Chains that are trained in turn: what one of them waits for, its own first, all wait for."""
+    for segments in zip(*chains, strict=True):
+        makes = tuple(job.file for job in segments)
+        for job in segments:
+            others = (file for other in segments for file in other.after)
+            trained_in_turn = len(segments) > 1 and job.rule == "pretrain"
+            after = tuple(dict.fromkeys((*job.after, *others)))
+            yield replace(job, after=after, makes=makes) if trained_in_turn else job
+
+
+def submissions(jobs: Sequence[Job]) -> list[Job]:
+    """The jobs as they are submitted: segments of seeds that are trained together are one."""
+    leads = {file: job.makes[0] for job in jobs for file in job.makes}
+    return [
+        replace(job, after=tuple(dict.fromkeys(leads.get(file, file) for file in job.after)))
+        for job in jobs
+        if leads.get(job.file, job.file) == job.file
+    ]
+
+
+def targets(name: str, study: Study) -> set[Path]:
+    """What `snakemake all` asks for: report and ledger, and the last checkpoint of each run."""
+    last = {probed_milestone(name, run, study.milestones_of(run)[-1]) for run in study.runs()}
+    return {_report(name), REPORTS / LEDGER[0], *last}
+
+
+def to_run(
+    jobs: Sequence[Job], targets: set[Path], stale: Iterable[Path], present: Callable[[Path], bool]
+) -> set[Path]:
+    """Which jobs Snakemake would run, by their files.
+
+    Those of missing targets and stale files; whatever waits for one that runs; and whatever one
+    that runs waits for, if its file is missing.
+    """
+    by_file = {job.file: job for job in jobs}
+    waiting = defaultdict(list)
+    for job in jobs:
+        for file in job.after:
+            waiting[file].append(job.file)
+    found = {file for file in targets if not present(file)} | set(stale)
+    stack = list(found)
+    while stack:
+        file = stack.pop()
+        missing = [f for f in by_file[file].after if f not in found and not present(f)]
+        for other in (*missing, *waiting[file], *by_file[file].makes):
+            if other not in found:
+                found.add(other)
+                stack.append(other)
+    return found
+
+
+def stale_milestones(name: str, jobs: Sequence[Job]) -> dict[Path, str]:
+    """Milestones that are here and do not belong to the study as it is now, with the reason.
+
+    Those that follow from them are left out: `to_run` finds them.
+    """
+    training = ("pretrain", "cool_down", "import_weights")
+    manifests = {
+        job.file: read_json(job.file) for job in jobs if job.rule in training and job.file.is_file()
+    }
+    lineages = {content.get("lineage"): file for file, content in manifests.items()}
+    data = next(job.file for job in jobs if job.rule == "prepare_data")
+    data_sha256 = sha256_of(data) if data.is_file() else None
+    described: dict[str, dict[str, Any]] = {}
+    found = {}
+    for job in jobs:
+        if job.file not in manifests or job.run is None:
+            continue
+        content, run = manifests[job.file], job.run
+        made_by = standing(name, content.get("sources_sha256", ""))
+        described.setdefault(run.name, run.model_dump(mode="json"))
+        changed = sorted(
+            key
+            for key in {*described[run.name], *content.get("run", {})}
+            if described[run.name].get(key) != content.get("run", {}).get(key)
+        )
+        parent = next((file for file in job.after if file != data), None)
+        trained_from = lineages.get(content.get("parent"))
+        if changed:
+            found[job.file] = f"other parameters: {', '.join(changed)}"
+        elif made_by != standing(name, training_code(run)):
+            found[job.file] = "other code"
+        elif data_sha256 and content.get("data_sha256") != data_sha256:
+            found[job.file] = "other data"
+        elif parent and trained_from and trained_from != parent:
+            found[job.file] = (
+                f"trained from {trained_from.stem}, the study now puts {parent.stem} between"
+            )
+        elif parent in manifests and trained_from is None:
+            found[job.file] = f"trained from another {parent.stem} than is here"
+    return found
+
+
+def read_json(manifest: Path) -> dict[str, Any]:
+    """The object in a manifest or probe file; an empty one if it is damaged."""
+    try:
+        content = json.loads(manifest.read_bytes())
+    except ValueError:
+        return {}
+    return content if isinstance(content, dict) else {}
