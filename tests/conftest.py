@@ -32,7 +32,7 @@ def tiny_run() -> Run:
     """The demo's first run with both views and the mixing term, made small: 4 steps an epoch."""
     run = load_study(Path("params/demo.yaml")).run("mix-d256-e100-clean-s1")
     small: dict[str, Any] = {
-        "backbone": run.backbone.model_copy(update={"width": 4}),
+        "backbone": run.backbone.model_copy(update={"width": 8}),
         "projector": run.projector.model_copy(update={"hidden": (16,)}),
         "embedding_dim": 32,
         "batch_size": 32,

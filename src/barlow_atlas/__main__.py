@@ -198,7 +198,7 @@ def probe(options: argparse.Namespace) -> None:
 
 def verify_checkpoints(options: argparse.Namespace) -> int:
     """Walks a run's milestones back to the seed; one line each, status 1 if any is damaged."""
-    from barlow_atlas.training import chain
+    from barlow_atlas.workflow import chain
 
     study = _study(options)
     run = study.run(options.run)

@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "workflow"))
 from fresh_clone import Clone
 
 SMALL = (
-    ("width: 16", "width: 4"),
+    ("width: 16", "width: 8"),
     ("embedding_dims: [256]", "embedding_dims: [64]"),
     ("seeds: [1, 2, 3]", "seeds: [1]"),
     ("\nepochs: 100", "\nepochs: 4"),

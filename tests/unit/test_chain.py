@@ -12,9 +12,9 @@ from barlow_atlas.settings.training import Trunk
 from barlow_atlas.store import snapshot
 from barlow_atlas.study.models import ForeignRun, Run
 from barlow_atlas.study.paths import of_run
-from barlow_atlas.training import chain
-from barlow_atlas.training.chain import Link
 from barlow_atlas.training.segment import Monitor, Segment
+from barlow_atlas.workflow import chain
+from barlow_atlas.workflow.chain import Link
 
 MILESTONES = (0, 1, 2)
 

@@ -396,7 +396,7 @@ def test_wrong_names_in_the_study_are_said(tmp_path: Path) -> None:
     path = tmp_path / "w.pth"
     assert "cannot read" in complaint(path, "mix-bt", R18_SMALL_IMAGES)
     assert "Did you mean 'mix-bt'?" in complaint(path, "mixbt", R18_SMALL_IMAGES)
-    small = Backbone(name="small", stem="3x3", width=4)
+    small = Backbone(name="small", stem="3x3", width=8)
     assert "resnet18 or resnet50" in complaint(path, "mix-bt", small)
 
 

@@ -38,7 +38,7 @@ def gradients(network: Network, embeddings: tuple[Tensor, ...]) -> list[Tensor]:
 def test_one_batch_of_all_views_is_as_one_pass_for_each(
     backbone: str, tiny_run: Run, views: tuple[Tensor, ...]
 ) -> None:
-    settings = {"name": backbone, "width": 4 if backbone == "small" else None, "stem": "3x3"}
+    settings = {"name": backbone, "width": 8 if backbone == "small" else None, "stem": "3x3"}
     run = tiny_run.model_copy(update={"backbone": tiny_run.backbone.model_copy(update=settings)})
     one_by_one = network_of(run).double()
     at_once = copy.deepcopy(one_by_one)

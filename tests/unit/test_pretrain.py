@@ -273,7 +273,7 @@ def workspace(tmp_path: Path) -> Path:
     (tmp_path / "params").mkdir()
     text = Path("params/demo.yaml").read_text()
     for before, after in (
-        ("width: 16", "width: 4"),
+        ("width: 16", "width: 8"),
         ("\nepochs: 100", "\nepochs: 30"),
         ("milestones: [0, 5, 10, 25, 50, 100]", "milestones: [0, 30]"),
     ):

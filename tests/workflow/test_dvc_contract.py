@@ -16,7 +16,7 @@ STUDY_FILE = f"params/{STUDY}.yaml"
 PARAMETERS = """\
 base: ../demo.yaml
 title: Shared
-backbone: {name: small, stem: 3x3, width: 4}
+backbone: {name: small, stem: 3x3, width: 8}
 methods:
   endless: &bt {objective: barlow_twins, lambda_bt: 0.0078125}
   cosine: *bt

@@ -7,7 +7,7 @@ from fresh_clone import Clone
 
 OBJECTIVES = "src/barlow_atlas/objectives"
 STUDY = (
-    ("width: 16", "width: 4"),
+    ("width: 16", "width: 8"),
     ("seeds: [1, 2, 3]", "seeds: [1]"),
     ("embedding_dims: [256]", "embedding_dims: [64]"),
 )

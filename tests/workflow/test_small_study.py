@@ -14,7 +14,7 @@ from fresh_clone import Clone
 from barlow_atlas.study.paths import REPORTED
 
 SMALL = (
-    ("width: 16", "width: 4"),
+    ("width: 16", "width: 8"),
     ("embedding_dims: [256]", "embedding_dims: [64]"),
     ("seeds: [1, 2, 3]", "seeds: [1, 2]"),
     ("\nepochs: 100", "\nepochs: 6"),

@@ -4,11 +4,11 @@
 def training_code(wildcards, seeds=None):
     """What code a run's milestones are made by, or count as made by."""
     run, *_ = runs_of(wildcards, seeds)
-    return adoption.standing(wildcards.study, adoption.training_code(run))
+    return standing(wildcards.study, sources.training_code(run))
 
 
 def probing_code(wildcards):
-    return adoption.standing(wildcards.study, adoption.probing_code())
+    return standing(wildcards.study, sources.probing_code())
 
 
 # Trained and imported runs have rules of their own, told apart by name.

@@ -20,7 +20,11 @@ class Backbone(Frozen):
         description="first convolution (stride 1 for 3x3, 2 for 7x7) and whether max-pool follows; "
         "3x3-pad2 is padded by 2 instead of 1, as solo-learn's networks for CIFAR"
     )
-    width: Positive | None = Field(None, description="channels of `small`'s first stage")
+    # With 4 channels oneDNN's backward pass through the strided shortcut writes past its memory on
+    # CPUs with AVX2 and no AVX-512 (torch 2.13.0 and 2.14.1).
+    width: Annotated[int, Field(ge=8)] | None = Field(
+        None, description="channels of `small`'s first stage"
+    )
     zero_init_residual: bool = Field(
         False, description="each residual branch starts at zero, as in Barlow Twins' ImageNet code"
     )

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from barlow_atlas.data.prepared import MANIFEST, sha256_of
+from barlow_atlas.store.adoptions import standing
 from barlow_atlas.study.models import ForeignRun, Run, Study
 from barlow_atlas.study.paths import (
     COOLED,
@@ -25,7 +26,7 @@ from barlow_atlas.study.paths import (
     probe_file,
     probed_milestone,
 )
-from barlow_atlas.workflow.adoption import standing, training_code
+from barlow_atlas.workflow.sources import training_code
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from barlow_atlas.errors import AtlasError
+from barlow_atlas.study.models import ForeignRun, Run
 
 PACKAGE = Path(__file__).parents[1]
 
@@ -49,8 +50,8 @@ EXCUSED = {
     "study/lineage.py": "hashes what is compared at every reading",
     "study/models.py": "carries parameters, which reach a step through its run",
     "study/paths.py": "says where files lie",
-    "training/console.py": "shows progress",
     "workflow/sources.py": "this list",
+    "training/console.py": "shows progress",
 }
 """Imported by steps, and yet not watched."""
 
@@ -98,6 +99,18 @@ def fingerprint(step: Step, plugins: Iterable[type] = ()) -> str:
         SourceError: modules that import one another.
     """
     return _fingerprint(_entries(step, plugins))
+
+
+def training_code(run: Run | ForeignRun) -> str:
+    """Fingerprint of the code that makes a run's milestones."""
+    if isinstance(run, Run):
+        return fingerprint("pretrain", [type(run.settings)])
+    return fingerprint("import_weights")
+
+
+def probing_code() -> str:
+    """Fingerprint of the code that asks a milestone what its study asks."""
+    return fingerprint("probe")
 
 
 def _entries(step: Step, plugins: Iterable[type]) -> tuple[Path, ...]:
