@@ -172,7 +172,7 @@ def test_a_study_with_gaps_is_reported_and_completed_later(finished: Clone) -> N
 def test_snakemakes_own_report_has_the_figures_and_captions(finished: Clone) -> None:
     finished.snakemake(*STUDY[:2], "--report", "report.html")
     page = (finished.folder / "report.html").read_text()
-    assert "docs/figures.md says how to read it" in page
+    assert "docs/reports.md says how to read it" in page
     assert "accuracy along pre-training" in page
 
 

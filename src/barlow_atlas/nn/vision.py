@@ -1,4 +1,4 @@
-"""The one place that imports torchvision: `from barlow_atlas.vision import torchvision`.
+"""The one place that imports torchvision: `from barlow_atlas.nn.vision import torchvision`.
 
 A torchvision built for CUDA beside a CPU build of torch (what a package index without the matching
 local versions hands out) fails at its import: it registers shape rules for operators of its

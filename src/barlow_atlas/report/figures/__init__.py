@@ -1,7 +1,7 @@
 """The figures of a study and of the ledger: pure functions, tidy frames in, figures out.
 
 Each is as wide as a page's text, in one style, and says what it shows, under which protocol, from
-how many seeds and what its bands are. docs/figures.md says how to read them.
+how many seeds and what its bands are. docs/reports.md says how to read them.
 """
 
 from barlow_atlas.report.figures.canvas import STYLE, save, svg

@@ -1,4 +1,4 @@
-"""A study's page while it runs, on loopback: jobs, curves, time left. See docs/watch.md."""
+"""A study's page while it runs, on loopback: jobs, curves, time left. See docs/reports.md."""
 
 from barlow_atlas.tools.watch.live import Live, data, status
 from barlow_atlas.tools.watch.server import WatchError, listen, serve
