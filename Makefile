@@ -35,7 +35,7 @@ report: .venv/installed
 	$(SNAKEMAKE) --profile profiles/local --config study=$(STUDY) partial=true \
 	    --allowed-rules reports collect analyse report_study ledger --forcerun collect -- reports
 
-# What follows from params/: the JSON schema and DVC's stages; after adding or changing a study.
+# What follows from studies and code: the JSON schema, DVC's stages, tables and graph of docs/.
 derive: .venv/installed
 	$(BIN)/python -m barlow_atlas derive
 

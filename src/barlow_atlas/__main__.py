@@ -367,9 +367,10 @@ def doctor(options: argparse.Namespace) -> int:
 
 
 def derive(options: argparse.Namespace) -> None:
-    """Writes what follows from the study files: their JSON schema, and DVC's stages."""
+    """Writes what follows from studies and code: JSON schema, DVC's stages, parts of the pages."""
     from ruamel.yaml import YAML
 
+    from barlow_atlas.workflow import documentation
     from barlow_atlas.workflow.dvc_stages import HEAD, stage_files
 
     SCHEMA.write_text(json.dumps(file_schema(), indent=2) + "\n")
@@ -380,6 +381,8 @@ def derive(options: argparse.Namespace) -> None:
         with path.open("w") as file:
             file.write(HEAD)
             yaml.dump(content, file)
+    for page in documentation.PAGES:
+        page.write_text(documentation.derived(page.read_text()))
 
 
 if __name__ == "__main__":

@@ -24,6 +24,20 @@ def test_named_tests_exist(path: Path) -> None:
 
 @pytest.mark.parametrize("path", DOCS, ids=str)
 def test_relative_links_lead_somewhere(path: Path) -> None:
-    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", path.read_text()):
+    for target, place in re.findall(r"\]\(([^)#]*)(?:#([^)]*))?\)", path.read_text()):
         if "://" not in target:
-            assert (path.parent / target).exists(), f"{path}: {target}"
+            file = path.parent / target if target else path
+            assert file.exists(), f"{path}: {target}"
+            assert not place or place in anchors(file), f"{path}: {target}#{place}"
+
+
+def anchors(page: Path) -> set[str]:
+    """What the headings of a page can be linked by, as GitHub names them."""
+    headings = re.findall(r"(?m)^#+ (.*)", page.read_text())
+    return {re.sub(r"[^\w\- ]", "", each.lower()).replace(" ", "-") for each in headings}
+
+
+def test_the_index_leads_to_every_page() -> None:
+    linked = re.findall(r"\]\(([a-z]+\.md)\)", Path("docs/README.md").read_text())
+    pages = {page.name for page in Path("docs").glob("*.md")} - {"README.md"}
+    assert sorted(linked) == sorted(pages)

@@ -10,6 +10,7 @@ from barlow_atlas.objectives import METHODS
 from barlow_atlas.objectives.barlow_twins import BarlowTwins
 from barlow_atlas.objectives.mixed_barlow_twins import MixedBarlowTwins
 from barlow_atlas.workflow import sources
+from barlow_atlas.workflow.documentation import ROOMS
 from barlow_atlas.workflow.sources import EXCUSED, PACKAGE, SourceError, fingerprint, watched
 
 STEPS: tuple[sources.Step, ...] = (
@@ -241,13 +242,6 @@ def test_a_run_watches_its_own_method_only() -> None:
 
 def test_every_method_has_a_file_and_a_fingerprint_of_its_own() -> None:
     assert len({fingerprint("pretrain", [method]) for method in METHODS.values()}) == len(METHODS)
-
-
-ROOMS = (
-    *("errors", "settings", "data", "nn", "objectives", "probes", "study", "store", "training"),
-    *("atlas", "report", "workflow", "steps", "tools", "verify", "__main__"),
-)
-"""From the ground up: each imports from those before it and from itself."""
 
 
 def room_of(file: Path) -> str:

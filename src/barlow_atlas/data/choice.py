@@ -17,13 +17,16 @@ class Data(Frozen):
 
     name: str = Field(description="a known data set, or a name of your own together with `path`")
     path: str | None = Field(
-        None, description="folder with train/<class>/ and test/<class>/ (or val/<class>/)"
+        None, description="folder with `train/<class>/` and `test/<class>/` (or `val/<class>/`)"
     )
     stored_size: Positive | None = Field(
         None, description="pixels a side at which images of `path` are stored"
     )
     fraction: float = Field(
-        1.0, gt=0, le=1, description="stratified share of the training images that is used"
+        1.0,
+        gt=0,
+        le=1,
+        description="stratified share of the training images that is used, and of unlabeled ones",
     )
 
     @model_validator(mode="after")

@@ -10,9 +10,11 @@ from pydantic import Field, model_validator
 
 from barlow_atlas.settings.frozen import Frozen
 
-Probability = Annotated[float, Field(ge=0, le=1)]
-Strength = Annotated[float, Field(ge=0)]
-Triple = Annotated[tuple[float, float, float], Field(strict=False)]
+Probability = Annotated[float, Field(ge=0, le=1, description="probability")]
+Strength = Annotated[float, Field(ge=0, description="strength of the jitter")]
+Triple = Annotated[
+    tuple[float, float, float], Field(strict=False, description="of R, G, B on the scale 0 to 1")
+]
 Range = Annotated[tuple[float, float], Field(strict=False)]
 
 
@@ -31,7 +33,7 @@ class Augmentation(Frozen):
     brightness: Strength = 0.0
     contrast: Strength = 0.0
     saturation: Strength = 0.0
-    hue: Annotated[float, Field(ge=0, le=0.5)] = 0.0
+    hue: Annotated[Strength, Field(le=0.5)] = 0.0
     jitter_p: Probability = 0.0
     grayscale_p: Probability = 0.0
     blur_p: Probability = 0.0
@@ -64,7 +66,9 @@ class Recipe(Frozen):
 
     view_a: Augmentation
     view_b: Augmentation
-    evaluation_resize: int | None = Field(None, gt=0)
+    evaluation_resize: int | None = Field(
+        None, gt=0, description="pixels of an evaluation image's shorter side; none: image_size"
+    )
     evaluation_interpolation: Literal["bilinear", "bicubic"] = "bicubic"
     mean: Triple
     std: Triple

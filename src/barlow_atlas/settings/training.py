@@ -99,7 +99,8 @@ class LARS(Frozen):
 
 Optimizer = Adam | SGD | LARS
 
-PER_256 = "multiplied by batch_size / 256"
+PER_256 = "peak of the rate, multiplied by batch_size / 256"
+Warmup = Annotated[int, Field(ge=0, description="epochs over which the rate rises linearly")]
 
 
 class MixCosine(Frozen):
@@ -107,7 +108,7 @@ class MixCosine(Frozen):
 
     name: Literal["mix_cosine"]
     base_lr: PositiveNumber = Field(description=PER_256)
-    warmup_epochs: Annotated[int, Field(ge=0)] = 10
+    warmup_epochs: Warmup = 10
 
 
 class BTCosine(Frozen):
@@ -115,7 +116,7 @@ class BTCosine(Frozen):
 
     name: Literal["bt_cosine"]
     base_lr: PositiveNumber = Field(description=PER_256)
-    warmup_epochs: Annotated[int, Field(ge=0)] = 10
+    warmup_epochs: Warmup = 10
 
 
 class EpochCosine(Frozen):
@@ -130,7 +131,7 @@ class Drops(Frozen):
 
     name: Literal["drops"]
     base_lr: PositiveNumber = Field(description="the rate before the first drop")
-    factor: Annotated[float, Field(gt=0, lt=1)]
+    factor: Annotated[float, Field(gt=0, lt=1, description="of the rate, at each drop")]
     at: Annotated[tuple[int, ...], Field(min_length=1, strict=False)] = Field(
         description="finished epochs from which the rate is lower; negative: counted from the end"
     )
@@ -149,8 +150,8 @@ class Trunk(Frozen):
 
     name: Literal["trunk"]
     base_lr: PositiveNumber = Field(description=PER_256)
-    warmup_epochs: Annotated[int, Field(ge=0)] = 10
-    cooldown_epochs: Positive
+    warmup_epochs: Warmup = 10
+    cooldown_epochs: Positive = Field(description="length of a branch")
 
 
 Schedule = MixCosine | BTCosine | EpochCosine | Drops | Trunk

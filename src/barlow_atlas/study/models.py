@@ -56,9 +56,9 @@ class Probes(Frozen):
 class Resources(Frozen):
     """What one job of a kind asks of the cluster; never part of a run's identity."""
 
-    gpu: Annotated[int, Field(ge=0)] = 0
-    mem_mb: Positive
-    runtime: Positive = Field(description="minutes")
+    gpu: Annotated[int, Field(ge=0)] = Field(0, description="GPUs of a job; one is used")
+    mem_mb: Positive = Field(description="memory, MiB")
+    runtime: Positive = Field(description="time limit, minutes")
 
 
 class JobResources(Frozen):
@@ -189,7 +189,7 @@ class Study(Frozen):
     data: Data
     image_size: Positive = Field(description="pixels a side of what the network sees")
     recipe: NamedRecipe = Field(
-        description="name of a recipe in augmentation.py, or one spelled out"
+        description="augmentation and normalisation: a name of docs/recipes.md, or spelled out"
     )
     backbone: Backbone
     projector: Projector
@@ -204,18 +204,26 @@ class Study(Frozen):
     foreign: dict[str, Foreign] = Field(
         default_factory=dict, description="name in figures -> existing weights to probe"
     )
-    embedding_dims: Annotated[tuple[Positive, ...], Field(min_length=1, strict=False)]
-    seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1, strict=False)]
+    embedding_dims: Annotated[tuple[Positive, ...], Field(min_length=1, strict=False)] = Field(
+        description="widths d of the embedding, each once"
+    )
+    seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(strict=False)] = Field(
+        min_length=1, description="seeds of the runs, each once"
+    )
     epochs: Positive | None = Field(
         None, description="total; fixes the schedule. Left out where the schedule is trunk"
     )
-    batch_size: Annotated[int, Field(ge=2)]
-    optimizer: Optimizer = Field(discriminator="name")
-    schedule: Schedule = Field(discriminator="name")
-    milestones: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(strict=False)] = Field(
-        min_length=2, description="epochs whose checkpoint is kept and probed; begins with 0"
+    batch_size: Annotated[int, Field(ge=2)] = Field(description="images a step")
+    optimizer: Optimizer = Field(
+        discriminator="name", description="what a step does with gradients"
     )
-    protocol: Protocol = "clean"
+    schedule: Schedule = Field(discriminator="name", description="learning rate along training")
+    milestones: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(strict=False)] = Field(
+        min_length=2, description="epochs that are kept and probed, rising from 0"
+    )
+    protocol: Protocol = Field(
+        "clean", description="what is held out, and how probes are trained; see docs/fidelity.md"
+    )
     probes: Probes
     threads: Positive = Field(
         description="CPU threads of a job; part of the run's identity, since sums depend on it"
