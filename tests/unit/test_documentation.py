@@ -48,7 +48,7 @@ def test_an_unknown_part_is_refused() -> None:
         "| `protocol` | `clean`, `reference` | `clean` |",
         "| `seeds` | list of whole numbers at least 0 |  |",
         "| `fraction` | number above 0 and at most 1 | `1` |",
-        "| `width` | whole number above 0 or `null` | none |",
+        "| `stored_size` | whole number above 0 or `null` | none |",
         "| `foreign` | mapping to [Foreign](#foreign) | none |",
         "| `optimizer` | [Adam](#adam) or [SGD](#sgd) or [LARS](#lars) |  |",
         "| `crop_scale` | 2 numbers |  |",
