@@ -17,7 +17,8 @@ from barlow_atlas.tools.bench.records import Record, alone
 from barlow_atlas.tools.bench.startup import Copy, copied
 from barlow_atlas.tools.bench.timing import by_turns, taking
 from barlow_atlas.tools.bench.training import trained
-from barlow_atlas.tools.costs import MEGABYTE, training
+from barlow_atlas.tools.costs import MEGABYTE
+from barlow_atlas.tools.measure import training
 
 OURS = "ours"
 
