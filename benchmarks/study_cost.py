@@ -16,9 +16,8 @@ from barlow_atlas.study.file import load_study, study_file
 from barlow_atlas.study.models import Run
 from barlow_atlas.study.paths import PARAMS
 from barlow_atlas.tools.costs import read_measurements
-from barlow_atlas.tools.plan import device_of, seconds_of_step
-from barlow_atlas.tools.watch.activity import step_file
-from barlow_atlas.workflow.jobs import Job, jobs_of, submissions
+from barlow_atlas.tools.durations import Expectation, kind_of
+from barlow_atlas.workflow.jobs import Job, jobs_of, step_file, submissions
 
 COLUMNS = ("rule", "method", "embedding_dim", "seed", "epoch", "planned_s", "wall_s", "cpu_s")
 
@@ -27,18 +26,14 @@ def job_times(name: str) -> pd.DataFrame:
     """The study's jobs that have run here, with planned and measured seconds, columns `COLUMNS`."""
     study = load_study(study_file(PARAMS, name))
     jobs = [job for job in submissions(jobs_of(name, study)) if isinstance(job.run, Run)]
-    measured = read_measurements()
-    rates = {
-        kind: device_of(measured, getattr(study.resources, kind), study.threads, None, None).rates
-        for kind in ("pretrain", "probe")
-    }
+    expected = Expectation(study, read_measurements())
 
     def rows() -> Iterator[Sequence[object]]:
         for job in jobs:
             file = step_file(name, job, ".tsv")
             if file.is_file() and isinstance(job.run, Run):
-                speed = rates["probe" if job.rule == "probe" else "pretrain"]
-                planned = speed and speed.start_s + seconds_of_step(job, study, speed)
+                computed = expected.computed(job)
+                planned = None if computed is None else expected.start_s[kind_of(job)] + computed
                 yield *_named(job), planned, *_measured(file)
 
     return pd.DataFrame(rows(), columns=list(COLUMNS))

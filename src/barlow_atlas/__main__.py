@@ -10,20 +10,12 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from barlow_atlas.errors import AtlasError
 from barlow_atlas.study.errors import StudyError
 from barlow_atlas.study.file import file_schema, load_study, study_file
 from barlow_atlas.study.models import Study
-from barlow_atlas.study.paths import (
-    PARAMS,
-    SCHEMA,
-    of_run,
-)
-
-if TYPE_CHECKING:
-    pass
+from barlow_atlas.study.paths import PARAMS, SCHEMA, of_run
 
 # EX_TEMPFAIL of sysexits.h: saved and stopped, neither done nor failed; start it again.
 EXIT_INTERRUPTED = 75
@@ -111,8 +103,6 @@ def _parser() -> argparse.ArgumentParser:
     watched.add_argument("--port", type=int, default=8000, help="0: any free one (default: 8000)")
     planned = add_with_study("plan", plan_study)
     planned.add_argument("--jobs", type=int, help="jobs at a time (default: as many as fit here)")
-    planned.add_argument("--gpu", metavar="NAME", help="a GPU that is measured, by product name")
-    planned.add_argument("--throughput", type=float, metavar="TFLOP/S", help="that a GPU sustains")
     measured = add_with_study("measure", measure)
     measured.add_argument("--device", help="such as cpu, cuda or cuda:1 (default: a GPU if any)")
     benched = add("bench", bench)
@@ -318,25 +308,21 @@ def plan_study(options: argparse.Namespace) -> None:
 
     study = _study(options)
     at_once = options.jobs or max(1, (os.cpu_count() or 1) // study.threads)
-    for line in describe(options.study, study, at_once, options.gpu, options.throughput):
+    for line in describe(options.study, study, at_once):
         _log(line)
 
 
 def measure(options: argparse.Namespace) -> None:
-    """Times single steps of a study's runs on this machine, for `plan`."""
-    from barlow_atlas.nn.devices import device_for
-    from barlow_atlas.tools import costs
+    """Times the steps and probes of a study on this machine, for `plan`."""
+    from barlow_atlas.tools.costs import append_measurements
+    from barlow_atlas.tools.measure import measure
 
     study = _study(options)
-    trained = study.trained()
-    if not trained:
-        raise StudyError(f"{options.study} trains nothing that could be timed")
-    device = device_for(options.device, trained[0].threads)
-    stored_size = study.data_sets()[0].image_size
     command = f"python -m barlow_atlas measure --study {options.study}"
-    for one in costs.measure(options.study, trained, stored_size, device, command):
-        costs.append_measurements([one])
-        _log(f"{one.device}, {one.threads} threads: {one.seconds:.4g} s a {one.what} {one.run}")
+    for one in measure(options.study, study, options.device, command):
+        append_measurements([one])
+        what = f"{one.shape.what} of {one.run}, {one.shape}" if one.shape else "start of a program"
+        _log(f"{one.device}, {one.threads} threads: {one.seconds:.4g} s, {what}")
 
 
 def bench(options: argparse.Namespace) -> int:

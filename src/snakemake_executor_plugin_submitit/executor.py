@@ -26,6 +26,7 @@ from snakemake_interface_executor_plugins.utils import format_cli_arg, join_cli_
 
 from snakemake_executor_plugin_submitit.ledger import Identity, Ledger
 from snakemake_executor_plugin_submitit.local import LocalCluster
+from snakemake_executor_plugin_submitit.private import declared_threads, is_stopping
 from snakemake_executor_plugin_submitit.resources import read_request
 from snakemake_executor_plugin_submitit.slurm import SlurmCluster, SlurmSettings
 from snakemake_executor_plugin_submitit.submission import (
@@ -183,16 +184,8 @@ class Executor(RemoteExecutor):  # type: ignore[misc]
         self._cluster.close()
 
     def _stopping(self) -> bool:
-        """Whether Snakemake only waits for running jobs, after an error or a SIGTERM.
-
-        It believes that all jobs handed over are running, so those that wait here for a free core
-        must be given back, or it would run the whole list.  There is no public way to ask.
-        """
-        scheduler = self.workflow.scheduler
-        if getattr(scheduler, "_user_kill", None):
-            return True
         keep_going = self.workflow.execution_settings.keep_going
-        return bool(getattr(scheduler, "_errors", False)) and not keep_going
+        return is_stopping(self.workflow.scheduler, keep_going)
 
     def _report(self, submission: Submission, outcome: Outcome) -> None:
         info = submission.info
@@ -220,8 +213,7 @@ class Executor(RemoteExecutor):  # type: ignore[misc]
         cores = self.workflow.resource_settings.cores
         if self.workflow.executor_settings.cluster != "slurm" or cores is None or job.is_group():
             return
-        declared = job.rule.resources["_cores"]
-        wanted = 0 if declared.is_evaluable() else declared.value
+        wanted = declared_threads(job.rule)
         if wanted > job.threads == cores and job.name not in self._capped_rules:
             self._capped_rules.add(job.name)
             self.logger.warning(

@@ -18,6 +18,7 @@ from submitit import SlurmExecutor
 from submitit.core.utils import DelayedSubmission, JobPaths
 
 from snakemake_executor_plugin_submitit.call import call
+from snakemake_executor_plugin_submitit.private import script_text
 from snakemake_executor_plugin_submitit.submission import shell_job
 
 # Seconds that one call may take; a busy controller needs tens of them.
@@ -55,7 +56,7 @@ def submit(
     folder.mkdir(parents=True, exist_ok=True)
     unique = uuid.uuid4().hex
     script = folder / f"{unique}.sh"
-    script.write_text(executor._make_submission_file_text(executor._submitit_command_str, unique))
+    script.write_text(script_text(executor, unique))
     pickles = [folder / f"{unique}_{position}.pkl" for position in range(len(commands))]
     try:
         for pickle, command in zip(pickles, commands, strict=True):

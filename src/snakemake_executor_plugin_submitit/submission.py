@@ -15,6 +15,7 @@ from snakemake_interface_executor_plugins.executors.base import SubmittedJobInfo
 
 from snakemake_executor_plugin_submitit import job as job_module
 from snakemake_executor_plugin_submitit.ledger import Identity
+from snakemake_executor_plugin_submitit.private import timeouts_left
 from snakemake_executor_plugin_submitit.resources import Request
 
 TOO_MANY_CONTINUATIONS = (
@@ -139,11 +140,9 @@ def continuations_left(submission: Submission) -> int:
 
     submitit counts those at a time limit in the job's pickle, on the machine of the job.
     """
-    from submitit.core.utils import DelayedSubmission
-
     file = submission.folder / f"{submission.info.external_jobid}_submitted.pkl"
     try:
-        return int(DelayedSubmission.load(file)._timeout_countdown)
+        return timeouts_left(file)
     except Exception:  # whatever a damaged pickle raises
         return submission.continuations
 

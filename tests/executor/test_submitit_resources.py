@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from snakemake_interface_common.exceptions import WorkflowError
 
+from snakemake_executor_plugin_submitit.private import script_text
 from snakemake_executor_plugin_submitit.resources import (
     read_request,
     save_grace_s,
@@ -104,7 +105,7 @@ def test_submitit_accepts_all_parameters(tmp_path: Any, monkeypatch: pytest.Monk
     )
     executor = submitit.SlurmExecutor(tmp_path)
     executor.update_parameters(**everything)
-    script = executor._make_submission_file_text("true", "")
+    script = script_text(executor, "")
     for line in (
         "#SBATCH --mem=1500M",
         "#SBATCH --time=60",

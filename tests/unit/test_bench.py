@@ -479,24 +479,22 @@ def test_the_interval_is_students() -> None:
 
 def test_a_power_law_is_found() -> None:
     row = [Point("law", "ours", x, 3 * x**1.5, "N", "s") for x in (2, 8, 32)]
-    assert scaling.exponent(row) == pytest.approx((1.5, 3.0))
+    assert scaling.exponent(row) == pytest.approx(1.5)
     (record,) = scaling.records(row)
     assert (record.name, record.ours) == ("scaling/law", 1.5)
     assert "2 to 32 N" in record.settings
 
 
-def test_scaling_is_drawn_and_tabled_the_same_each_time(tmp_path: Path) -> None:
+def test_scaling_is_tabled_the_same_each_time(tmp_path: Path) -> None:
     found = [
         Point(law, series, x, x * factor, "N", "s")
         for law in ("one", "two", "three")
         for series, factor in (("ours", 1.0), ("bound", 2.0))
         for x in (1, 10, 100)
     ]
-    scaling.save(found, tmp_path / "a.csv", tmp_path / "a.svg")
-    scaling.save(found, tmp_path / "b.csv", tmp_path / "b.svg")
-    for ending in ("csv", "svg"):
-        assert (tmp_path / f"a.{ending}").read_bytes() == (tmp_path / f"b.{ending}").read_bytes()
-    assert (tmp_path / "a.svg").stat().st_size < 300_000
+    scaling.save(found, tmp_path / "a.csv")
+    scaling.save(found, tmp_path / "b.csv")
+    assert (tmp_path / "a.csv").read_bytes() == (tmp_path / "b.csv").read_bytes()
     assert (tmp_path / "a.csv").read_text().splitlines()[1] == "one,ours,1,1,N,s"
 
 
@@ -555,7 +553,7 @@ def test_an_unknown_benchmark_is_named(capsys: pytest.CaptureFixture[str]) -> No
 # What is committed
 
 
-def test_the_committed_page_and_figure_belong_to_the_committed_report() -> None:
+def test_the_committed_page_and_table_belong_to_the_committed_report() -> None:
     folder = Path("benchmarks")
     committed = read(folder / "performance.json")
     assert (folder / "performance.md").read_text() == markdown(committed)
@@ -567,4 +565,3 @@ def test_the_committed_page_and_figure_belong_to_the_committed_report() -> None:
     fitted = {one.name: one.ours for one in scaling.records(found)}
     stored = {one.name: one.ours for one in committed.records if one.name in fitted}
     assert stored == pytest.approx(fitted, rel=1e-3)
-    assert (folder / "scaling.svg").stat().st_size < 300_000

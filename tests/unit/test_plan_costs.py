@@ -1,24 +1,31 @@
-"""The plan: which jobs, how long, how much room; and the cost model behind it."""
+"""The plan: which jobs, how long, how much room; and the measurements behind it."""
 
-import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
+from barlow_atlas.__main__ import main
 from barlow_atlas.objectives import METHODS
 from barlow_atlas.settings.training import Backbone
 from barlow_atlas.store.snapshot import write_milestone
 from barlow_atlas.study.file import find_studies, load_study
 from barlow_atlas.study.models import Run, Study
-from barlow_atlas.tools import costs, plan
-from barlow_atlas.tools.costs import Measurement, Sizes, Work
+from barlow_atlas.tools import costs, images, plan
+from barlow_atlas.tools.costs import Measurement, Shape, probes_shape, step_shape
+from barlow_atlas.tools.durations import Expectation, longest_chain, past_jobs, wall_seconds
+from barlow_atlas.tools.footprint import footprint, kept_for_backward, nbytes
+from barlow_atlas.tools.images import Sizes, sizes_of
+from barlow_atlas.tools.measure import training
+from barlow_atlas.tools.storage import storage_of
 from barlow_atlas.training.loop import initial_state
 from barlow_atlas.workflow.jobs import Job, jobs_of, stale_milestones, targets, to_run
 from barlow_atlas.workflow.sources import fingerprint
 
 ROOT = Path(__file__).parents[2]
-GENEROUS = Work(100, 1e9, 1e6)
+CPU = torch.device("cpu")
 
 
 @pytest.fixture
@@ -29,16 +36,18 @@ def demo() -> Study:
 @pytest.fixture
 def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    plan._sizes.cache_clear()
+    images._sizes.cache_clear()
     return tmp_path
 
 
-def measured(work: Work, seconds: float, **other: object) -> Measurement:
+def measured(shape: Shape | None, seconds: float, **other: object) -> Measurement:
     about = {
-        "what": "step",
+        "shape": shape,
         "study": "s",
-        "run": f"r{work.ops}",
+        "run": "r",
+        "seconds": seconds,
         "repeated": 3,
+        "kept_mb": None,
         "device": "cpu",
         "processor": costs.processor(),
         "threads": 1,
@@ -47,128 +56,201 @@ def measured(work: Work, seconds: float, **other: object) -> Measurement:
         "date": "2026-01-01",
         "command": "c",
     }
-    counts = {"ops": work.ops, "flops": work.flops, "bytes": work.bytes, "seconds": seconds}
-    return Measurement.model_validate(about | counts | other)
+    return Measurement.model_validate(about | other)
 
 
-# Counting
+def changed(shape: Shape, **values: object) -> Shape:
+    return shape.model_copy(update=values)
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_a_large_step_is_counted_without_computing_it(precision: str) -> None:
-    """On torch's meta device; a real step takes minutes here."""
-    for run in load_study(ROOT / "params/cifar10.yaml").trained()[::3]:
-        asked = run.model_copy(update={"precision": precision, "embedding_dim": 8192})
-        assert costs._footprint_on(asked, 32, costs.META).work.flops > 1e12
+# What a run keeps
 
 
-def test_a_step_is_counted_exactly(demo: Study) -> None:
-    """A network of linear layers alone has FLOPs that a formula gives."""
-    n, f, h, d = 128, 128, 128, 256
-    one = {r.method: r for r in demo.trained()}
-    base, mixed = (costs.footprint(one[name], 8).work.flops for name in ("bt", "mix"))
-    # Mixing adds a third forward and backward pass: half of the two views' and its own products.
-    assert 1.45 < mixed / base < 1.6
-    wider = one["bt"].model_copy(update={"embedding_dim": 2 * d})
-    more = costs.footprint(wider, 8).work.flops - base
-    # 2 views x 3 products (forward, two gradients) of the last layer's d more columns; and for each
-    # view an n x n product of them and its gradient.
-    assert more == 2 * 3 * 2 * n * h * d + 2 * 2 * 2 * n * n * d
-    assert f == h
-
-
-def test_a_footprint_equals_what_a_real_step_leaves(demo: Study) -> None:
-    run = demo.trained()[0]
-    found = costs.footprint(run, 8)
-    real = costs._footprint_on(run, 8, torch.device("cpu"))
-    assert found.weights == real.weights
-    assert found.state == pytest.approx(real.state, rel=1e-3)
-    assert found.work.flops == real.work.flops
-    assert found.work.bytes == pytest.approx(real.work.bytes, rel=0.2)
-
-
-def test_seeds_and_lengths_share_a_footprint(demo: Study) -> None:
-    a, b, *_ = demo.trained()
-    assert a.seed != b.seed
-    assert costs.footprint(a, 8) is costs.footprint(b, 8)
-
-
-def test_every_method_is_counted_without_a_table(demo: Study) -> None:
-    small = Backbone(name="small", stem="3x3", width=2)
-    run = demo.trained()[0].model_copy(update={"backbone": small, "batch_size": 32})
-    seen = set()
+def small_runs(demo: Study) -> dict[str, Run]:
+    """A small run of every method that the studies train, by its objective."""
+    small = Backbone(name="small", stem="3x3", width=8)
+    shape = {"backbone": small, "batch_size": 128, "embedding_dim": 16}
+    base = demo.trained()[0].model_copy(update=shape)
+    found: dict[str, Run] = {}
     for path in find_studies(ROOT / "params").values():
-        for method in load_study(path).trained():
-            if method.settings.objective in seen:
-                continue
+        for run in load_study(path).trained():
+            settings = run.settings
             try:
-                method.settings.check(32, run.embedding_dim)
+                settings.check(base.batch_size, base.embedding_dim)
             except ValueError:
                 continue
-            seen.add(method.settings.objective)
-            own = run.model_copy(update={"settings": method.settings, "method": "m"})
-            assert costs.footprint(own, 8).work.flops > 0
-    assert {"barlow_twins", "mixed_barlow_twins", "byol", "vicreg"} <= seen <= set(METHODS)
+            update = {"settings": settings, "method": "m", "optimizer": run.optimizer}
+            found.setdefault(settings.objective, base.model_copy(update=update))
+    return found
 
 
-def test_probes_cost_more_with_more_images(demo: Study) -> None:
+def test_a_footprint_is_what_a_real_step_leaves_for_every_method(demo: Study) -> None:
+    runs = small_runs(demo)
+    assert runs.keys() == METHODS.keys()
+    for objective, run in runs.items():
+        state, steps = training(run, 8, CPU)
+        next(steps)
+        found = footprint(run)
+        assert found.weights == nbytes(state.network.state_dict()), objective
+        assert found.state == pytest.approx(nbytes(state.to_dict()), rel=1e-3), objective
+
+
+def test_seeds_share_a_footprint(demo: Study) -> None:
+    a, b, *_ = demo.trained()
+    assert a.seed != b.seed
+    assert footprint(a) is footprint(b)
+
+
+def test_what_a_step_keeps_grows_with_the_batch_and_leaves_parameters_out(demo: Study) -> None:
     run = demo.trained()[0]
-    sizes = Sizes(1150, 1150, 288, 359, 10, 8)
-    twice = Sizes(1150, 2300, 576, 718, 10, 8)
-    one, two = (costs.probe_work(run, demo.probes, s) for s in (sizes, twice))
-    assert 1.8 < two.flops / one.flops < 3
-    published = load_study(ROOT / "params/demo.yaml").trained()[0]
-    reference = published.model_copy(update={"protocol": "reference"})
-    # Its linear probe looks through the backbone in each of 100 epochs.
-    assert costs.probe_work(reference, demo.probes, sizes).flops > 20 * one.flops
+
+    def kept(batch_size: int) -> int:
+        state, steps = training(run.model_copy(update={"batch_size": batch_size}), 8, CPU)
+        next(steps)
+        return sum(kept_for_backward(state, lambda: next(steps)))
+
+    assert kept(128) == pytest.approx(2 * kept(64), rel=0.1)
+    state = initial_state(run, CPU)
+    network = state.network
+    # A linear layer keeps its input, and not its weight.
+    layer = next(each for each in network.projector.modules() if isinstance(each, torch.nn.Linear))
+    given = torch.ones(4, layer.in_features)
+    assert kept_for_backward(state, lambda: layer(given)) == [given.nbytes]
 
 
-# The rates
+# What was measured
 
 
-def test_the_fit_recovers_known_rates() -> None:
-    true = costs.Rates(2e-6, 1e-11, 3e-10, 0.0, {})
-    works = [Work(10**i, 10.0 ** (7 + j), 10.0 ** (6 + k)) for i, j, k in
-             ((3, 1, 2), (3, 3, 1), (2, 4, 2), (4, 1, 1), (3, 2, 3), (2, 2, 4))]  # fmt: skip
-    found = costs.fit([(work, true.fitted(work)) for work in works])
-    assert found.op_s == pytest.approx(true.op_s, rel=1e-6)
-    assert found.flop_s == pytest.approx(true.flop_s, rel=1e-6)
-    assert found.byte_s == pytest.approx(true.byte_s, rel=1e-6)
-    errors = costs.left_out_errors([(work, true.fitted(work)) for work in works])
-    assert max(map(abs, errors)) < 1e-6
+def test_a_measured_shape_takes_what_it_took(demo: Study) -> None:
+    shape = step_shape(demo.trained()[0])
+    known = [measured(shape, 7.0, kept_mb=3.0), measured(changed(shape, images=256), 1.0)]
+    found = costs.cost_of(shape, known, 1)
+    assert found is not None
+    assert (found.seconds, found.kept_mb) == (7.0, 3.0)
+    assert found.basis == f"measured on 2026-01-01, {costs.processor()}, torch 2, 1 threads"
 
 
-def test_rates_are_never_negative() -> None:
-    found = costs.fit([(Work(100, 1e9, 1e6), 1.0), (Work(200, 1e9, 1e6), 0.5)])
-    assert min(found.op_s, found.flop_s, found.byte_s) >= 0
+def test_the_nearest_of_its_kind_is_taken_in_proportion_and_said(demo: Study) -> None:
+    shape = step_shape(demo.trained()[0])
+    assert (shape.images, shape.image_size, shape.embedding_dim) == (128, 8, 256)
+    near = measured(changed(shape, images=64), 1.0, kept_mb=3.0)
+    known = [measured(changed(shape, images=8), 9.0), near]
+    found = costs.cost_of(shape, known, 1)
+    assert found is not None
+    assert (found.seconds, found.kept_mb) == (2.0, 6.0)
+    assert found.basis.startswith(
+        "128 images of 8 x 8, d=256 as 2 times 64 images of 8 x 8, d=256, measured on 2026-01-01"
+    )
+    widths = [measured(changed(shape, embedding_dim=d), float(d)) for d in (8, 300, 4096)]
+    found = costs.cost_of(shape, widths, 1)
+    assert found is not None
+    assert found.seconds == 300.0
+    # As many pixels in other images are not the same shape.
+    others = [measured(changed(shape, images=32, image_size=16), 5.0), measured(shape, 1.0)]
+    found = costs.cost_of(shape, others, 1)
+    assert found is not None
+    assert found.seconds == 1.0
 
 
-def test_a_measured_shape_is_not_estimated() -> None:
-    found = costs.rates([measured(GENEROUS, 7.0), measured(GENEROUS * 2, 1.0)])
-    assert found.seconds(GENEROUS) == 7.0
-    assert found.fitted(GENEROUS) != 7.0
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"precision": "bfloat16"},
+        {"compiled": True},
+        {"backbone": Backbone(name="small", stem="3x3", width=32)},
+    ],
+)
+def test_another_kind_of_step_says_nothing(demo: Study, other: dict[str, object]) -> None:
+    bt, mix = ({run.method: run for run in demo.trained()}[name] for name in ("bt", "mix"))
+    known = [measured(step_shape(bt), 1.0)]
+    assert costs.cost_of(step_shape(mix), known, 1) is None
+    assert costs.cost_of(step_shape(bt.model_copy(update=other)), known, 1) is None
+    assert costs.cost_of(probes_shape(demo, bt), known, 1) is None
 
 
-def test_measurements_are_replaced_not_repeated(tmp_path: Path) -> None:
+def test_seeds_lengths_and_names_are_no_shape(demo: Study) -> None:
+    run = demo.trained()[0]
+    other = run.model_copy(update={"seed": 9, "epochs": 7, "method": "other"})
+    assert step_shape(other) == step_shape(run)
+    assert probes_shape(demo, other) == probes_shape(demo, run)
+    fewer = run.model_copy(update={"data": demo.data.model_copy(update={"fraction": 0.5})})
+    assert probes_shape(demo, run).images - probes_shape(demo, fewer).images == 575
+
+
+def test_measurements_are_replaced_not_repeated(demo: Study, tmp_path: Path) -> None:
     file = tmp_path / "costs.json"
-    costs.append_measurements([measured(GENEROUS, 1.0), measured(GENEROUS * 2, 2.0)], file)
-    costs.append_measurements([measured(GENEROUS, 3.0)], file)
-    assert [one.seconds for one in costs.read_measurements(file)] == [3.0, 2.0]
+    shape = step_shape(demo.trained()[0])
+    start, other = measured(None, 0.5), measured(changed(shape, images=2), 2.0)
+    costs.append_measurements([measured(shape, 1.0), other, start], file)
+    costs.append_measurements([measured(shape, 3.0, study="t"), measured(None, 0.7)], file)
+    assert [one.seconds for one in costs.read_measurements(file)] == [3.0, 2.0, 0.7]
+    assert len(file.read_text().splitlines()) == 3 + 2
 
 
-def test_the_nearest_number_of_threads_speaks() -> None:
-    known = [measured(GENEROUS, 1.0, threads=n) for n in (1, 4)]
+def test_the_nearest_number_of_threads_speaks(demo: Study) -> None:
+    shape = step_shape(demo.trained()[0])
+    known = [measured(shape, 1.0, threads=n) for n in (1, 4)]
     assert {one.threads for one in costs.measured_on(known, "cpu", 8)} == {4}
     assert {one.threads for one in costs.measured_on(known, "cpu", 2)} == {1}
     assert costs.measured_on(known, "NVIDIA A100", 2) == []
+    found = costs.cost_of(shape, costs.measured_on(known, "cpu", 2), 2)
+    assert found is not None
+    assert "1 threads (the study asks for 2, which may be faster or slower)" in found.basis
+
+
+@pytest.mark.parametrize("name", ["demo", "cifar10-small"])
+def test_the_committed_measurements_speak_for_the_small_studies(name: str) -> None:
+    study = load_study(ROOT / f"params/{name}.yaml")
+    known = costs.read_measurements(ROOT / costs.MEASUREMENTS)
+    for run in study.trained():
+        assert costs.cost_of(step_shape(run), known, 1) is not None, run.name
 
 
 def test_the_committed_measurements_explain_each_other() -> None:
+    """Each step from the nearest of the others of its kind, among those of this machine."""
     known = costs.read_measurements(ROOT / costs.MEASUREMENTS)
-    cpu = costs.measured_on(known, "cpu", 1)
-    errors = costs.left_out_errors([(m.work, m.seconds) for m in cpu if m.what == "step"])
+    steps = [one for one in known if one.shape and one.shape.what == "step"]
+    errors = []
+    for one in steps:
+        assert one.shape is not None
+        found = costs.cost_of(one.shape, [other for other in steps if other != one], 1)
+        if found is not None:
+            errors.append(found.seconds / one.seconds - 1)
     assert len(errors) >= 4
     assert max(map(abs, errors)) < 0.5
+
+
+def test_a_study_is_measured_and_then_planned(
+    demo: Study, empty: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Steps, start and probes, by the command, which needs the images for the probes only."""
+    monkeypatch.setattr("barlow_atlas.tools.measure.SECONDS", 0.0)
+    (empty / "params").mkdir()
+    (empty / "params/demo.yaml").write_text((ROOT / "params/demo.yaml").read_text())
+    with monkeypatch.context() as patched:
+        patched.setattr("barlow_atlas.tools.measure._start_seconds", lambda: 0.5)
+        assert main(["measure", "--study", "demo", "--device", "cpu"]) == 1
+    known = costs.read_measurements()
+    assert [one.shape and one.shape.what for one in known] == ["step", "step", None]
+    assert "results/data/digits" in capsys.readouterr().err
+    assert main(["prepare-data", "--study", "demo"]) == 0
+    assert main(["measure", "--study", "demo", "--device", "cpu"]) == 0
+    known = costs.read_measurements()
+    assert [one.shape and one.shape.what for one in known] == ["step", "step", None, "probes"]
+    assert all(one.seconds > 0 for one in known)
+    assert [(one.kept_mb or 0) > 5 for one in known] == [True, True, False, False]
+    assert {one.run for one in known} == {"", *(run.name for run in demo.trained()[::3])}
+    said = "\n".join(plan.describe("demo", demo, 2))
+    assert "pretrain on cpu, 36 jobs: measured on" in said
+    assert "probe on cpu, 36 jobs: measured on" in said
+    assert "Time: 0 GPU hours and" in said
+
+
+def test_a_plan_loads_no_torch_before_it_comes_to_room() -> None:
+    """So that `watch` can ask how long jobs take."""
+    program = "import sys; import barlow_atlas.tools.durations; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout == "False\n", done.stderr
 
 
 # Which jobs
@@ -288,45 +370,55 @@ def line(n: int) -> list[Job]:
 
 def test_a_chain_is_not_made_faster_by_more_jobs() -> None:
     jobs = line(5)
-    assert plan.wall_seconds(jobs, lambda _: 2.0, 1) == 10.0
-    assert plan.wall_seconds(jobs, lambda _: 2.0, 9) == 10.0
-    assert plan.longest_chain(jobs, lambda _: 2.0) == jobs
+    assert wall_seconds(jobs, lambda _: 2.0, 1) == 10.0
+    assert wall_seconds(jobs, lambda _: 2.0, 9) == 10.0
+    assert longest_chain(jobs, lambda _: 2.0) == jobs
 
 
 def test_independent_jobs_share_the_machine() -> None:
     jobs = [Job("probe", Path(str(i))) for i in range(10)]
-    assert plan.wall_seconds(jobs, lambda _: 3.0, 4) == 9.0
-    assert len(plan.longest_chain(jobs, lambda _: 3.0)) == 1
+    assert wall_seconds(jobs, lambda _: 3.0, 4) == 9.0
+    assert len(longest_chain(jobs, lambda _: 3.0)) == 1
 
 
 def test_a_gpu_that_is_not_measured_is_said_to_be(empty: Path) -> None:
     study = load_study(ROOT / "params/cifar10.yaml")
     said = "\n".join(plan.describe("cifar10", study, 8))
     assert "Time: unknown" in said
-    assert "pretrain on GPU: not measured" in said
-    assumed = "\n".join(plan.describe("cifar10", study, 8, tflops=10.0))
-    assert "assumed 10 TFLOP/s and no other cost" in assumed
-    assert "GPU hours" in assumed
+    assert "pretrain on GPU: not measured for" in said
+    assert "Run `python -m barlow_atlas measure --study cifar10` there" in said
+    # A CPU says nothing of a GPU; the GPU that was measured last speaks.
+    shapes = [*map(step_shape, study.trained()), probes_shape(study, study.trained()[0])]
+    costs.append_measurements(measured(shape, 1.0) for shape in shapes)
+    assert "Time: unknown" in "\n".join(plan.describe("cifar10", study, 8))
+    costs.append_measurements(measured(shape, 2.0, device="H200") for shape in shapes)
+    said = "\n".join(plan.describe("cifar10", study, 8))
+    assert "GPU hours" in said
+    assert "pretrain on H200, " in said
 
 
 def test_jobs_past_their_limits_are_named(demo: Study, empty: Path) -> None:
-    work = costs.footprint(demo.trained()[0], 8).work
-    costs.append_measurements([measured(work, 60.0)])
+    runs = demo.trained()
+    steps = [measured(step_shape(run), 60.0, kept_mb=0.0) for run in runs]
+    costs.append_measurements([*steps, measured(probes_shape(demo, runs[0]), 7200.0)])
     said = "\n".join(plan.describe("demo", demo, 2))
     assert "expected to take longer than their runtime of 30 min" in said
     assert "a probe saves nothing on the way" in said
-    small = demo.resources.pretrain.model_copy(update={"mem_mb": 100})
+    assert "expected to need more" not in said
+    small = demo.resources.pretrain.model_copy(update={"mem_mb": 500})
     tight = demo.model_copy(
         update={"resources": demo.resources.model_copy(update={"pretrain": small})}
     )
-    assert "more than their 100 MB" in "\n".join(plan.describe("demo", tight, 2))
+    assert "expected to need more" not in "\n".join(plan.describe("demo", tight, 2))
+    costs.append_measurements(one.model_copy(update={"kept_mb": 200.0}) for one in steps)
+    assert "more than their 500 MB" in "\n".join(plan.describe("demo", tight, 2))
 
 
 def test_storage_is_that_of_the_files(demo: Study, empty: Path) -> None:
     """One run's weights and states, and the committed probe files, within 5 % and 25 %."""
     run = demo.trained()[0]
     trained(demo, run)
-    room = plan.storage_of(demo, jobs_of("demo", demo), 2)
+    room = storage_of(demo, jobs_of("demo", demo), 2)
     weights = sum(file.stat().st_size for file in Path("results").rglob("*.safetensors"))
     assert 6 * weights == pytest.approx(room.weights, rel=0.05)
     probes = [f.stat().st_size for f in (ROOT / "results/demo/probes").rglob("*.json")]
@@ -335,35 +427,54 @@ def test_storage_is_that_of_the_files(demo: Study, empty: Path) -> None:
     assert room.data == pytest.approx(1797 * (192 + 8))
 
 
-def test_the_error_on_past_jobs_is_told(demo: Study, empty: Path) -> None:
-    (empty / "params").mkdir()
-    (empty / "params/demo.yaml").write_text((ROOT / "params/demo.yaml").read_text())
+def test_past_jobs_go_before_what_was_measured_and_tell_its_error(demo: Study, empty: Path) -> None:
     run = demo.trained()[0]
     trained(demo, run)
-    work = costs.footprint(run, 8).work
-    costs.append_measurements([measured(work, 0.01), measured(work * 2, 0.02)])
-    past, strange = plan.past_jobs(costs.read_measurements())
-    assert (len(past), strange) == (5, 0)
+    jobs = jobs_of("demo", demo)
+    costs.append_measurements([measured(step_shape(run), 0.01)])
+    known, past = costs.read_measurements(), list(past_jobs("demo", demo, jobs))
+    assert [(one.job.run, one.job.epoch, one.seconds) for one in past] == [
+        (run, epoch, 1.0) for epoch in (5, 10, 25, 50, 100)
+    ]
     # Epoch 100 has 50 epochs of 8 steps of 0.01 s behind epoch 50.
-    assert past[-1].expected_s == pytest.approx(4.0)
+    assert Expectation(demo, known).computed(past[-1].job) == pytest.approx(4.0)
+    # Of 5, 5, 15, 25 and 50 epochs that took 1 s each, the middle has 15.
+    expected = Expectation(demo, known, past).computed(past[-1].job)
+    assert expected == pytest.approx(50 / 15)
     said = "\n".join(plan.describe("demo", demo, 2))
-    assert "Error on 5 past jobs, pretrain on cpu: expected over measured wall-clock time" in said
-    assert "each of 2 shapes from the others" in said
+    assert "Error on 5 past jobs, pretrain on cpu: measured steps over wall-clock time" in said
+    # 0.4, 0.4, 1.2, 2 and 4 s over 1 s.
+    assert "+20% in the median, -60% to +300%" in said
+    assert "jobs: as 5 jobs of this study took" in said
+    other = demo.model_copy(update={"batch_size": 64})
+    assert list(past_jobs("demo", other, jobs_of("demo", other))) == []
+
+
+def test_a_probe_that_ran_says_what_probes_take(demo: Study, empty: Path) -> None:
+    run = demo.trained()[0]
+    trained(demo, run)
+    jobs = jobs_of("demo", demo)
+    file = Path(f"logs/demo/probe/{run.name}/epoch_0010.tsv")
+    file.parent.mkdir(parents=True)
+    file.write_text("s\th:m:s\n7.5\t0:00:07\n")
+    past = list(past_jobs("demo", demo, jobs))
+    (probe,) = (one for one in past if one.job.rule == "probe")
+    assert (probe.seconds, probe.job.epoch) == (7.5, 10)
+    # Its program's start is in it, and is no part of what it computes.
+    expected = Expectation(demo, [measured(None, 3.0)], past)
+    assert expected.computed(probe.job) == pytest.approx(4.5)
+    file.write_text("s\n")
+    assert [one.job.rule for one in past_jobs("demo", demo, jobs)] == ["pretrain"] * 5
 
 
 def test_sizes_equal_those_of_the_selection(demo: Study, empty: Path) -> None:
     """The catalog's arithmetic, with and without hold-out and share."""
     run = demo.trained()[0]
-    assert plan.sizes_of(demo, run) == Sizes(1150, 1150, 288, 359, 10, 8)
+    assert sizes_of(demo, run) == Sizes(1150, 1150, 288, 359, 10, 8)
     half = demo.data.model_copy(update={"fraction": 0.5})
     whole = run.model_copy(update={"protocol": "reference", "data": half})
-    assert plan.sizes_of(demo, whole).pretraining == 719
-    assert plan.sizes_of(demo, whole).validation == 0
-
-
-def test_a_damaged_benchmark_is_no_past_job(demo: Study, empty: Path) -> None:
-    assert json.loads("[]") == costs.read_measurements()
-    assert plan.past_jobs([]) == ([], 0)
+    assert sizes_of(demo, whole).pretraining == 719
+    assert sizes_of(demo, whole).validation == 0
 
 
 @pytest.mark.parametrize(

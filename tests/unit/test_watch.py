@@ -24,9 +24,10 @@ from barlow_atlas.study.file import load_study
 from barlow_atlas.study.models import Study
 from barlow_atlas.study.paths import REPORTED, REPORTS
 from barlow_atlas.tools.watch import Live, WatchError, listen, serve
-from barlow_atlas.tools.watch.activity import activity, step_file
+from barlow_atlas.tools.watch.activity import activity
 from barlow_atlas.tools.watch.live import SECONDS_BETWEEN_QUESTIONS, TimeLeft
 from barlow_atlas.tools.watch.server import Server, is_loopback, url
+from barlow_atlas.workflow.jobs import step_file
 from snakemake_executor_plugin_submitit.ledger import Entry, Ledger
 
 ROOT = Path.cwd()
@@ -71,7 +72,7 @@ def touch(file: Path, text: str = "") -> Path:
     return file
 
 
-def told(study: Study, ask: Callable[[Any], float | None] = lambda _: None) -> dict[str, Any]:
+def told(study: Study, ask: Callable[..., float | None] = lambda *_: None) -> dict[str, Any]:
     return Live("demo", study, ask).status()
 
 
@@ -173,11 +174,12 @@ def test_the_step_says_how_far_it_is(finished: Study, submitted: subprocess.Pope
     cut_off = '{"time": "2026-11'
     touch(log, "\n".join([json.dumps(told_before), json.dumps(progress), cut_off]))
     asked = []
-    live = Live("demo", finished, lambda question: asked.append(question))
+    live = Live("demo", finished, lambda *question: asked.append(question))
     assert live.status()["running_now"] == [f"Training {BT} to epoch 100, now in epoch 63"]
     wait_for(lambda: asked)
-    assert asked[0]["running"] == {str(checkpoint(BT, 100)): 21.5}
-    assert asked[0]["at_once"] == 1
+    _, running, at_once = asked[0]
+    assert running == {checkpoint(BT, 100): 21.5}
+    assert at_once == 1
 
 
 def test_slurm_jobs_run_once_they_have_a_log(finished: Study) -> None:
@@ -243,18 +245,18 @@ def test_time_left_is_counted_down_and_asked_again_when_jobs_end(
     active = activity("demo", [job for job in jobs if job.file == checkpoint(BT, 100)])
     pending = {checkpoint(BT, 100)}
     asked: list[Any] = []
-    left = TimeLeft(lambda question: asked.append(question) or 1000.0)
+    left = TimeLeft(lambda *question: asked.append(question) or 1000.0)
     now = [0.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
-    left("demo", pending, active)
-    wait_for(lambda: left("demo", pending, active) == 1000.0)
+    left(pending, active)
+    wait_for(lambda: left(pending, active) == 1000.0)
     now[0] = 40.0
-    assert left("demo", pending, active) == 960.0
-    assert left("demo", pending, type(active)()) is None, "nothing runs"
+    assert left(pending, active) == 960.0
+    assert left(pending, type(active)()) is None, "nothing runs"
     now[0] = 2 * SECONDS_BETWEEN_QUESTIONS
-    left("demo", pending, active)
+    left(pending, active)
     assert len(asked) == 1, "nothing has ended"
-    left("demo", pending | {probe(BT, 100)}, active)
+    left(pending | {probe(BT, 100)}, active)
     wait_for(lambda: len(asked) == 2)
 
 
@@ -262,7 +264,7 @@ def test_the_time_of_a_job_is_that_of_its_like(finished: Study) -> None:
     """Without any measurement: probes of one shape take the mean of those that ran here."""
     # As before the images are prepared: their numbers are those of the catalogue.
     Path("results/data/digits/manifest.json").unlink()
-    from barlow_atlas.tools.plan import BETWEEN_JOBS_S
+    from barlow_atlas.tools.durations import BETWEEN_JOBS_S
     from barlow_atlas.tools.watch.remaining import seconds_left
 
     seconds = dict(zip(EPOCHS, (3.0, 4.0, 8.0, 5.0), strict=False))
@@ -295,18 +297,18 @@ def test_only_the_latest_jobs_tell_how_fast_it_goes(finished: Study) -> None:
     assert seconds_left("demo", finished, [third], {}, 1) == pytest.approx(5.0)
 
 
-def test_plan_is_asked_in_a_process_of_its_own(finished: Study) -> None:
-    """Torch, which `plan` counts with, is not in the one that serves."""
-    question = {"study": "demo", "pending": [TABLES[0]], "running": {}, "at_once": 1}
-    program = f"""
+def test_what_serves_holds_no_torch(finished: Study) -> None:
+    """It may sit on a login node for days."""
+    program = """
 import sys
 from pathlib import Path
-from barlow_atlas.study import load_study
-from barlow_atlas.watch import Live
-from barlow_atlas.watch.live import ask_plan
-live = Live("demo", load_study(Path("params/demo.yaml")))
+from barlow_atlas.study.file import load_study
+from barlow_atlas.tools.watch import Live
+from barlow_atlas.tools.watch.remaining import seconds_left
+study = load_study(Path("params/demo.yaml"))
+live = Live("demo", study)
 live.status(), live.data(), live.page()
-print(ask_plan({question!r}), "torch" in sys.modules)
+print(seconds_left("demo", study, [Path("results/demo/probes.csv")], {}, 1), "torch" in sys.modules)
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.stdout == "2.5 False\n", done.stderr

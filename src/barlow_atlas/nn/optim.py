@@ -220,7 +220,7 @@ def build_optimizer(
         for (scale, stays), parameters in groups.items()
     ]
     decay = chosen.weight_decay
-    # One kernel for all parameters; torch's meta device, on which costs are counted, has none.
+    # One kernel for all parameters; torch's meta device, on which bytes are counted, has none.
     fused = next(network.parameters()).device.type != "meta"
     match chosen:
         case training.Adam():

@@ -28,7 +28,8 @@ from barlow_atlas.errors import AtlasError
 from barlow_atlas.study.models import Resources, Study
 from barlow_atlas.study.paths import DATA, RAW_DATA, REPORTS, RESULTS
 from barlow_atlas.tools.costs import MEGABYTE
-from barlow_atlas.tools.plan import size, storage_of
+from barlow_atlas.tools.plan import size
+from barlow_atlas.tools.storage import storage_of
 from barlow_atlas.workflow.jobs import jobs_of
 
 PATIENCE_S = 20

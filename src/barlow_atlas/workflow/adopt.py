@@ -22,6 +22,7 @@ from barlow_atlas.study.models import Study
 from barlow_atlas.study.paths import RESULTS
 from barlow_atlas.workflow import dvc_stages, sources
 from barlow_atlas.workflow.jobs import Job, jobs_of, read_json, stale_milestones
+from barlow_atlas.workflow.private import SnakemakeRecords
 
 LONG_AGO = (1.0, 1.0)
 """Access and modification time of what has to be made again."""
@@ -40,8 +41,8 @@ def adopt(name: str, study: Study, say: Callable[[str], None]) -> None:
     jobs = jobs_of(name, study)
     here = [job for job in jobs if job.file.is_file()]
     sound, foul = _judge(name, here, stale_milestones(name, jobs))
-    records = _Records()
-    unknown = {job.file for job in here if not records.know(job)}
+    records = SnakemakeRecords()
+    unknown = {job.file for job in here if not _knows(records, job)}
     for job in foul:
         # A milestone says itself what it is; of another file the record may know better.
         if job.file in unknown or job.rule in _MILESTONES:
@@ -124,31 +125,16 @@ def _is_intact(manifest: Path) -> bool:
     return True
 
 
-class _Records:
-    """What Snakemake remembers of the files here."""
+def _knows(records: SnakemakeRecords, job: Job) -> bool:
+    """Whether Snakemake has made this very file, from the files that its job now waits for.
 
-    def __init__(self) -> None:
-        from snakemake.persistence.file import FilePersistence
-
-        self._store = FilePersistence(nolock=True)
-
-    def know(self, job: Job) -> bool:
-        """Whether there is a record of this very file, as of a job that waited for these files.
-
-        Not so of a file that lay here before, or of a segment that was trained with other seeds.
-        """
-        from snakemake.io import IOFile
-
-        record = self._store.metadata(IOFile(str(job.file)))
-        if record is None or record.endtime != job.file.stat().st_mtime:
-            return False
-        trained_from = {Path(file) for file in record.input if Path(file).parts[0] == "results"}
-        return job.rule != "pretrain" or trained_from == set(job.after)
-
-    def forget(self, path: Path) -> None:
-        from snakemake.io import IOFile
-
-        self._store.cleanup_metadata(IOFile(str(path)))
+    Not so of a file that lay here before, or of a segment that was trained with other seeds.
+    """
+    record = records.of(job.file)
+    if record is None or record.ended != job.file.stat().st_mtime:
+        return False
+    trained_from = {file for file in record.made_from if file.parts[0] == "results"}
+    return job.rule != "pretrain" or trained_from == set(job.after)
 
 
 def _record(name: str, targets: list[Path]) -> None:

@@ -15,6 +15,7 @@ from barlow_atlas.study.file import file_with, files_of, find_studies, load_stud
 from barlow_atlas.study.models import Study
 from barlow_atlas.study.paths import ANALYSED, CLAIMS, COLLECTED, PAPER_TABLES, PARAMS, PUBLISHED
 from barlow_atlas.workflow import sources
+from barlow_atlas.workflow.private import stage_status
 
 # The demo and its data: a plain `dvc repro` runs these.
 ROOT_PARTS = ("demo", "data/digits")
@@ -66,19 +67,10 @@ def changes(part: str) -> set[str] | None:
 
     None if there is no record. Other than `dvc status`, it can be asked while DVC runs the stage.
     """
-    from dvc.repo import Repo
-
     file = dvc_file(part)
-    if not file.is_file():
+    found = stage_status(file, part.rpartition("/")[2]) if file.is_file() else None
+    if found is None:
         return None
-    with Repo() as repo:
-        stage = repo.stage.load_one(str(file), part.rpartition("/")[2])
-        items = (*stage.deps, *stage.outs)
-        if not any(item.hash_info for item in items):
-            return None
-        found: dict[str, Any] = {}
-        for item in items:
-            found |= item.workspace_status()
     keys: set[str] = set()
     for path, status in found.items():
         name = os.path.relpath(path)

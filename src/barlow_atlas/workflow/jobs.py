@@ -113,6 +113,21 @@ def submissions(jobs: Sequence[Job]) -> list[Job]:
     ]
 
 
+def step_file(name: str, job: Job, suffix: str) -> Path:
+    """The log or benchmark of a job's step (`.log`, `.tsv`), as workflow/rules names it."""
+    runs = runs_of(job)
+    stem, _, _ = runs[0].rpartition("-s")
+    seeds = "_".join(run.rpartition("-s")[2] for run in runs)
+    folder = f"{stem}-s{seeds}" if len(runs) > 1 else runs[0]
+    rule = "import" if job.rule == "import_weights" else job.rule
+    return Path("logs") / name / rule / folder / f"epoch_{job.epoch:04d}{suffix}"
+
+
+def runs_of(job: Job) -> list[str]:
+    """The names of the runs that a job works on."""
+    return [file.parent.name for file in job.makes] or ([job.run.name] if job.run else [])
+
+
 def targets(name: str, study: Study) -> set[Path]:
     """What `snakemake all` asks for: report and ledger, and the last checkpoint of each run."""
     last = {probed_milestone(name, run, study.milestones_of(run)[-1]) for run in study.runs()}

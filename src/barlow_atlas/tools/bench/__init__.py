@@ -59,7 +59,7 @@ def run(
     Args:
         only: names of benchmarks; all if empty.
         output: where the report goes as JSON; its page (.md) and, if it was asked for, scaling.csv
-            and scaling.svg go beside it.
+            go beside it.
         committed: an earlier report; ratios that fell below a share of its ones are returned.
 
     Raises:
@@ -109,9 +109,9 @@ def told(record: Record) -> str:
 
 
 def write(new: Report, points: Sequence[scaling.Point], output: Path) -> None:
-    """The report as JSON, its page beside it, and the scaling's table and figure."""
+    """The report as JSON, its page beside it, and the scaling's table."""
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(new.to_json())
     output.with_suffix(".md").write_text(markdown(new))
     if points:
-        scaling.save(points, output.with_name("scaling.csv"), output.with_name("scaling.svg"))
+        scaling.save(points, output.with_name("scaling.csv"))

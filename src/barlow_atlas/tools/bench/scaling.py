@@ -5,7 +5,6 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +16,8 @@ from barlow_atlas.tools.bench.records import Record, alone
 from barlow_atlas.tools.bench.startup import Copy, copied
 from barlow_atlas.tools.bench.timing import by_turns, taking
 from barlow_atlas.tools.bench.training import trained
-from barlow_atlas.tools.costs import MEGABYTE, training
+from barlow_atlas.tools.costs import MEGABYTE
+from barlow_atlas.tools.measure import training
 
 OURS = "ours"
 
@@ -122,11 +122,11 @@ def _dry_run(copy: Copy, seeds: int, milestones: int) -> float:
     return sum(after[2:4]) - sum(before[2:4])
 
 
-def exponent(found: Sequence[Point]) -> tuple[float, float]:
-    """Slope p and factor c of the least-squares line through log cost: cost = c size^p."""
+def exponent(found: Sequence[Point]) -> float:
+    """Slope p of the least-squares line through log cost: cost = c size^p."""
     logs = np.log([[point.size, point.cost] for point in found])
-    slope, offset = np.polyfit(logs[:, 0], logs[:, 1], 1).tolist()
-    return slope, float(np.exp(offset))
+    slope, _ = np.polyfit(logs[:, 0], logs[:, 1], 1).tolist()
+    return float(slope)
 
 
 def grouped(found: Iterable[Point]) -> dict[str, dict[str, list[Point]]]:
@@ -144,11 +144,11 @@ def records(found: Sequence[Point]) -> Iterator[Record]:
             label = law if name == OURS else f"{law}, {name}"
             low, high = row[0].size, row[-1].size
             about = f"p in cost = c size^p, fitted to {len(row)} sizes, {low:g} to {high:g} "
-            yield alone(f"scaling/{label}", "p", exponent(row)[0], about + row[0].size_unit)
+            yield alone(f"scaling/{label}", "p", exponent(row), about + row[0].size_unit)
 
 
-def save(found: Sequence[Point], table: Path, picture: Path) -> None:
-    """Writes the points as CSV, and draws them with the fitted lines; the same give the same."""
+def save(found: Sequence[Point], table: Path) -> None:
+    """Writes the points as CSV; the same give the same."""
     with table.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(field.name for field in fields(Point))
@@ -156,58 +156,3 @@ def save(found: Sequence[Point], table: Path, picture: Path) -> None:
             writer.writerow(
                 f"{value:.6g}" if isinstance(value, float) else value for value in astuple(point)
             )
-    draw(found, picture)
-
-
-def draw(found: Sequence[Point], picture: Path) -> None:
-    """A panel for each law, both axes logarithmic; the legend gives the exponents."""
-    import seaborn as sns
-    from matplotlib import pyplot as plt
-
-    from barlow_atlas.report.figures import STYLE
-
-    laws = grouped(found)
-    columns = (len(laws) + 1) // 2
-    with plt.style.context(STYLE):
-        size = (3.1 * columns, 5.6)
-        figure, axes = plt.subplots(2, columns, figsize=size, squeeze=False, layout="constrained")
-        for axis in axes.flat[len(laws) :]:
-            axis.remove()
-        colours = sns.color_palette("colorblind", 2)
-        for axis, (law, series) in zip(axes.flat, laws.items(), strict=False):
-            axis.set_title(law, fontsize=9, fontweight="bold")
-            _panel(axis, series, colours)
-        figure.suptitle(
-            "How cost grows. Lines: cost = c size^p, least squares in the logarithms",
-            x=0.01,
-            ha="left",
-            fontsize=10,
-        )
-        figure.savefig(picture, metadata={"Date": None} if picture.suffix == ".svg" else None)
-        plt.close(figure)
-
-
-def _panel(axis: Any, series: Mapping[str, Sequence[Point]], colours: Sequence[Any]) -> None:
-    """The points of one law with their fitted lines; told apart by marker and dashes as well."""
-    from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
-
-    for colour, marker, line, (name, row) in zip(
-        colours, "os", ("-", "--"), series.items(), strict=False
-    ):
-        slope, factor = exponent(row)
-        sizes = [point.size for point in row]
-        style = {"color": colour, "lw": 1.2}
-        axis.plot(sizes, [factor * value**slope for value in sizes], line, **style)
-        axis.plot(sizes, [point.cost for point in row], marker, **style)
-        axis.plot([], [], line, marker=marker, label=f"{name}, p = {slope:.2f}", **style)
-    axis.set(xscale="log", yscale="log", xlabel=row[0].size_unit, ylabel=row[0].cost_unit)
-    axis.xaxis.set_major_locator(FixedLocator(sizes[:: 1 if len(sizes) < 5 else 2]))
-    axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=20))
-    for each in (axis.xaxis, axis.yaxis):
-        each.set_minor_locator(NullLocator())
-        each.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    # At least a factor of ten, so that noise on a flat line looks like that; room for the legend.
-    low, high = axis.get_ylim()
-    stretch = max(1.0, 10 * low / high) ** 0.5
-    axis.set_ylim(low / stretch, high * stretch * 2)
-    axis.legend(fontsize=8, loc="upper left")

@@ -130,7 +130,7 @@ def records(device: torch.device, rounds: int = 5) -> Iterator[Record]:
         step = (sys.executable, "-m", "barlow_atlas", "pretrain", "--study", "demo", "--run", RUN)
         log = copy.folder / f"logs/demo/pretrain/{RUN}/epoch_0001.log"
         program = ("bash", "-c", f'"$@" > {log} 2>&1', "job", *step, "--until", "1")
-        imports = "import barlow_atlas.console, barlow_atlas.data, barlow_atlas.pretrain"
+        imports = "import barlow_atlas.training.console, barlow_atlas.steps.pretrain"
         end = "import os; os._exit(0)"  # what a program does at its end is not its start
         times = [
             (

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from barlow_atlas.nn.networks import Network
-from barlow_atlas.tools.costs import synchronise
+from barlow_atlas.tools.measure import synchronise
 
 Computation = Callable[[], object]
 Clock = Callable[[], float]

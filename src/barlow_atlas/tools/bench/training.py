@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch.nn.functional import conv2d
+from torch.utils.flop_counter import FlopCounterMode
 
 from barlow_atlas.data.batches import images_for
 from barlow_atlas.data.image_set import ImageSet
@@ -27,7 +28,6 @@ from barlow_atlas.tools.bench.timing import (
     seconds,
     taking,
 )
-from barlow_atlas.tools.costs import footprint
 from barlow_atlas.training.loop import Progress, State, initial_state, train
 
 CIFAR10_IMAGES = 50_000
@@ -166,7 +166,10 @@ def resnet18_records(device: torch.device, rounds: int = 2, **changes: Any) -> I
     with on_cores(every_core):
         (spent,) = by_turns((once,), device, 5)
         taken = cores()
-    used = footprint(run, run.image_size).work.flops / run.batch_size * speed
+    _, step = trained(run, images, device)
+    with FlopCounterMode(display=False) as counted:
+        next(step)
+    used = counted.get_total_flops() / run.batch_size * speed
     yield more(
         "resnet18/arithmetic",
         "GFLOP/s",

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from barlow_atlas.workflow.jobs import Job
+from barlow_atlas.workflow.jobs import Job, runs_of, step_file
 from snakemake_executor_plugin_submitit.job import process_lives
 from snakemake_executor_plugin_submitit.ledger import Ledger
 from snakemake_executor_plugin_submitit.submission import log_folder
@@ -102,21 +102,6 @@ def wanted() -> dict[Path, float]:
         with suppress(OSError):
             found |= {Path(line): started for line in lock.read_text().splitlines()}
     return found
-
-
-def step_file(name: str, job: Job, suffix: str) -> Path:
-    """The log or benchmark of a job's step (`.log`, `.tsv`), as workflow/rules names it."""
-    runs = runs_of(job)
-    stem, _, _ = runs[0].rpartition("-s")
-    seeds = "_".join(run.rpartition("-s")[2] for run in runs)
-    folder = f"{stem}-s{seeds}" if len(runs) > 1 else runs[0]
-    rule = "import" if job.rule == "import_weights" else job.rule
-    return Path("logs") / name / rule / folder / f"epoch_{job.epoch:04d}{suffix}"
-
-
-def runs_of(job: Job) -> list[str]:
-    """The names of the runs that a job works on."""
-    return [file.parent.name for file in job.makes] or ([job.run.name] if job.run else [])
 
 
 def tail(log: Path) -> list[str]:

@@ -4,8 +4,6 @@ import functools
 import json
 import math
 import os
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -15,10 +13,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from barlow_atlas.errors import AtlasError
 from barlow_atlas.study.file import find_studies, load_study
 from barlow_atlas.study.models import Study
 from barlow_atlas.study.paths import CLAIMS, PAGE, PARAMS, REPORTS, probe_file
 from barlow_atlas.tools.watch.activity import Activity, activity, files_in, wanted
+from barlow_atlas.tools.watch.remaining import seconds_left
 from barlow_atlas.workflow.jobs import Job, jobs_of, submissions, to_run
 
 if TYPE_CHECKING:
@@ -31,7 +31,6 @@ MEANS = ("prepare_data", "pretrain", "cool_down", "import_weights")
 """Rules whose files are means to an end: a clone may do without weights and be finished."""
 SECONDS_BETWEEN_QUESTIONS = 60.0
 Stamp = tuple[int, int]
-Question = dict[str, Any]
 
 
 def status(
@@ -140,17 +139,21 @@ def _probe_content(file: Path) -> dict[str, Any] | None:
     return content
 
 
+Ask = Callable[[AbstractSet[Path], Mapping[Path, float | None], int], float | None]
+"""Seconds until pending jobs are done; of those that run, what each says to need; jobs at once."""
+
+
 class TimeLeft:
     """Seconds until a study is done; asked in the background, and counted down in between."""
 
-    def __init__(self, ask: Callable[[Question], float | None]) -> None:
+    def __init__(self, ask: Ask) -> None:
         self._ask = ask
         self._asked: tuple[float, int] | None = None
         self._answered: tuple[float, float | None] = 0.0, None
         self._asking: threading.Thread | None = None
         self._at_once = 1
 
-    def __call__(self, name: str, pending: AbstractSet[Path], active: Activity) -> float | None:
+    def __call__(self, pending: AbstractSet[Path], active: Activity) -> float | None:
         """None where nothing runs, where it cannot be told, and until it is known."""
         if not active.running:
             return None
@@ -160,47 +163,27 @@ class TimeLeft:
             self._asked[1] != len(pending) and now - self._asked[0] > SECONDS_BETWEEN_QUESTIONS
         )
         if due and not (self._asking and self._asking.is_alive()):
-            question = {
-                "study": name,
-                "pending": [str(file) for file in sorted(pending)],
-                "running": {str(one.job.file): one.seconds_left for one in active.running},
-                "at_once": self._at_once,
-            }
+            running = {one.job.file: one.seconds_left for one in active.running}
+            question = pending, running, self._at_once
             self._asked, self._at_once = (now, len(pending)), 1
-            self._asking = threading.Thread(target=self._answer, args=(question,), daemon=True)
+            self._asking = threading.Thread(target=self._answer, args=question, daemon=True)
             self._asking.start()
         at, left = self._answered
         return None if left is None else round(max(0.0, left - (now - at)), 1)
 
-    def _answer(self, question: Question) -> None:
-        self._answered = time.monotonic(), self._ask(question)
-
-
-def ask_plan(question: Question) -> float | None:
-    """`remaining` in a process of its own: what it needs of torch goes with it."""
-    command = [sys.executable, "-m", "barlow_atlas.tools.watch.remaining"]
-    with suppress(OSError, ValueError, subprocess.SubprocessError):
-        # In a session of its own Ctrl-C does not reach it; it ends by itself.
-        answer = subprocess.run(
-            command,
-            input=json.dumps(question),
-            capture_output=True,
-            text=True,
-            check=True,
-            start_new_session=True,
-            timeout=600,
-        )
-        left: float | None = json.loads(answer.stdout)
-        return left
-    return None
+    def _answer(
+        self, pending: AbstractSet[Path], running: Mapping[Path, float | None], at_once: int
+    ) -> None:
+        left = None
+        with suppress(AtlasError):
+            left = self._ask(pending, running, at_once)
+        self._answered = time.monotonic(), left
 
 
 class Live:
     """What is served of one study. Safe to be asked by several threads."""
 
-    def __init__(
-        self, name: str, study: Study, ask: Callable[[Question], float | None] = ask_plan
-    ) -> None:
+    def __init__(self, name: str, study: Study, ask: Ask | None = None) -> None:
         self.name = name
         self.study = study
         self._jobs = jobs_of(name, study)
@@ -213,7 +196,7 @@ class Live:
             for epoch in study.milestones_of(run)
         ]
         self._methods = (*study.methods, *study.foreign)
-        self._left = TimeLeft(ask)
+        self._left = TimeLeft(ask or functools.partial(seconds_left, name, study))
         self._contents = Contents()
         self._data: bytes | None = None
         self._page: bytes | None = None
@@ -226,7 +209,7 @@ class Live:
             pending = self._pending()
             waiting = [job for job in self._submissions if job.file in pending]
             active = activity(self.name, waiting)
-            left = self._left(self.name, {job.file for job in waiting}, active)
+            left = self._left({job.file for job in waiting}, active)
             updated = datetime.now().strftime("%H:%M:%S")
             return status(self.name, self._submissions, pending, active, left, updated)
 

@@ -1,31 +1,18 @@
-"""How long a study that runs will still take: `plan`'s expectation, corrected by what has run.
+"""How long a study that runs will still take: `plan`'s expectation, corrected by what has run."""
 
-`plan` counts work with torch, which a server that may sit on a login node for days should not
-hold in memory. So this module is also a program, asked in a process of its own: it reads a
-question as JSON and prints seconds, or null.
-"""
-
-import json
-import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from barlow_atlas.errors import AtlasError
-from barlow_atlas.study.file import load_study, study_file
 from barlow_atlas.study.models import Study
-from barlow_atlas.study.paths import PARAMS
-from barlow_atlas.tools.costs import Rates, read_measurements
-from barlow_atlas.tools.plan import Speeds, device_of, seconds_of, wall_seconds
-from barlow_atlas.tools.watch.activity import step_file
-from barlow_atlas.workflow.jobs import Job, jobs_of, submissions
+from barlow_atlas.tools.costs import read_measurements
+from barlow_atlas.tools.durations import Expectation, benchmark_seconds, steps_of, wall_seconds
+from barlow_atlas.workflow.jobs import Job, jobs_of, step_file, submissions
 
 LATEST = 10
 """Jobs of a rule that tell how fast it goes now: those before them may have run beside other work,
 on another machine, or on another day."""
-ONE_FLOP_A_SECOND = Rates(0.0, 1.0, 0.0, 0.0, {})
-"""Stands in for a device that is not measured, until jobs that ran there tell how fast it is."""
 
 
 def seconds_left(
@@ -38,34 +25,35 @@ def seconds_left(
     """Seconds until the last job ends, `at_once` at a time; None where that cannot be told.
 
     A job takes what `plan` expects, times the ratio of measured to expected seconds of the `LATEST`
-    jobs of its rule that have run here. One that runs takes what its step says, or as long as any.
+    jobs of its rule that have run here. Where it was never measured its steps are counted instead.
+    One that runs takes what its step says, or as long as any.
 
     Args:
         pending: the files of the jobs that are not done, among them those that run.
         running: of those that run, the seconds that each says to need.
     """
-    measurements = read_measurements()
-    rates = {
-        kind: device_of(
-            measurements, getattr(study.resources, kind), study.threads, None, None
-        ).rates
-        for kind in ("pretrain", "probe")
-    }
-    expected = seconds_of(study, Speeds(**{k: r or ONE_FLOP_A_SECOND for k, r in rates.items()}))
     jobs = submissions(jobs_of(name, study))
     wanted = set(pending)
+    rules = {job.rule for job in jobs if job.file in wanted}
+    jobs = [job for job in jobs if job.rule in rules]
+    expectation = Expectation(study, read_measurements())
+    expected = {job.file: expectation.seconds(job) for job in jobs}
+    unknown = {job.rule for job in jobs if expected[job.file] is None}
+    weights = {
+        job.file: float(steps_of(study, job) * max(1, len(job.makes)))
+        if job.rule in unknown
+        else expected[job.file] or 0.0
+        for job in jobs
+    }
     past: dict[str, list[tuple[float, float]]] = defaultdict(list)
     for job, seconds in _measured(name, jobs):
-        past[job.rule].append((seconds, expected(job) or 0.0))
+        past[job.rule].append((seconds, weights[job.file]))
     durations = {}
     for job in (job for job in jobs if job.file in wanted):
-        told = running.get(job.file)
-        scale = _ratio(past[job.rule])
-        if scale is None and (job.run is None or rates[_kind(job)]):
-            scale = 1.0
-        if told is None and scale is None:
+        told, scale = running.get(job.file), _ratio(past[job.rule])
+        if told is None and scale is None and job.rule in unknown:
             return None
-        durations[job.file] = told if told is not None else (expected(job) or 0.0) * (scale or 1.0)
+        durations[job.file] = told if told is not None else (scale or 1.0) * weights[job.file]
     # Those that run come first, as they do.
     order = sorted(durations, key=lambda file: file not in running)
     by_file = {job.file: job for job in jobs}
@@ -81,10 +69,11 @@ def _measured(name: str, jobs: Sequence[Job]) -> Iterator[tuple[Job, float]]:
     for job in jobs:
         if job.run is None or (job.rule == "pretrain" and not job.epochs):
             continue
-        with suppress(OSError, ValueError, IndexError):
-            file = step_file(name, job, ".tsv")
-            _, row = file.read_text().splitlines()
-            found.append((file.stat().st_mtime, job, float(row.split("\t")[0])))
+        seconds = benchmark_seconds(name, job)
+        with suppress(OSError):
+            ended = step_file(name, job, ".tsv").stat().st_mtime
+            if seconds is not None:
+                found.append((ended, job, seconds))
     for _, job, seconds in sorted(found, key=lambda one: one[0]):
         yield job, seconds
 
@@ -94,30 +83,3 @@ def _ratio(past: Sequence[tuple[float, float]]) -> float | None:
     latest = past[-LATEST:]
     expected = sum(seconds for _, seconds in latest)
     return sum(seconds for seconds, _ in latest) / expected if expected else None
-
-
-def _kind(job: Job) -> str:
-    return "probe" if job.rule == "probe" else "pretrain"
-
-
-def main() -> int:
-    """Answers one question, {"study", "pending", "running", "at_once"}, on standard output."""
-    asked = json.load(sys.stdin)
-    name = asked["study"]
-    try:
-        left = seconds_left(
-            name,
-            load_study(study_file(PARAMS, name)),
-            map(Path, asked["pending"]),
-            {Path(file): seconds for file, seconds in asked["running"].items()},
-            asked["at_once"],
-        )
-    except AtlasError as error:
-        print(error, file=sys.stderr)
-        left = None
-    print(json.dumps(left))
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,0 +1,90 @@
+"""What a study keeps on disk, and what its jobs need in memory."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from barlow_atlas.probes.signals import CORNER
+from barlow_atlas.study.models import ForeignRun, Run, Study
+from barlow_atlas.tools.costs import MEGABYTE
+from barlow_atlas.tools.footprint import footprint
+from barlow_atlas.tools.images import data_bytes, sizes_of, target_sizes
+from barlow_atlas.workflow.jobs import Job
+
+PROGRAM_MB = 350
+"""A job's program before it holds any image: peak resident memory of the demo's epoch 0, CPU."""
+SAVED_STATES = 2
+"""Private states that an unfinished segment keeps, and milestones of a run that keep theirs."""
+
+
+@dataclass(frozen=True)
+class Storage:
+    """Bytes on disk once a study is done."""
+
+    data: int
+    weights: int
+    states: int
+    probes: int
+    resume: int
+    """Private states while jobs run, at most."""
+
+    @property
+    def total(self) -> int:
+        return self.data + self.weights + self.states + self.probes + self.resume
+
+
+def storage_of(study: Study, jobs: Sequence[Job], at_once: int) -> Storage:
+    """What a study keeps, done or to be done. Raw files and downloads are not in it."""
+    weights = states = largest = probes = 0
+    for run in study.trained():
+        one = footprint(run)
+        milestones = len(study.milestones_of(run))
+        branches = milestones - 1 if run.cooldown_epochs else 0
+        weights += (milestones + branches) * one.weights
+        states += one.state * (milestones if branches else min(SAVED_STATES, milestones))
+        largest = max(largest, one.state)
+    for job in jobs:
+        if job.rule == "import_weights" and job.file.with_suffix(".safetensors").is_file():
+            weights += job.file.with_suffix(".safetensors").stat().st_size
+        if job.rule == "probe" and job.run is not None:
+            probes += probe_bytes(study, job.run)
+    return Storage(
+        data=data_bytes(study),
+        weights=weights,
+        states=states,
+        probes=probes,
+        resume=SAVED_STATES * at_once * study.seeds_together * largest,
+    )
+
+
+def probe_bytes(study: Study, run: Run | ForeignRun) -> int:
+    """Bytes of one probe file: the run, and for each probe and split its settings and answers."""
+    sizes = sizes_of(study, run)
+    splits = [count for count in (sizes.validation, sizes.test) if count]
+    probes = [*study.probes.knn, *study.probes.linear]
+    described = len(json.dumps(run.model_dump(mode="json"), indent=1))
+    # Answers are bits in base64; a record around them has about 400 bytes, the file's head with its
+    # hashes 1,300, the label-free signals of a space and a split 900. Correlations are bytes.
+    own = sum(400 + count // 6 for count in splits) * len(probes)
+    targets = sum(
+        400 + count // 6 for one in target_sizes(study) for count in (one.validation, one.test)
+    )
+    spaces = 2 if isinstance(run, Run) else 1
+    corner = 4 * min(CORNER, run.embedding_dim or CORNER) ** 2 // 3
+    return 1300 + described + own + targets + 2 * 900 * spaces + corner
+
+
+def memory_mb(study: Study, run: Run, together: int, kept_mb: float | None) -> float:
+    """Memory of the host, in MB, that training needs at least: program, states and images or step.
+
+    Images lie there while they are copied to a GPU; on a CPU they stay in their files. A step's
+    tensors lie on the device.
+
+    Args:
+        together: runs that a job trains in turn.
+        kept_mb: what a step keeps for its backward pass; None: not measured.
+    """
+    sizes = sizes_of(study, run)
+    states = 2 * footprint(run).state * max(1, together) / MEGABYTE
+    images = sizes.pretraining * 3 * sizes.stored_size**2 / MEGABYTE
+    return PROGRAM_MB + states + (images if study.resources.pretrain.gpu else kept_mb or 0.0)

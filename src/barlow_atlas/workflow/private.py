@@ -1,0 +1,56 @@
+"""What is used of Snakemake and DVC that they do not promise to keep, and why.
+
+Written for Snakemake 9.27 and DVC 3.67; tests/unit/test_private.py fails once a later version has
+something else. torch's `_foreach` functions, in nn/optim.py, are documented.
+"""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+
+class Record(NamedTuple):
+    """What Snakemake remembers of a file that it has made."""
+
+    ended: float
+    """The file's time of change when its job was done."""
+    made_from: frozenset[Path]
+
+
+class SnakemakeRecords:
+    """What Snakemake remembers of the files here; none of its commands tells it file by file."""
+
+    def __init__(self) -> None:
+        from snakemake.persistence.file import FilePersistence
+
+        self._store = FilePersistence(nolock=True)
+
+    def of(self, path: Path) -> Record | None:
+        """Of a file; None if there is no record."""
+        from snakemake.io import IOFile
+
+        found = self._store.metadata(IOFile(str(path)))
+        return found and Record(found.endtime, frozenset(map(Path, found.input)))
+
+    def forget(self, path: Path) -> None:
+        from snakemake.io import IOFile
+
+        self._store.cleanup_metadata(IOFile(str(path)))
+
+
+def stage_status(file: Path, name: str) -> dict[str, Any] | None:
+    """What differs from DVC's record of a stage of a dvc.yaml; None if there is no record.
+
+    By path; for parameters by their file, with a dict of keys. `dvc status` gives the same, but not
+    while DVC runs the stage.
+    """
+    from dvc.repo import Repo
+
+    with Repo() as repo:
+        stage = repo.stage.load_one(str(file), name)
+        items = (*stage.deps, *stage.outs)
+        if not any(item.hash_info for item in items):
+            return None
+        found: dict[str, Any] = {}
+        for item in items:
+            found |= item.workspace_status()
+    return found
