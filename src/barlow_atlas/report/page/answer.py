@@ -9,8 +9,9 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
+from barlow_atlas.atlas.curves import peak_epoch
 from barlow_atlas.atlas.frames import LINE
-from barlow_atlas.report.page.curve import peak_epoch, probe_order
+from barlow_atlas.report.page.curve import probe_order
 
 NEGLIGIBLE = 0.5
 """Percentage points: a fall whose upper bound lies below is called none. Claims have their own."""
