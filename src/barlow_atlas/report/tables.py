@@ -450,7 +450,7 @@ def beside_table(rows: pd.DataFrame, title: str, notes: Sequence[str] = ()) -> T
     numbers = {place: f"[{n}]" for n, place in enumerate(dict.fromkeys(filter(None, places)), 1)}
     further = [name for name in rows.columns if name.startswith("also ") and f"{name} from" in rows]
     units = sorted(set(filter(None, rows["unit"]))) or ["%"]
-    usual = _in_all(rows["differs"])
+    usual = _in_all([differs for differs in rows["differs"] if differs])
     joined = rows.assign(
         line=[
             "" if pd.isna(dim) else line_name(method, int(dim))
@@ -458,9 +458,10 @@ def beside_table(rows: pd.DataFrame, title: str, notes: Sequence[str] = ()) -> T
         ],
         cited=[numbers.get(place, "") for place in places],
         said=[
-            "; ".join([*(part for part in _parts(differs) if part not in usual), *_parts(note)])
+            "; ".join([*(part for part in differs if part not in usual), *filter(None, [note])])
             for differs, note in zip(rows["differs"], rows["note"], strict=True)
         ],
+        differs=["; ".join(differs) for differs in rows["differs"]],
     )
     shown = [
         Column("method", "method"),
@@ -508,14 +509,12 @@ def beside_table(rows: pd.DataFrame, title: str, notes: Sequence[str] = ()) -> T
     return _shortened(title, shown, joined, told, ["line", "cited", "said"])
 
 
-def _parts(text: str) -> list[str]:
-    return text.split("; ") if text else []
-
-
-def _in_all(texts: Iterable[str]) -> list[str]:
-    """The parts that all texts share, of those with any; nothing if there is only one such text."""
-    first, *others = [_parts(text) for text in texts if text] or [[]]
-    return [part for part in first if others and all(part in other for other in others)]
+def _in_all(rows: Sequence[Sequence[str]]) -> list[str]:
+    """What all rows have in common; nothing if there are not two of them."""
+    if len(rows) < 2:
+        return []
+    first, *others = rows
+    return [part for part in first if all(part in other for other in others)]
 
 
 def _line_columns() -> list[Column]:
