@@ -1,4 +1,4 @@
-"""The doctor's findings on constructed machines."""
+"""The doctor's checks on constructed machines."""
 
 import subprocess
 from pathlib import Path
@@ -9,7 +9,7 @@ from barlow_atlas.data.catalog import CATALOG, class_folder
 from barlow_atlas.study.file import load_study
 from barlow_atlas.study.models import Resources
 from barlow_atlas.tools import doctor
-from barlow_atlas.tools.doctor import Finding
+from barlow_atlas.tools.doctor import Check
 
 ROOT = Path(__file__).parents[2]
 SINFO = "cpu*|infinite|(null)\ngpu|1-00:00:00|gpu:a100:4(S:0-1)\nshort|30:00|gpu:2\n"
@@ -19,8 +19,8 @@ def asked(gpu: int = 0, runtime: int = 60) -> list[Resources]:
     return [Resources(gpu=gpu, mem_mb=1000, runtime=runtime), Resources(mem_mb=1, runtime=1)]
 
 
-def levels(findings: list[Finding]) -> list[str]:
-    return [finding.level for finding in findings]
+def levels(checks: list[Check]) -> list[str]:
+    return [check.level for check in checks]
 
 
 def test_versions_are_compared_with_pyproject() -> None:
@@ -112,7 +112,7 @@ def test_a_job_larger_than_the_machine() -> None:
 
 def test_partitions() -> None:
     (default,) = doctor.partitions(SINFO, None, asked(runtime=5000), "missing")
-    assert default == Finding("ok", "partition", "cpu allows any time, jobs ask for up to 5000")
+    assert default == Check("ok", "partition", "cpu allows any time, jobs ask for up to 5000")
     _, no_gpu = doctor.partitions(SINFO, None, asked(gpu=1), "missing")
     assert no_gpu.level == "missing"
     assert no_gpu.remedy == "take a partition with GPUs: gpu, short"
@@ -180,8 +180,8 @@ def test_profiles(monkeypatch: pytest.MonkeyPatch) -> None:
     assert doctor.default_resource({}, "slurm_partition") is None
 
 
-def test_one_line_a_finding_and_the_remedy_below() -> None:
-    lines = list(doctor.table([Finding("ok", "disk", "room"), Finding("missing", "gpu", "0", "x")]))
+def test_one_line_a_check_and_the_remedy_below() -> None:
+    lines = list(doctor.table([Check("ok", "disk", "room"), Check("missing", "gpu", "0", "x")]))
     assert lines == [
         "ok       disk       room",
         "missing  gpu        0",
@@ -202,6 +202,6 @@ def test_the_demo_can_run_here_and_what_lacks_is_an_error(
         raise subprocess.TimeoutExpired("sbatch", 1)
 
     monkeypatch.setattr(doctor.subprocess, "run", refuse)
-    monkeypatch.setattr(doctor, "check_git", lambda: Finding("ok", "git", ""))
+    monkeypatch.setattr(doctor, "check_git", lambda: Check("ok", "git", ""))
     assert doctor.examine("demo", study, "slurm", told.append) == 1
     assert told[-1] == "1 missing"
