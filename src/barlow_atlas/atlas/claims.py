@@ -56,6 +56,21 @@ class Setting(Frozen):
     note: Words = Field(description="in what it differs from the papers")
 
 
+def claimed_set(holds: Holds, smallest: float) -> tuple[float, float]:
+    """Ends of the set of effects that a claim names, which do not belong to it; may be infinite.
+
+    Args:
+        smallest: smallest effect of interest.
+    """
+    infinity = float("inf")
+    return {
+        "above": (smallest, infinity),
+        "not above": (-infinity, smallest),
+        "not below": (-smallest, infinity),
+        "within": (-smallest, smallest),
+    }[holds]
+
+
 class _Claim(Frozen):
     id: Name
     text: Words = Field(description="the claim in one sentence")
@@ -75,14 +90,8 @@ class _Claim(Frozen):
 
     @property
     def ends(self) -> tuple[float, float]:
-        """Ends of the claimed set, which do not belong to it; infinite where it has none."""
-        infinity = float("inf")
-        return {
-            "above": (self.smallest, infinity),
-            "not above": (-infinity, self.smallest),
-            "not below": (-self.smallest, infinity),
-            "within": (-self.smallest, self.smallest),
-        }[self.holds]
+        """Those of `claimed_set`."""
+        return claimed_set(self.holds, self.smallest)
 
 
 class OneLine(_Claim):

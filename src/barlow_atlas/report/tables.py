@@ -15,12 +15,12 @@ import pandas as pd
 
 from barlow_atlas.atlas.curves import line_name
 from barlow_atlas.atlas.frames import LINE
+from barlow_atlas.report.text import MINUS, markdown_table, plain
 from barlow_atlas.report.text import latex as in_latex
 from barlow_atlas.report.text import markdown as in_markdown
-from barlow_atlas.report.text import plain
 
 ENDINGS = ("csv", "md", "tex", "html")
-MINUS, INFINITY = "\N{MINUS SIGN}", "\N{INFINITY}"
+INFINITY = "\N{INFINITY}"
 EMPTY = "Nothing to show yet."
 # Too long for a column: what the short name stands for is written once, below the table.
 STANDS_FOR = {"method": "objective", "variant": "setting"}
@@ -139,11 +139,11 @@ def csv(table: Table) -> str:
 def markdown(table: Table) -> str:
     """The title, the table, the notes as a list; tables as GitHub has them."""
     rule = ["---:" if column.to_right else "---" for column in table.columns]
-    lines = [[in_markdown(column.header) for column in table.columns], rule]
-    lines += [[in_markdown(cell) for cell in row] for row in table.cells()]
-    body = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+    head = [in_markdown(column.header) for column in table.columns]
+    rows = [[in_markdown(cell) for cell in row] for row in table.cells()]
+    body = markdown_table([head, rule, *rows])
     notes = "".join(f"- {in_markdown(note)}\n" for note in table.told())
-    return f"**{in_markdown(table.title)}**\n\n{body}\n" + (f"\n{notes}" if notes else "")
+    return f"**{in_markdown(table.title)}**\n\n{body}" + (f"\n{notes}" if notes else "")
 
 
 def html(table: Table) -> str:

@@ -23,6 +23,7 @@ from matplotlib.textpath import text_to_path
 from matplotlib.ticker import MaxNLocator
 
 from barlow_atlas.report.figures.palette import GREY, INK, Look, line_label
+from barlow_atlas.report.text import MINUS
 
 STYLE = Path(__file__).parents[1] / "style.mplstyle"
 WIDTH = 7.2
@@ -32,7 +33,7 @@ TITLE, SUBTITLE, LEGEND, SMALL = 10, 8, 7.5, 7
 LEADING = 1.32
 BAR = 0.62
 """Inches that a colour bar takes."""
-MINUS, TIMES = "\N{MINUS SIGN}", "\N{MULTIPLICATION SIGN}"
+TIMES = "\N{MULTIPLICATION SIGN}"
 RHO = "\N{GREEK SMALL LETTER RHO}"
 PROBE_TITLES = {"knn": "kNN", "linear": "Linear probe", "transfer": "Transfer"}
 

@@ -15,7 +15,6 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
 from barlow_atlas.report.figures.canvas import (
-    MINUS,
     SMALL,
     WIDTH,
     heading,
@@ -30,6 +29,7 @@ from barlow_atlas.report.figures.canvas import (
 )
 from barlow_atlas.report.figures.curves import protocols, settings
 from barlow_atlas.report.figures.palette import GREY, INK, line_label, ordered
+from barlow_atlas.report.text import MINUS
 
 SUBJECT = "The map: test accuracy lost after its peak"
 WARM: Colormap = ListedColormap(colormaps["YlOrRd"](np.linspace(0.05, 0.95, 256)), "lost")

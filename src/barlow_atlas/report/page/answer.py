@@ -12,6 +12,7 @@ import pandas as pd
 from barlow_atlas.atlas.curves import peak_epoch
 from barlow_atlas.atlas.frames import LINE
 from barlow_atlas.report.page.curve import probe_order
+from barlow_atlas.report.text import MINUS
 
 NEGLIGIBLE = 0.5
 """Percentage points: a fall whose upper bound lies below is called none. Claims have their own."""
@@ -333,7 +334,7 @@ def seeds(row: Row) -> str:
 
 def points(value: float) -> str:
     """Two decimals, a true minus sign, and no negative zero."""
-    return f"{round(value, 2) + 0.0:.2f}".replace("-", "\N{MINUS SIGN}")
+    return f"{round(value, 2) + 0.0:.2f}".replace("-", MINUS)
 
 
 def _of_line(curves: pd.DataFrame, line: tuple[object, ...]) -> pd.Series[bool]:

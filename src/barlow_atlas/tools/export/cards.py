@@ -13,17 +13,12 @@ from ruamel.yaml.representer import SafeRepresenter
 from barlow_atlas.atlas.frames import CURVE, probe_rows, subject
 from barlow_atlas.atlas.runs import ANY_RUN
 from barlow_atlas.data.prepared import Manifest
-from barlow_atlas.report.text import markdown
+from barlow_atlas.report.text import PROTOCOLS, markdown, markdown_table
 from barlow_atlas.study.models import ForeignRun, Run, Study
 from barlow_atlas.study.paths import DATA, probed_milestone
 from barlow_atlas.tools.export.citation import Citation, read_citation
 from barlow_atlas.tools.export.stored import Stored
 
-PROTOCOLS = {
-    "clean": "validation images were held out of pre-training and of probe training; the probes' "
-    "settings were chosen on them",
-    "reference": "as in the papers' code: nothing was held out, the probes' settings are fixed",
-}
 LOADING = """\
 from pathlib import Path
 
@@ -260,7 +255,7 @@ def _results(
     return (
         "## Results\n\nTest top-1 accuracy in percent at this milestone, under the protocol "
         f"{run.protocol}. The interval is a t interval over the study's seeds.\n\n"
-        f"{_table(head, cells)}"
+        f"{markdown_table([head, ['---'] * len(head), *cells])}"
     )
 
 
@@ -309,10 +304,5 @@ def _citation(citation: Citation) -> str:
 
 def _facts(facts: Mapping[str, str]) -> str:
     """A table of names and texts from anywhere."""
-    return _table(("", ""), [(name, markdown(text)) for name, text in facts.items()])
-
-
-def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
-    """A Markdown table; the cells are Markdown."""
-    lines = [head, ("---",) * len(head), *rows]
-    return "".join(f"| {' | '.join(row)} |\n" for row in lines)
+    rows = [(name, markdown(text)) for name, text in facts.items()]
+    return markdown_table([("", ""), ("---", "---"), *rows])
