@@ -150,12 +150,12 @@ def from_best(
         weights: 1 for one line, 1 and -1 for a difference, `statistics.slope_weights` for a trend.
         what: the sum in words, with its unit.
     """
-    found = effect(combine(chosen, weights, what))
-    if found.n == 1:
-        return found
+    summed = effect(combine(chosen, weights, what))
+    if summed.n == 1:
+        return summed
     low, high = (_outermost(chosen, fixed, weights, side) for side in (-1, 1))
-    method = f"{found.method}; bounds: the outermost of all fixed milestones"
-    return replace(found, low=low, high=high, method=method)
+    method = f"{summed.method}; bounds: the outermost of all fixed milestones"
+    return replace(summed, low=low, high=high, method=method)
 
 
 def _outermost(
@@ -171,8 +171,8 @@ def _outermost(
     """
 
     def bound(picked: Sequence[Contrast]) -> float:
-        found = effect(combine(picked, weights, ""))
-        return side * (found.high if side > 0 else found.low)
+        summed = effect(combine(picked, weights, ""))
+        return side * (summed.high if side > 0 else summed.low)
 
     picked, free = list(chosen), [k for k, weight in enumerate(weights) if side * weight > 0]
     settled = 0
@@ -244,9 +244,9 @@ def onset(epochs: np.ndarray, validation: np.ndarray, correct: np.ndarray) -> Ef
         An effect in epochs.
     """
     drops = [_drop_until(validation, correct, until) for until in range(len(epochs))]
-    estimate = _from_on(epochs, [found.estimate > 0 for found in drops])
-    low = _from_on(epochs, [found.high > 0 for found in drops])
-    high = _from_on(epochs, [found.low > 0 for found in drops])
+    estimate = _from_on(epochs, [each.estimate > 0 for each in drops])
+    low = _from_on(epochs, [each.high > 0 for each in drops])
+    high = _from_on(epochs, [each.low > 0 for each in drops])
     if len(validation) == 1:
         low = high = float("nan")
     last = drops[-1]

@@ -46,7 +46,7 @@ class Check:
 
     level: Level
     what: str
-    found: str
+    told: str
     remedy: str = ""
 
 
@@ -65,7 +65,7 @@ def examine(
 def table(checks: Iterable[Check]) -> Iterator[str]:
     """One line a check; what to do stands below, indented."""
     for check in checks:
-        yield f"{check.level:8} {check.what:10} {check.found}"
+        yield f"{check.level:8} {check.what:10} {check.told}"
         if check.remedy:
             yield f"{'':19} -> {check.remedy}"
 
@@ -204,12 +204,12 @@ def check_room(name: str, study: Study) -> Check:
 
 def room(needed: int, free: int) -> Check:
     """A comparison of bytes; with less than a tenth to spare it is a warning."""
-    found = f"{size(free)} free, the study will take up to {size(needed)} more"
+    told = f"{size(free)} free, the study will take up to {size(needed)} more"
     if needed > free:
-        return Check("missing", "disk", found, "make room, or link results/ to a larger disk")
+        return Check("missing", "disk", told, "make room, or link results/ to a larger disk")
     if 1.1 * needed > free:
-        return Check("warning", "disk", found, "make room: other programs write here as well")
-    return Check("ok", "disk", found)
+        return Check("warning", "disk", told, "make room: other programs write here as well")
+    return Check("ok", "disk", told)
 
 
 def check_data(data_set: DataSet, mirrors: Sequence[str]) -> Check:
@@ -263,20 +263,20 @@ def check_gpu(asked: Sequence[Resources]) -> Check:
     import torch
 
     wanted = max(one.gpu for one in asked)
-    here = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    names = ", ".join(torch.cuda.get_device_name(i) for i in range(here))
-    return gpus(wanted, here, names)
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    names = ", ".join(torch.cuda.get_device_name(i) for i in range(count))
+    return gpus(wanted, count, names)
 
 
-def gpus(wanted: int, here: int, names: str) -> Check:
-    """`wanted` GPUs a job against those that are `here`."""
+def gpus(wanted: int, count: int, names: str) -> Check:
+    """`wanted` GPUs a job against the `count` of those that are here."""
     if not wanted:
-        return Check("ok", "gpu", "none is asked for" + (f" ({names} is here)" if here else ""))
-    if here >= wanted:
+        return Check("ok", "gpu", "none is asked for" + (f" ({names} is here)" if count else ""))
+    if count >= wanted:
         return Check("ok", "gpu", names)
-    if here:
+    if count:
         return Check(
-            "missing", "gpu", f"{here} ({names}), a job asks for {wanted}", "lower resources.*.gpu"
+            "missing", "gpu", f"{count} ({names}), a job asks for {wanted}", "lower resources.*.gpu"
         )
     return Check(
         "warning",
@@ -294,12 +294,12 @@ def check_machine(asked: Sequence[Resources], threads: int) -> Check:
 
 
 def machine(mem_mb: int, threads: int, memory_mb: float, cores: int) -> Check:
-    found = f"{cores} cores, {memory_mb:.0f} MB; a job asks for {threads} threads, {mem_mb} MB"
+    told = f"{cores} cores, {memory_mb:.0f} MB; a job asks for {threads} threads, {mem_mb} MB"
     if mem_mb > memory_mb:
-        return Check("warning", "memory", found, "a smaller batch_size, or a larger machine")
+        return Check("warning", "memory", told, "a smaller batch_size, or a larger machine")
     if threads > cores:
-        return Check("warning", "cores", found, "threads share the cores, which is slower")
-    return Check("ok", "machine", found)
+        return Check("warning", "cores", told, "threads share the cores, which is slower")
+    return Check("ok", "machine", told)
 
 
 # Slurm
@@ -447,8 +447,8 @@ def minutes(limit: str) -> float | None:
 
 def gpus_in(gres: str) -> int:
     """GPUs of a node, from its generic resources such as `gpu:a100:4(S:0-1),nvme:1`."""
-    found = re.findall(r"\bgpu(?::[^:,()]+)?:(\d+)", gres)
-    return sum(map(int, found))
+    counts = re.findall(r"\bgpu(?::[^:,()]+)?:(\d+)", gres)
+    return sum(map(int, counts))
 
 
 def ask(*command: str) -> tuple[bool, str]:

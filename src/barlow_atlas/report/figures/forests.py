@@ -180,8 +180,8 @@ def _label(key: tuple[str, str, int, str]) -> str:
 
 
 def _range(values: str) -> str:
-    found = values.split(", ")
-    return values if len(found) < 3 else f"{found[0]} to {found[-1]}"
+    ordered_values = values.split(", ")
+    return values if len(ordered_values) < 3 else f"{ordered_values[0]} to {ordered_values[-1]}"
 
 
 def _is(frame: pd.DataFrame, key: tuple[str, str, int, str]) -> pd.Series:
@@ -209,12 +209,12 @@ def _effects(
             continue
         statistic, method, dim, against = row.key
         best = probe[_is(probe, (f"{statistic}_from_best", method, dim, against))]
-        for found in rows_of(best.dropna(subset=["low"])):
-            axis.plot([found.low, found.high], [y, y], color=GREY, lw=0.6, zorder=2)
-        for found in rows_of(probe[_is(probe, row.key) & (probe["unit"] == unit)]):
+        for bound in rows_of(best.dropna(subset=["low"])):
+            axis.plot([bound.low, bound.high], [y, y], color=GREY, lw=0.6, zorder=2)
+        for effect in rows_of(probe[_is(probe, row.key) & (probe["unit"] == unit)]):
             of_one = statistic in ("drop", "area_lost", "onset")
             look = lines.get((method, dim), NEUTRAL) if of_one else NEUTRAL
-            interval(axis, y, found.estimate, found.low, found.high, look)
+            interval(axis, y, effect.estimate, effect.low, effect.high, look)
     row_axis(axis, range(len(rows)), [row.label for row in rows])
     axis.set_ylim(len(rows) - 0.4, -0.6)
     for row, text in zip(rows, axis.get_yticklabels(), strict=True):

@@ -276,8 +276,8 @@ def _picture(svg: str) -> Markup:
 
 def _size(svg: str) -> Markup:
     """Width and height of the figure's view box, so that the page keeps its place free."""
-    found = re.search(r'viewBox="0 0 (\d+)[\d.]* (\d+)', svg)
-    return Markup(f' width="{found[1]}" height="{found[2]}"') if found else Markup()
+    box = re.search(r'viewBox="0 0 (\d+)[\d.]* (\d+)', svg)
+    return Markup(f' width="{box[1]}" height="{box[2]}"') if box else Markup()
 
 
 def _hash(text: str) -> str:
@@ -286,8 +286,8 @@ def _hash(text: str) -> str:
 
 def _distinct(values: pd.Series[Any]) -> str:
     """The different values, in order; a column without any is "unknown"."""
-    found = {part for value in values.dropna() for part in str(value).split("; ")}
-    return ", ".join(sorted(found)) or "unknown"
+    parts = {part for value in values.dropna() for part in str(value).split("; ")}
+    return ", ".join(sorted(parts)) or "unknown"
 
 
 def _number(value: object) -> str:

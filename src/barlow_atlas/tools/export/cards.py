@@ -71,15 +71,15 @@ def model_card(
         data: manifest of the prepared data set, for its full name and licence.
     """
     run = ANY_RUN.validate_json(json.dumps(content["run"]))
-    found = [
+    accuracies = [
         row for row in probe_rows(content) if row["split"] == "test" and row["metric"] == "top1"
     ]
     parts = [
-        _front_matter(content, run, found, citation, data),
+        _front_matter(content, run, accuracies, citation, data),
         _what_it_is(content, run, title, data),
         _how_it_was_made(content["checkpoint"]),
         _how_to_load(content, run),
-        _results(found, curves, run),
+        _results(accuracies, curves, run),
         _limits(run, data),
         _citation(citation),
     ]
@@ -107,7 +107,7 @@ def card_of(name: str, study: Study, run: str, epoch: int | None = None) -> str:
 def _front_matter(
     content: Mapping[str, Any],
     run: Run | ForeignRun,
-    found: Iterable[Mapping[str, Any]],
+    accuracies: Iterable[Mapping[str, Any]],
     citation: Citation,
     data: Manifest | None,
 ) -> str:
@@ -129,7 +129,7 @@ def _front_matter(
                 }
             ],
         }
-        for row in found
+        for row in accuracies
     ]
     name = f"{content['name']}-epoch-{content['epoch']}"
     tags = ["self-supervised-learning", "image-feature-extraction", "safetensors"]
@@ -237,7 +237,7 @@ def _how_to_load(content: Mapping[str, Any], run: Run | ForeignRun) -> str:
 
 
 def _results(
-    found: Iterable[Mapping[str, Any]], curves: pd.DataFrame, run: Run | ForeignRun
+    accuracies: Iterable[Mapping[str, Any]], curves: pd.DataFrame, run: Run | ForeignRun
 ) -> str:
     cells = [
         (
@@ -247,7 +247,7 @@ def _results(
             f"{row['value']:.2f}",
             _over_seeds(row, curves),
         )
-        for row in found
+        for row in accuracies
     ]
     if not cells:
         return "## Results\n\nNot probed.\n"
@@ -290,7 +290,7 @@ def _limits(run: Run | ForeignRun, data: Manifest | None) -> str:
 
 
 def _citation(citation: Citation) -> str:
-    own = (
+    software = (
         f"{', '.join(author.name for author in citation.authors)}: {citation.title}, version "
         f"{citation.version}"
     )
@@ -299,7 +299,7 @@ def _citation(citation: Citation) -> str:
         f"{paper.identifier}"
         for paper in citation.papers
     ]
-    return "## Citation\n\n" + "".join(f"- {markdown(line)}\n" for line in (own, *papers))
+    return "## Citation\n\n" + "".join(f"- {markdown(line)}\n" for line in (software, *papers))
 
 
 def _facts(facts: Mapping[str, str]) -> str:

@@ -97,19 +97,17 @@ def activity(name: str, pending: Sequence[Job]) -> Activity:
 
 def wanted() -> dict[Path, float]:
     """What a Snakemake that runs here is to make, with the time of its start."""
-    found: dict[Path, float] = {}
+    started_at: dict[Path, float] = {}
     for lock, started in _locks().items():
         with suppress(OSError):
-            found |= {Path(line): started for line in lock.read_text().splitlines()}
-    return found
+            started_at |= {Path(line): started for line in lock.read_text().splitlines()}
+    return started_at
 
 
 def step_file(name: str, job: Job, suffix: str) -> Path:
     """The log or benchmark of a job's step (`.log`, `.tsv`), as workflow/rules names it."""
-    runs = runs_of(job)
-    stem, _, _ = runs[0].rpartition("-s")
-    seeds = "_".join(run.rpartition("-s")[2] for run in runs)
-    folder = f"{stem}-s{seeds}" if len(runs) > 1 else runs[0]
+    first, *others = runs_of(job)
+    folder = "_".join([first, *(run.removeprefix(f"{_stem(job)}-s") for run in others)])
     rule = "import" if job.rule == "import_weights" else job.rule
     return Path("logs") / name / rule / folder / f"epoch_{job.epoch:04d}{suffix}"
 
@@ -117,6 +115,11 @@ def step_file(name: str, job: Job, suffix: str) -> Path:
 def runs_of(job: Job) -> list[str]:
     """The names of the runs that a job works on."""
     return [file.parent.name for file in job.makes] or ([job.run.name] if job.run else [])
+
+
+def _stem(job: Job) -> str:
+    """What the names of runs have in common that are trained together: all but their seeds."""
+    return job.run.name.removesuffix(f"-s{job.run.seed}") if job.run else ""
 
 
 def tail(log: Path) -> list[str]:
@@ -132,13 +135,13 @@ def tail(log: Path) -> list[str]:
 
 def files_in(folders: Iterable[Path]) -> dict[Path, os.stat_result]:
     """What some folders hold; one that is not there holds nothing."""
-    found = {}
+    stats = {}
     for folder in folders:
         with suppress(OSError), os.scandir(folder) as entries:
             for entry in entries:
                 with suppress(OSError):
-                    found[folder / entry.name] = entry.stat()
-    return found
+                    stats[folder / entry.name] = entry.stat()
+    return stats
 
 
 def _locks() -> dict[Path, float]:
@@ -157,23 +160,23 @@ def _slurm_jobs() -> Iterator[tuple[Path, Path]]:
 
 def _folders() -> Mapping[str, list[Path]]:
     """The folders of single submissions, by their names."""
-    found = defaultdict(list)
+    by_name = defaultdict(list)
     for rule in files_in([SUBMISSIONS]):
         for folder in files_in([rule]):
-            found[folder.name].append(folder)
-    return found
+            by_name[folder.name].append(folder)
+    return by_name
 
 
 def _folders_of(name: str, job: Job, known: Mapping[str, list[Path]]) -> Iterable[Path]:
     """Where the executor has put a job's files; none if it never started."""
     first, *others = runs_of(job)
     if not others:
-        found = known.get(_folder_name(name, "run", first, job.epoch), ())
-        return [folder for folder in found if folder.parent.name == job.rule]
-    folders = known.get(_folder_name(name, "stem", first.rpartition("-s")[0], job.epoch), ())
+        folders = known.get(_folder_name(name, "run", first, job.epoch), ())
+        return [folder for folder in folders if folder.parent.name == job.rule]
+    folders = known.get(_folder_name(name, "stem", _stem(job), job.epoch), ())
     # Each group of seeds has a rule of its own, whose number depends on what Snakemake was asked.
-    own = re.compile(rf"\bcheckpoints/{re.escape(first)}/")
-    return [found for found in folders if any(own.search(_text(f)) for f in found.glob("*.out"))]
+    names_it = re.compile(rf"\bcheckpoints/{re.escape(first)}/").search
+    return [folder for folder in folders if any(names_it(_text(f)) for f in folder.glob("*.out"))]
 
 
 @functools.cache
@@ -223,6 +226,6 @@ def _running(name: str, job: Job) -> Running:
 def _object(line: str) -> dict[str, Any]:
     """A line's JSON object; an empty one if it holds none."""
     with suppress(ValueError):
-        found = json.loads(line)
-        return found if isinstance(found, dict) else {}
+        value = json.loads(line)
+        return value if isinstance(value, dict) else {}
     return {}

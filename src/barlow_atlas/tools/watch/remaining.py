@@ -77,15 +77,15 @@ def _measured(name: str, jobs: Sequence[Job]) -> Iterator[tuple[Job, float]]:
 
     Those of untrained networks train nothing: their time is the start of a program.
     """
-    found = []
+    measured = []
     for job in jobs:
         if job.run is None or (job.rule == "pretrain" and not job.epochs):
             continue
         with suppress(OSError, ValueError, IndexError):
             file = step_file(name, job, ".tsv")
             _, row = file.read_text().splitlines()
-            found.append((file.stat().st_mtime, job, float(row.split("\t")[0])))
-    for _, job, seconds in sorted(found, key=lambda one: one[0]):
+            measured.append((file.stat().st_mtime, job, float(row.split("\t")[0])))
+    for _, job, seconds in sorted(measured, key=lambda one: one[0]):
         yield job, seconds
 
 
