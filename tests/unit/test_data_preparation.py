@@ -305,7 +305,8 @@ def test_a_killed_preparation_leaves_the_old_result_whole(
     script = (
         "import os, signal, sys\n"
         "from pathlib import Path\n"
-        "from barlow_atlas.data import DataSet, prepare\n"
+        "from barlow_atlas.data.catalog import DataSet\n"
+        "from barlow_atlas.data.preparation import prepare\n"
         "facts, root = DataSet.model_validate_json(sys.argv[1]), Path(sys.argv[2])\n"
         "def die(line):\n"
         f"    if {line!r} in line:\n"

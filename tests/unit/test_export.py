@@ -698,8 +698,8 @@ def test_writing_again_replaces_and_gives_the_same_bytes(
 
 def test_event_files_do_not_depend_on_the_process(workspace: Path, seed_one: Study) -> None:
     code = (
-        "from pathlib import Path; from barlow_atlas.study import load_study;"
-        "from barlow_atlas.export.tracking import track;"
+        "from pathlib import Path; from barlow_atlas.study.file import load_study;"
+        "from barlow_atlas.tools.export.tracking import track;"
         "track('demo', load_study(Path('params/demo.yaml')), 'tensorboard', Path('there'))"
     )
     track("demo", seed_one, "tensorboard", Path("here"))

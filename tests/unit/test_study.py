@@ -195,8 +195,8 @@ def test_paper_studies_have_the_published_settings(name: str) -> None:
 
 def test_planning_loads_neither_torch_nor_numpy() -> None:
     code = (
-        "import sys; from pathlib import Path; from barlow_atlas.study import load_study;"
-        "import barlow_atlas.sources; load_study(Path('params/cifar10.yaml')).runs();"
+        "import sys; from pathlib import Path; from barlow_atlas.study.file import load_study;"
+        "import barlow_atlas.workflow.sources; load_study(Path('params/cifar10.yaml')).runs();"
         "print([m for m in ('torch', 'numpy', 'pandas') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
