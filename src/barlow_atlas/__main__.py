@@ -201,8 +201,8 @@ def verify_checkpoints(options: argparse.Namespace) -> int:
         )
     for link in links:
         print(link)
-    print(chain.verdict(links))
-    return int(any(link.verdict == "damaged" for link in links))
+    print(chain.summary(links))
+    return int(any(link.condition == "damaged" for link in links))
 
 
 def runs(options: argparse.Namespace) -> None:

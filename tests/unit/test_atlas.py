@@ -9,7 +9,13 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from barlow_atlas.atlas.curves import accuracy_columns, headline, mean_curves, t_half_width
+from barlow_atlas.atlas.curves import (
+    accuracy_columns,
+    headline,
+    mean_curves,
+    peak_epoch,
+    t_half_width,
+)
 from barlow_atlas.atlas.frames import (
     COLUMNS,
     SIGNAL_COLUMNS,
@@ -154,6 +160,13 @@ def test_the_peak_is_chosen_on_validation_and_read_on_the_test(tidy: pd.DataFram
         "mixed_barlow_twins lambda_bt=0.0078125 lambda_reg=4.0 convention=small-data"
     )
     assert found == {"first": 31.0, "last": 59.0, "peak_epoch": 10, "at_peak": 57.0}
+
+
+def test_of_equal_peaks_the_earliest_is_meant() -> None:
+    """Whatever the order of the rows, and of the seeds in a sum."""
+    curve = pd.DataFrame({"epoch": [50, 0, 25], "mean": [(0.1 + 0.2 + 0.3) / 3, 0.1, 0.2]})
+    assert curve["mean"][0] > curve["mean"][2]
+    assert peak_epoch(curve) == 25
 
 
 def test_without_validation_there_is_no_peak(tidy: pd.DataFrame) -> None:

@@ -61,11 +61,11 @@ def walk(run: Run) -> dict[str, Link]:
 def test_a_whole_chain_leads_to_the_seed(run: Run) -> None:
     links = walk(run)
     assert list(links) == ["epoch 2", "epoch 2 cooled", "epoch 1", "epoch 0"]
-    assert {link.verdict for link in links.values()} == {"whole"}
+    assert {link.condition for link in links.values()} == {"whole"}
     assert "follows from epoch 1; epochs 2 to 2 once each" in str(links["epoch 2"])
     assert "epochs 3 to 3 once each" in str(links["epoch 2 cooled"])
     assert f"follows from seed {run.seed}" in str(links["epoch 0"])
-    assert chain.verdict(list(links.values())) == "whole: 4 milestones"
+    assert chain.summary(list(links.values())) == "whole: 4 milestones"
 
 
 def flip(path: Path) -> None:
@@ -98,9 +98,9 @@ def test_damage_is_named(
 ) -> None:
     spoil(of_run(kind, "small", run.name) / file)
     links = walk(run)
-    assert [name for name, found in links.items() if found.verdict == "damaged"] == [link]
+    assert [name for name, found in links.items() if found.condition == "damaged"] == [link]
     assert expected in str(links[link])
-    assert chain.verdict(list(links.values())).startswith("damaged: 1 of 4")
+    assert chain.summary(list(links.values())).startswith("damaged: 1 of 4")
 
 
 @pytest.mark.parametrize(
@@ -116,10 +116,10 @@ def test_what_is_elsewhere_is_no_damage(
 ) -> None:
     (of_run(kind, "small", run.name) / file).unlink()
     links = walk(run)
-    assert "damaged" not in {found.verdict for found in links.values()}
-    assert links[link].verdict == "not here"
+    assert "damaged" not in {found.condition for found in links.values()}
+    assert links[link].condition == "not here"
     assert hint in str(links[link])
-    assert chain.verdict(list(links.values())).startswith("incomplete")
+    assert chain.summary(list(links.values())).startswith("incomplete")
 
 
 def test_a_parent_of_another_history_is_found(run: Run, tmp_path: Path) -> None:
@@ -139,7 +139,7 @@ def test_a_parent_of_another_history_is_found(run: Run, tmp_path: Path) -> None:
     )
     (folder / "epoch_0001.state").unlink()
     assert "a checkout of other results?" in str(walk(run)["epoch 2"])
-    assert walk(run)["epoch 2"].verdict == "damaged"
+    assert walk(run)["epoch 2"].condition == "damaged"
 
 
 def test_a_first_milestone_of_another_seed_is_found(run: Run) -> None:
@@ -186,7 +186,7 @@ def test_foreign_weights_have_no_chain(tmp_path: Path, run: Run) -> None:
         )
     flip(folder / "epoch_0005.safetensors")
     links = chain.walk("small", foreign, (5, 10))
-    assert [(link.name, link.verdict) for link in links] == [
+    assert [(link.name, link.condition) for link in links] == [
         ("epoch 10", "whole"),
         ("epoch 5", "damaged"),
     ]

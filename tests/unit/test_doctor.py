@@ -1,4 +1,4 @@
-"""The doctor's findings on constructed machines."""
+"""The doctor's checks on constructed machines."""
 
 import subprocess
 from pathlib import Path
@@ -9,7 +9,7 @@ from barlow_atlas.data.catalog import CATALOG, class_folder
 from barlow_atlas.study.file import load_study
 from barlow_atlas.study.models import Resources
 from barlow_atlas.tools import doctor
-from barlow_atlas.tools.doctor import Finding
+from barlow_atlas.tools.doctor import Check
 
 ROOT = Path(__file__).parents[2]
 SINFO = "cpu*|infinite|(null)\ngpu|1-00:00:00|gpu:a100:4(S:0-1)\nshort|30:00|gpu:2\n"
@@ -19,8 +19,8 @@ def asked(gpu: int = 0, runtime: int = 60) -> list[Resources]:
     return [Resources(gpu=gpu, mem_mb=1000, runtime=runtime), Resources(mem_mb=1, runtime=1)]
 
 
-def levels(findings: list[Finding]) -> list[str]:
-    return [finding.level for finding in findings]
+def levels(checks: list[Check]) -> list[str]:
+    return [check.level for check in checks]
 
 
 def test_versions_are_compared_with_pyproject() -> None:
@@ -28,12 +28,12 @@ def test_versions_are_compared_with_pyproject() -> None:
     there = {"torch": "2.13.0+cpu", "dvc": "3.67.1"}
     (fine,) = doctor.check_versions(project, there.get)
     assert fine.level == "ok"
-    assert "torch 2.13.0+cpu" in fine.found
+    assert "torch 2.13.0+cpu" in fine.told
     old, absent = doctor.check_versions(project, {"torch": "2.10.0"}.get)
     assert levels([old, absent]) == ["missing", "missing"]
-    assert "2.10.0" in old.found
+    assert "2.10.0" in old.told
     assert old.remedy == "pip install 'torch>=2.11'"
-    assert "is not installed" in absent.found
+    assert "is not installed" in absent.told
 
 
 def test_a_python_that_is_too_old_is_missing() -> None:
@@ -47,7 +47,7 @@ def test_the_dvc_remote(tmp_path: Path) -> None:
     assert doctor.check_dvc([config]).level == "warning"
     config.write_text("[core]\n    remote = store\n['remote \"store\"']\n    url = /mnt/store\n")
     found = doctor.check_dvc([config, tmp_path / "absent"])
-    assert (found.level, found.found) == ("ok", "remote store: /mnt/store")
+    assert (found.level, found.told) == ("ok", "remote store: /mnt/store")
 
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
@@ -65,7 +65,7 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
 def test_room(needed: int, level: str) -> None:
     found = doctor.room(needed, free=10**10)
     assert found.level == level
-    assert "10 GB free" in found.found
+    assert "10 GB free" in found.told
 
 
 def test_data_prepared_raw_mirrored_downloadable_or_nowhere(
@@ -75,14 +75,14 @@ def test_data_prepared_raw_mirrored_downloadable_or_nowhere(
     cifar = CATALOG["cifar10"]
     download = doctor.check_data(cifar, ())
     assert download.level == "warning"
-    assert "will be downloaded (170 MB) from https://" in download.found
+    assert "will be downloaded (170 MB) from https://" in download.told
     assert "results/data/raw" in download.remedy
     mirror = tmp_path / "mirror"
     (mirror / "cifar-10-batches-py").mkdir(parents=True)
     assert doctor.check_data(cifar, (str(mirror),)).level == "ok"
     (tmp_path / "results/data/raw").mkdir(parents=True)
     (tmp_path / "results/data/raw/cifar-10-python.tar.gz").write_text("")
-    assert "results/data/raw" in doctor.check_data(cifar, ()).found
+    assert "results/data/raw" in doctor.check_data(cifar, ()).told
     assert doctor.check_data(CATALOG["digits"], ()).level == "ok"
     own = class_folder("birds", str(tmp_path / "birds"), 32)
     assert doctor.check_data(own, ()).level == "missing"
@@ -101,7 +101,7 @@ def test_gpus() -> None:
     assert doctor.gpus(2, 1, "NVIDIA A100").level == "missing"
     cpu = doctor.gpus(1, 0, "")
     assert cpu.level == "warning"
-    assert "will run on the CPU" in cpu.found
+    assert "will run on the CPU" in cpu.told
 
 
 def test_a_job_larger_than_the_machine() -> None:
@@ -112,16 +112,16 @@ def test_a_job_larger_than_the_machine() -> None:
 
 def test_partitions() -> None:
     (default,) = doctor.partitions(SINFO, None, asked(runtime=5000), "missing")
-    assert default == Finding("ok", "partition", "cpu allows any time, jobs ask for up to 5000")
+    assert default == Check("ok", "partition", "cpu allows any time, jobs ask for up to 5000")
     _, no_gpu = doctor.partitions(SINFO, None, asked(gpu=1), "missing")
     assert no_gpu.level == "missing"
     assert no_gpu.remedy == "take a partition with GPUs: gpu, short"
     assert levels(list(doctor.partitions(SINFO, "gpu", asked(gpu=4), "missing"))) == ["ok", "ok"]
     late, too_many = doctor.partitions(SINFO, "short", asked(gpu=3, runtime=60), "missing")
-    assert "short allows 30 min, a job asks for 60 min" in late.found
+    assert "short allows 30 min, a job asks for 60 min" in late.told
     assert too_many.remedy == "take a partition with GPUs: gpu"
     (absent,) = doctor.partitions(SINFO, "gpus", asked(), "missing")
-    assert absent.found == "there is no partition gpus; here are: cpu, gpu, short"
+    assert absent.told == "there is no partition gpus; here are: cpu, gpu, short"
 
 
 @pytest.mark.parametrize(
@@ -151,19 +151,19 @@ def test_accounts() -> None:
     assert doctor.accounts(["a", "b"], "a", "missing").level == "ok"
     assert doctor.accounts(None, "a", "missing").level == "warning"
     wrong = doctor.accounts(["a", "b"], "c", "missing")
-    assert (wrong.level, wrong.found) == ("missing", "c is none of yours: a, b")
+    assert (wrong.level, wrong.told) == ("missing", "c is none of yours: a, b")
 
 
 def test_slurm_that_does_not_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     (silent,) = doctor.check_slurm({}, asked(), "missing")
     assert silent.level == "missing"
-    assert silent.found == "sbatch does not answer: it is not installed"
+    assert silent.told == "sbatch does not answer: it is not installed"
     sbatch = tmp_path / "sbatch"
     sbatch.write_text("#!/bin/sh\necho first >&2\necho no controller >&2\nexit 1\n")
     sbatch.chmod(0o755)
     (refused,) = doctor.check_slurm({}, asked(), "warning")
-    assert (refused.level, refused.found) == ("warning", "sbatch does not answer: no controller")
+    assert (refused.level, refused.told) == ("warning", "sbatch does not answer: no controller")
 
 
 def test_profiles(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -180,8 +180,8 @@ def test_profiles(monkeypatch: pytest.MonkeyPatch) -> None:
     assert doctor.default_resource({}, "slurm_partition") is None
 
 
-def test_one_line_a_finding_and_the_remedy_below() -> None:
-    lines = list(doctor.table([Finding("ok", "disk", "room"), Finding("missing", "gpu", "0", "x")]))
+def test_one_line_a_check_and_the_remedy_below() -> None:
+    lines = list(doctor.table([Check("ok", "disk", "room"), Check("missing", "gpu", "0", "x")]))
     assert lines == [
         "ok       disk       room",
         "missing  gpu        0",
@@ -202,6 +202,6 @@ def test_the_demo_can_run_here_and_what_lacks_is_an_error(
         raise subprocess.TimeoutExpired("sbatch", 1)
 
     monkeypatch.setattr(doctor.subprocess, "run", refuse)
-    monkeypatch.setattr(doctor, "check_git", lambda: Finding("ok", "git", ""))
+    monkeypatch.setattr(doctor, "check_git", lambda: Check("ok", "git", ""))
     assert doctor.examine("demo", study, "slurm", told.append) == 1
     assert told[-1] == "1 missing"

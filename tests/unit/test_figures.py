@@ -37,9 +37,9 @@ LEDGER = pd.DataFrame(
 ).assign(claim="c", widths="64", seen_by="linear standard")
 BESIDE = pd.DataFrame(
     [
-        ("Mixed Barlow Twins, CIFAR-10, kNN", 90.52, 85.2, 84.1, 86.3, "2000 epochs there"),
-        ("Barlow Twins, STL-10, linear probe", 88.6, np.nan, np.nan, np.nan, ""),
-        (HOSTILE, 66.0, 64.2, np.nan, np.nan, HOSTILE),
+        ("Mixed Barlow Twins, CIFAR-10, kNN", 90.52, 85.2, 84.1, 86.3, ("2000 epochs there",)),
+        ("Barlow Twins, STL-10, linear probe", 88.6, np.nan, np.nan, np.nan, ()),
+        (HOSTILE, 66.0, 64.2, np.nan, np.nan, (HOSTILE,)),
     ],
     columns=["label", "published", "estimate", "low", "high", "differs"],
 )

@@ -222,13 +222,19 @@ def test_rests_of_a_killed_writer_are_removed(
     assert not [rest for rest in rests if rest.exists()]
 
 
+@pytest.mark.parametrize("stopped_after", [None, 3, 8])
 def test_a_chain_that_cannot_be_repeated_is_refused(
-    tmp_path: Path, tiny_run: Run, images: np.ndarray
+    stopped_after: int | None, tmp_path: Path, tiny_run: Run, images: np.ndarray
 ) -> None:
+    """Also if it is stopped on the way to its parent, or at the parent's epoch."""
     train_chain(tmp_path, tiny_run, images, (0, 2))
     (tmp_path / "checkpoints/epoch_0002.state").unlink()
+    last, others = segment(tmp_path, tiny_run, 2, 4), images[::-1]
+    if stopped_after is not None:
+        with pytest.raises(Interrupted):
+            pretrain_segment(last, others, CPU, NEVER, Stopper(stopped_after))
     with pytest.raises(SnapshotError, match="did not lead to the weights of epoch 2"):
-        pretrain_segment(segment(tmp_path, tiny_run, 2, 4), images[::-1], CPU, NEVER, Monitor())
+        pretrain_segment(last, others, CPU, NEVER, Monitor())
 
 
 def test_a_parent_of_another_run_is_refused(

@@ -140,3 +140,23 @@ def test_a_state_that_cannot_be_saved_does_not_keep_others_from_it(
     with pytest.raises(snapshot.SnapshotError, match="no space"):
         together(segments(tmp_path, tiny_run, 0, 3), images, Counter(4), Counter(), Counter())
     assert sorted(path.parent.name for path in tmp_path.glob("resume/*/*.state")) == ["s1", "s3"]
+
+
+def test_milestones_that_cannot_all_be_stored_cost_no_training(
+    tmp_path: Path, tiny_run: Run, images: np.ndarray, alone: list[str]
+) -> None:
+    """Of a job that failed, Snakemake removes the milestones that were stored, too."""
+    together(segments(tmp_path, tiny_run, None, 0), images)
+    in_the_way = tmp_path / "training/s2/epoch_0003.jsonl"
+    in_the_way.mkdir(parents=True)
+    with pytest.raises(snapshot.SnapshotError, match="cannot write"):
+        together(segments(tmp_path, tiny_run, 0, 3), images)
+    stored = list(tmp_path.glob("*/s1/epoch_0003.*"))
+    assert {file.suffix for file in stored} == {".jsonl", ".json", ".safetensors", ".state"}
+    for file in stored:
+        file.unlink()
+    in_the_way.rmdir()
+    again = [Counter() for _ in SEEDS]
+    assert together(segments(tmp_path, tiny_run, 0, 3), images, *again) == alone
+    assert [monitor.steps for monitor in again] == [0, 0, 0]
+    assert not list(tmp_path.glob("resume/*/*.state"))

@@ -35,7 +35,8 @@ COLUMNS = [
     *("difference", "difference_low", "difference_high", "differs", "note"),
 ]
 """A row of the joined table: the published number as printed, and in percent; ours in percent;
-differences in points; `differs`, what differs in the set-up; `note`, why a number is missing."""
+differences in points; `differs`, what differs in the set-up, a tuple of texts; `note`, why a number
+is missing."""
 
 NOT_YET_RUN = "not yet run"
 _REAL = ("ours", "low", "high", "difference", "difference_low", "difference_high")
@@ -86,9 +87,9 @@ def beside(
 
 def _frame(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> pd.DataFrame:
     """Text is empty and numbers are missing where a row has none; whole numbers stay whole."""
-    table = pd.DataFrame(rows, columns=list(columns))
+    table = pd.DataFrame([{"differs": (), **row} for row in rows], columns=list(columns))
     table = table.astype(dict.fromkeys(_REAL, "float64") | dict.fromkeys(_WHOLE, "Int64"))
-    text = [column for column in columns if column not in (*_REAL, *_WHOLE)]
+    text = [column for column in columns if column not in ("differs", *_REAL, *_WHOLE)]
     return table.assign(**table[text].astype(object).fillna("").astype(str))
 
 
@@ -171,11 +172,11 @@ def _measured(
     ours: Ours, theirs: Published | None, effects: Mapping[str, pd.DataFrame], note: str
 ) -> dict[str, Any]:
     """Our accuracy at the last milestone, and its difference to theirs, with intervals."""
-    found = effects.get(str(ours.study))
-    if found is None or found.empty:
+    of_study = effects.get(str(ours.study))
+    if of_study is None or of_study.empty:
         return {"note": "; ".join(filter(None, [note, NOT_YET_RUN]))}
     keys = ("method", "embedding_dim", "probe", "variant")
-    last = found[found["statistic"] == "last"]
+    last = of_study[of_study["statistic"] == "last"]
     for key in keys:
         last = last[last[key] == getattr(ours, key)]
     if last.empty:
@@ -238,8 +239,8 @@ def _epochs(study: Study, run: Run) -> int:
     return study.milestones_of(run)[-1]
 
 
-def what_differs(theirs: Published, study: Study, run: Run, variant: str) -> str:
-    """What our set-up has otherwise than the published one's, from the facts of both.
+def what_differs(theirs: Published, study: Study, run: Run, variant: str) -> tuple[str, ...]:
+    """What our set-up has otherwise than the published one's, by the facts of both, in words.
 
     Only what the source states can be compared; epochs, width and backbone that it does not state
     are said to be unknown.
@@ -249,7 +250,7 @@ def what_differs(theirs: Published, study: Study, run: Run, variant: str) -> str
         for ours, value, must in _comparable(theirs, study, run)
         if (must or value is not None) and ours.value != value
     ]
-    return "; ".join([*told, *_ours_alone(run), *_probe_words(theirs.probe, variant)])
+    return (*told, *_ours_alone(run), *_probe_words(theirs.probe, variant))
 
 
 def _comparable(theirs: Published, study: Study, run: Run) -> Iterator[tuple[Fact, Any, bool]]:
@@ -262,7 +263,7 @@ def _comparable(theirs: Published, study: Study, run: Run) -> Iterator[tuple[Fac
     for weight in WEIGHTS:
         value = getattr(run.settings, weight, None)
         if value is not None:
-            yield Fact(value, f"{weight} {value:g}"), theirs.weight(weight), False
+            yield Fact(value, f"{weight} {value:g}"), getattr(theirs, weight), False
 
 
 def _ours_alone(run: Run) -> Iterator[str]:
@@ -357,7 +358,7 @@ def _nearest_line(
             if isinstance(width, int)
             else -run.embedding_dim
         )
-        return len(what_differs(number, study, run, variant).split("; ")), apart
+        return len(what_differs(number, study, run, variant)), apart
 
     nearest = min(runs, key=distance)
     return Ours(

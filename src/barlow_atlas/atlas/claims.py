@@ -56,6 +56,21 @@ class Setting(Frozen):
     note: Words = Field(description="in what it differs from the papers")
 
 
+def claimed_set(holds: Holds, smallest: float) -> tuple[float, float]:
+    """Ends of the set of effects that a claim names, which do not belong to it; may be infinite.
+
+    Args:
+        smallest: smallest effect of interest.
+    """
+    infinity = float("inf")
+    return {
+        "above": (smallest, infinity),
+        "not above": (-infinity, smallest),
+        "not below": (-smallest, infinity),
+        "within": (-smallest, smallest),
+    }[holds]
+
+
 class _Claim(Frozen):
     id: Name
     text: Words = Field(description="the claim in one sentence")
@@ -75,14 +90,8 @@ class _Claim(Frozen):
 
     @property
     def ends(self) -> tuple[float, float]:
-        """Ends of the claimed set, which do not belong to it; infinite where it has none."""
-        infinity = float("inf")
-        return {
-            "above": (self.smallest, infinity),
-            "not above": (-infinity, self.smallest),
-            "not below": (-self.smallest, infinity),
-            "within": (-self.smallest, self.smallest),
-        }[self.holds]
+        """Those of `claimed_set`."""
+        return claimed_set(self.holds, self.smallest)
 
 
 class OneLine(_Claim):
@@ -255,18 +264,18 @@ def entries(claims: Claims, studies: Mapping[str, Study]) -> list[Entry]:
         ClaimError: a claim names what its study has not, with the nearest right name; a line for
             each such claim and study.
     """
-    found: list[Entry] = []
+    rows: list[Entry] = []
     faults = []
     for claim in claims.claims:
         for name in claim.studies:
             try:
                 study = studies[_known("study", name, studies)]
-                found += _expand(claim, name, study, claims.studies[name])
+                rows += _expand(claim, name, study, claims.studies[name])
             except ValueError as error:
                 faults.append(f"claim {claim.id}, study {name}: {error}")
     if faults:
         raise ClaimError("\n".join(faults))
-    return found
+    return rows
 
 
 def _expand(claim: Claim, name: str, study: Study, setting: Setting) -> list[Entry]:
@@ -307,17 +316,17 @@ def _groups(claim: Claim, study: Study) -> Iterator[tuple[list[str], list[tuple[
         _check_trend(claim, study)
         yield [], [(method, width) for method in methods for width in widths[method]]
         return
-    own = widths[_known("method", claim.method, widths)]
+    method_widths = widths[_known("method", claim.method, widths)]
     for other in claim.against if isinstance(claim, TwoLines) else [claim.method]:
-        others = widths[_known("method", other, widths)]
-        if own != others and not len(own) == len(others) == 1:
+        other_widths = widths[_known("method", other, widths)]
+        if method_widths != other_widths and not len(method_widths) == len(other_widths) == 1:
             raise ValueError(
-                f"{claim.method} has the widths {own} and {other} {others}: expected the same, or "
-                "one of each"
+                f"{claim.method} has the widths {method_widths} and {other} {other_widths}: "
+                "expected the same, or one of each"
             )
         several = isinstance(claim, TwoLines) and len(claim.against) > 1
-        for width, other_width in zip(own, others, strict=True):
-            parts = [other if several else "", f"d{width}" if len(own) > 1 else ""]
+        for width, other_width in zip(method_widths, other_widths, strict=True):
+            parts = [other if several else "", f"d{width}" if len(method_widths) > 1 else ""]
             pair = dict.fromkeys([(claim.method, width), (other, other_width)])
             yield parts, list(pair)
 

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from scipy import stats
 
@@ -39,13 +40,28 @@ def t_half_width(deviation: float, n: int) -> float:
     return float(quantile * deviation / n**0.5)
 
 
+def highest(curves: np.ndarray) -> np.ndarray:
+    """Where curves (..., milestones) are highest, as places (...): the earliest of equals.
+
+    Values that agree to nine decimals are equal, since sums of the same counts in another order
+    differ in the last digits.
+    """
+    return np.asarray(curves.round(9).argmax(axis=-1))
+
+
+def peak_epoch(curve: pd.DataFrame) -> int:
+    """The epoch at which a mean curve is `highest`; rows of `mean_curves`, of one curve."""
+    curve = curve.sort_values("epoch")
+    return int(curve["epoch"].to_numpy()[highest(curve["mean"].to_numpy())])
+
+
 def headline(curves: pd.DataFrame) -> dict[str, Any]:
     """Test accuracy (top-1, percent) of every curve: at epoch 0, the highest mean, the last.
 
     The highest mean is chosen on the validation curve where there is one, and read on the test
     curve; without validation images it is left out, since choosing on the test would flatter it.
     """
-    found: dict[str, Any] = {}
+    lines: dict[str, Any] = {}
     top1 = curves[curves["metric"] == "top1"]
     for key, curve in top1.groupby(["method", "embedding_dim", "probe", "variant"], sort=True):
         method, dim, probe, variant = key
@@ -53,12 +69,9 @@ def headline(curves: pd.DataFrame) -> dict[str, Any]:
         test = splits["test"]
         numbers = {"first": float(test.iloc[0]), "last": float(test.iloc[-1])}
         if "validation" in splits:
-            peak = splits["validation"].idxmax()
-            numbers |= {
-                "peak_epoch": int(str(peak)),
-                "at_peak": float(test[test.index == peak].iloc[0]),
-            }
-        place = found.setdefault(line_name(str(method), int(str(dim))), {}).setdefault(probe, {})
+            peak = peak_epoch(curve[curve["split"] == "validation"])
+            numbers |= {"peak_epoch": peak, "at_peak": float(test[peak])}
+        place = lines.setdefault(line_name(str(method), int(str(dim))), {}).setdefault(probe, {})
         (what,) = {
             f"test top-1 in percent, protocol {protocol}; {setting}; {objective}"
             for protocol, setting, objective in zip(
@@ -69,7 +82,7 @@ def headline(curves: pd.DataFrame) -> dict[str, Any]:
             "what": what,
             **{name: round(value, 4) for name, value in numbers.items()},
         }
-    return found
+    return lines
 
 
 def accuracy_columns(curves: pd.DataFrame) -> pd.DataFrame:

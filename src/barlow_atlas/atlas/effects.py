@@ -253,14 +253,14 @@ def _label_free_of(line: Line) -> Iterator[Row]:
         if not all(len(set(seed[~np.isnan(seed)])) > 1 for seed in values):
             continue
         stopping = signals.stopping_rule(signal, values, line.validation, line.correct)
-        found = {
+        statistics = {
             "rank_correlation": signals.rank_correlation(signal, values, accuracy),
             "kept": stopping.kept,
             "against_end": stopping.against_end,
             "against_peak": stopping.against_peak,
         }
         of_signal = {**_names(line), "signal": signal, "space": space, "split": split}
-        for statistic, one in found.items():
+        for statistic, one in statistics.items():
             if one is not None and not np.isnan(one.estimate):
                 yield {**of_signal, "statistic": statistic, **_numbers(one)}
 
@@ -305,14 +305,14 @@ def _tested(contrast: Contrast) -> Row:
     return {**_numbers(effect(contrast)), "p": sign_flip_p(contrast.values)}
 
 
-def _numbers(found: Effect) -> Row:
+def _numbers(measured: Effect) -> Row:
     return {
-        "estimate": found.estimate,
-        "low": found.low,
-        "high": found.high,
-        "n": found.n,
-        "df": found.df,
-        "how": found.method,
+        "estimate": measured.estimate,
+        "low": measured.low,
+        "high": measured.high,
+        "n": measured.n,
+        "df": measured.df,
+        "how": measured.method,
     }
 
 

@@ -64,26 +64,26 @@ def study_claims(entries: Sequence[Entry], lines: Sequence[Line]) -> pd.DataFram
     return typed([_row(entry, lines) for entry in entries], COLUMNS)
 
 
-def ledger(entries: Sequence[Entry], found: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+def ledger(entries: Sequence[Entry], of_studies: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """All claims with their verdicts.
 
     Args:
         entries: of all claims and studies.
-        found: each study's `study_claims`, as they are or read back from CSV; a study that has
+        of_studies: each study's `study_claims`, as they are or read back from CSV; a study that has
             none may lack.
 
     Returns:
         `LEDGER_COLUMNS`, a row an entry in the order given; `p_holm` is Holm's p over all rows.
     """
-    table = typed([_told(entry, found.get(entry.study)) for entry in entries], LEDGER_COLUMNS)
+    table = typed([_told(entry, of_studies.get(entry.study)) for entry in entries], LEDGER_COLUMNS)
     table["p_holm"] = holm(table["p"].to_numpy())
     return table
 
 
-def _told(entry: Entry, found: pd.DataFrame | None) -> dict[str, Any]:
+def _told(entry: Entry, of_study: pd.DataFrame | None) -> dict[str, Any]:
     """A row of the ledger but for Holm's p."""
     claim = entry.claim
-    row = _result(entry, found)
+    row = _result(entry, of_study)
     measured = Effect(*(row[key] for key in ("estimate", "low", "high", "n", "df", "how")))
     return {
         **row,
@@ -106,11 +106,11 @@ def _told(entry: Entry, found: pd.DataFrame | None) -> dict[str, Any]:
     }
 
 
-def _result(entry: Entry, found: pd.DataFrame | None) -> dict[str, Any]:
+def _result(entry: Entry, of_study: pd.DataFrame | None) -> dict[str, Any]:
     """The entry's row of its study's claims; if there is none, one that says so."""
-    if found is None:
+    if of_study is None:
         return _without(entry, "the study has no results")
-    rows = found[found["claim"] == entry.id]
+    rows = of_study[of_study["claim"] == entry.id]
     if rows.empty:
         return _without(entry, "the study was analysed before this claim was written")
     (row,) = rows.to_dict("records")
@@ -213,8 +213,8 @@ def drops(lines: Sequence[Line], weights: Sequence[float], what: str) -> Measure
         raise _Missing("no validation images (protocol reference), so no peak")
     chosen = [drop(line) for line in lines]
     fixed = [overfitting.fixed_drops(line.correct) for line in lines]
-    found = overfitting.from_best(chosen, fixed, weights, f"{chosen[0].what}{what}")
-    return found, combine(chosen, weights, "").values
+    summed = overfitting.from_best(chosen, fixed, weights, f"{chosen[0].what}{what}")
+    return summed, combine(chosen, weights, "").values
 
 
 def agreement(first: Line, second: Line) -> Measured:

@@ -1,6 +1,5 @@
 """A study's probe files as arrays: what the statistics take."""
 
-import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,8 +10,8 @@ import numpy as np
 from barlow_atlas.atlas.frames import setting, subject, variant
 from barlow_atlas.probes.packing import unpack
 
-SEED = re.compile(r"-s\d+$")
 OF_ALL_SEEDS = ("study", "method", "embedding_dim", "epochs", "protocol", "objective")
+"""What the runs of a line have in common."""
 
 
 @dataclass(frozen=True)
@@ -62,10 +61,12 @@ def read_lines(
     runs: dict[str, dict[int, Mapping[str, Any]]] = defaultdict(dict)
     for content in contents:
         runs[content["name"]][content["epoch"]] = content
-    groups: dict[str, list[list[Mapping[str, Any]]]] = defaultdict(list)
+    groups: dict[tuple[Any, ...], list[list[Mapping[str, Any]]]] = defaultdict(list)
     for name, epochs in planned.items():
         if all(epoch in runs[name] for epoch in epochs):
-            groups[SEED.sub("", name)].append([runs[name][epoch] for epoch in epochs])
+            milestones = [runs[name][epoch] for epoch in epochs]
+            of_run = subject(milestones[0])
+            groups[tuple(of_run[key] for key in OF_ALL_SEEDS)].append(milestones)
     return [line for group in groups.values() for line in _lines_of(group)]
 
 
@@ -111,11 +112,11 @@ def _answers(
     key: tuple[str, str, str, str],
 ) -> np.ndarray | None:
     """A probe's answers on one split, bool (n, m, images); None unless all milestones have them."""
-    if not all(key in found for milestones in results for found in milestones):
+    if not all(key in by_probe for milestones in results for by_probe in milestones):
         return None
     return np.array(
         [
-            [unpack(found[key]["correct"], found[key]["count"]) for found in milestones]
+            [unpack(by_probe[key]["correct"], by_probe[key]["count"]) for by_probe in milestones]
             for milestones in results
         ]
     )
@@ -140,6 +141,6 @@ def _signals(group: list[list[Mapping[str, Any]]]) -> dict[tuple[str, str, str],
         for contents in group
     ]
     return {
-        key: np.array([[found.get(key) for found in row] for row in tables], dtype=float)
+        key: np.array([[values.get(key) for values in row] for row in tables], dtype=float)
         for key in keys
     }

@@ -1,9 +1,9 @@
 """How much accuracy is lost after the peak, and from when on.
 
 Curves are arrays: `validation` (n, milestones), each seed's validation accuracy in any unit, and
-`correct` (n, milestones, images), the test images' correctness bits. The peak is chosen on the one
-and the loss read on the other, and for each seed on the *other* seeds' curves: the network that
-looks best by chance on its own curve would show a drop where there is none.
+`correct` (n, milestones, images), the test images' correctness bits. The peak (`curves.highest`) is
+chosen on the one and the loss read on the other, and for each seed on the *other* seeds' curves:
+the network that looks best by chance on its own curve would show a drop where there is none.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from itertools import cycle
 
 import numpy as np
 
+from barlow_atlas.atlas.curves import highest
 from barlow_atlas.atlas.statistics import Contrast, Effect, combine, effect, paired
 
 CHOICE = "the peak, chosen on the other seeds' validation curves,"
@@ -23,25 +24,19 @@ OWN_CHOICE = "the peak, chosen on the one seed's own validation curve and so bia
 def leave_one_out_peaks(validation: np.ndarray) -> np.ndarray:
     """For each seed, the milestone (n,) that is best on average over the other seeds' curves.
 
-    The earliest of equals. A single seed has no others: its own curve chooses.
+    A single seed has no others: its own curve chooses.
     """
     if len(validation) == 1:
-        return _highest(validation)
-    return _highest(validation.sum(axis=0) - validation)
+        return highest(validation)
+    return highest(validation.sum(axis=0) - validation)
 
 
 def mean_peak(validation: np.ndarray) -> int:
-    """The milestone where the mean of all seeds' curves is highest, the earliest of equals.
+    """The milestone where the mean of all seeds' curves is highest.
 
     To say what comes after the peak. No accuracy is read there: it would be flattered.
     """
-    return int(_highest(validation.sum(axis=0)))
-
-
-def _highest(curves: np.ndarray) -> np.ndarray:
-    """The place of the maximum along the last axis, the first of equals."""
-    # Sums of the same counts in another order differ in the last digits: still equals.
-    return np.asarray(curves.round(9).argmax(axis=-1))
+    return int(highest(validation.sum(axis=0)))
 
 
 def at_peak(
@@ -155,12 +150,12 @@ def from_best(
         weights: 1 for one line, 1 and -1 for a difference, `statistics.slope_weights` for a trend.
         what: the sum in words, with its unit.
     """
-    found = effect(combine(chosen, weights, what))
-    if found.n == 1:
-        return found
+    summed = effect(combine(chosen, weights, what))
+    if summed.n == 1:
+        return summed
     low, high = (_outermost(chosen, fixed, weights, side) for side in (-1, 1))
-    method = f"{found.method}; bounds: the outermost of all fixed milestones"
-    return replace(found, low=low, high=high, method=method)
+    method = f"{summed.method}; bounds: the outermost of all fixed milestones"
+    return replace(summed, low=low, high=high, method=method)
 
 
 def _outermost(
@@ -176,8 +171,8 @@ def _outermost(
     """
 
     def bound(picked: Sequence[Contrast]) -> float:
-        found = effect(combine(picked, weights, ""))
-        return side * (found.high if side > 0 else found.low)
+        summed = effect(combine(picked, weights, ""))
+        return side * (summed.high if side > 0 else summed.low)
 
     picked, free = list(chosen), [k for k, weight in enumerate(weights) if side * weight > 0]
     settled = 0
@@ -249,9 +244,9 @@ def onset(epochs: np.ndarray, validation: np.ndarray, correct: np.ndarray) -> Ef
         An effect in epochs.
     """
     drops = [_drop_until(validation, correct, until) for until in range(len(epochs))]
-    estimate = _from_on(epochs, [found.estimate > 0 for found in drops])
-    low = _from_on(epochs, [found.high > 0 for found in drops])
-    high = _from_on(epochs, [found.low > 0 for found in drops])
+    estimate = _from_on(epochs, [each.estimate > 0 for each in drops])
+    low = _from_on(epochs, [each.high > 0 for each in drops])
+    high = _from_on(epochs, [each.low > 0 for each in drops])
     if len(validation) == 1:
         low = high = float("nan")
     last = drops[-1]

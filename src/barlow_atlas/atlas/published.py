@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 from ruamel.yaml import YAML
@@ -21,8 +21,8 @@ from barlow_atlas.settings.frozen import Frozen
 from barlow_atlas.settings.training import Positive
 
 Probe = Literal["knn", "linear"]
-Weight = Literal["lambda_bt", "lambda_reg"]
-WEIGHTS: tuple[Weight, ...] = get_args(Weight)
+WEIGHTS = ("lambda_bt", "lambda_reg")
+"""Weights of an objective that published numbers are compared in."""
 DATA_SETS = {
     "CIFAR-10": "cifar10",
     "CIFAR-100": "cifar100",
@@ -55,6 +55,9 @@ class Published(Frozen):
     backbone: str | None
     embedding_dim: Positive | str | None = Field(description="text where the source has a range")
     pretrain_epochs: Positive | None
+    batch_size: Positive | None
+    lambda_bt: float | None
+    lambda_reg: float | None
     metric: str = Field(pattern=r"^[a-z0-9_]+$")
     value: Decimal = Field(description="with the source's digits")
     unit: str = Field(min_length=1)
@@ -69,27 +72,16 @@ class Published(Frozen):
     @property
     def probe(self) -> "PublishedProbe | None":
         """How the accuracy was measured, as far as the metric's name says; None if not top-1."""
-        found = _METRIC.fullmatch(self.metric)
-        if found is None or self.percent is None:
+        name = _METRIC.fullmatch(self.metric)
+        if name is None or self.percent is None:
             return None
         return PublishedProbe(
-            probe="knn" if found["probe"] == "knn" else "linear",
-            k=int(found["k"]) if found["k"] else None,
-            online=bool(found["online"]),
-            best_epoch=(found["rest"] or "") in ("_best", "_max_over_epochs"),
-            approximate=(found["rest"] or "") == "_approx" or self.unit.startswith("% (about"),
+            probe="knn" if name["probe"] == "knn" else "linear",
+            k=int(name["k"]) if name["k"] else None,
+            online=bool(name["online"]),
+            best_epoch=name["rest"] in ("_best", "_max_over_epochs"),
+            approximate=name["rest"] == "_approx" or self.unit.startswith("% (about"),
         )
-
-    @property
-    def batch_size(self) -> int | None:
-        """The batch size, where the method's or the source's text states it."""
-        found = re.search(r"\bbatch (?:size )?(\d+)", f"{self.method}; {self.source}")
-        return int(found[1]) if found else None
-
-    def weight(self, name: Weight) -> float | None:
-        """A weight of the objective, where the method's text states it, as `lambda_BT=0.0051`."""
-        found = re.search(rf"\b{name}=(\d+(?:\.\d+)?)", self.method, re.IGNORECASE)
-        return float(found[1]) if found else None
 
 
 class PublishedProbe(Frozen):
@@ -238,10 +230,10 @@ def _rows(where: str, given: Any) -> Iterable[Row]:
     """The rows that one entry of a specification stands for."""
     if not isinstance(given, dict):
         raise TableError(f"{where}: expected a mapping, found: {given!r}")
-    own = {key: part for key, part in given.items() if key != "each"}
+    common = {key: part for key, part in given.items() if key != "each"}
     for choice in itertools.product(*given.get("each", [])):
         merged: dict[str, Any] = {}
-        for part in (own, *choice):
+        for part in (common, *choice):
             _merge(merged, part)
         try:
             yield Row.model_validate(merged)
@@ -272,12 +264,14 @@ def find(selector: Selector, published: Sequence[Published]) -> Published:
         TableError: none or several; the message has the nearest one, or those that match.
     """
     wanted = selector.wanted
-    found = [row for row in published if _agreeing(row, wanted) == len(wanted)]
-    if len(found) == 1:
-        return found[0]
-    if found:
-        listed = "; ".join(describe(row) for row in found[:3])
-        raise TableError(f"{len(found)} published numbers match {wanted}: {listed}. Give more keys")
+    matching = [row for row in published if _agreeing(row, wanted) == len(wanted)]
+    if len(matching) == 1:
+        return matching[0]
+    if matching:
+        listed = "; ".join(describe(row) for row in matching[:3])
+        raise TableError(
+            f"{len(matching)} published numbers match {wanted}: {listed}. Give more keys"
+        )
     if not published:
         raise TableError(f"no published number matches {wanted}: there are none at all")
     nearest = max(published, key=lambda row: _nearness(row, wanted))

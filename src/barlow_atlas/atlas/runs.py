@@ -74,9 +74,9 @@ def chain_table(
             follow from the one before, or two files describe one milestone in different ways.
     """
     rows = []
-    for name, found in _by_run(planned, contents).items():
+    for name, probed in _by_run(planned, contents).items():
         links: dict[tuple[int, bool], Mapping[str, Any]] = {}
-        for content in found:
+        for content in probed:
             checkpoint = content["checkpoint"]
             place = content["epoch"], bool(checkpoint.get("cooldown_epochs"))
             known = links.setdefault(place, checkpoint)
@@ -91,20 +91,20 @@ def chain_table(
             rows.append(
                 {"run": name, "epoch": epoch}
                 | {key: checkpoint.get(key) for key in ("cooldown_epochs", *HASHES)}
-                | {"follows": _follows(name, planned[name], links, epoch, branch, found[0]["run"])}
+                | {"follows": _follows(name, planned[name], links, epoch, branch, probed[0]["run"])}
             )
     return pd.DataFrame(rows, columns=CHAIN_COLUMNS).astype({"cooldown_epochs": "Int64"})
 
 
 def content_of(manifest: Mapping[str, Any]) -> dict[str, Any]:
     """A checkpoint's manifest, parsed, in the form of a probe file that has found nothing yet."""
-    own = ("format", "study", "run")
+    beside_it = ("format", "study", "run")
     return {
         "study": manifest["study"],
         "name": ANY_RUN.validate_json(json.dumps(manifest["run"])).name,
         "epoch": manifest["epoch"],
         "run": manifest["run"],
-        "checkpoint": {key: value for key, value in manifest.items() if key not in own},
+        "checkpoint": {key: value for key, value in manifest.items() if key not in beside_it},
         "signals": [],
         "results": [],
     }
@@ -114,11 +114,11 @@ def _by_run(
     planned: Mapping[str, Sequence[int]], contents: Iterable[Mapping[str, Any]]
 ) -> dict[str, list[Mapping[str, Any]]]:
     """Contents of each run's planned milestones, in the order of their epochs."""
-    found: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
+    of_run: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
     for content in contents:
         if content["epoch"] in planned.get(content["name"], ()):
-            found[content["name"]].append(content)
-    return {name: sorted(found[name], key=lambda content: content["epoch"]) for name in planned}
+            of_run[content["name"]].append(content)
+    return {name: sorted(of_run[name], key=lambda content: content["epoch"]) for name in planned}
 
 
 def _run_row(

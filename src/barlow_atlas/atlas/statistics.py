@@ -174,10 +174,10 @@ def effect(contrast: Contrast) -> Effect:
     )
 
 
-def cut(found: Effect, lowest: float, highest: float) -> Effect:
+def cut(uncut: Effect, lowest: float, highest: float) -> Effect:
     """The effect with its interval cut to the values that are possible, such as 0 to 100 %."""
-    low, high = np.clip([found.low, found.high], lowest, highest)
-    return replace(found, low=float(low), high=float(high))
+    low, high = np.clip([uncut.low, uncut.high], lowest, highest)
+    return replace(uncut, low=float(low), high=float(high))
 
 
 def over_seeds(values: np.ndarray, what: str, lowest: float, highest: float) -> Effect:
@@ -194,8 +194,8 @@ def over_seeds(values: np.ndarray, what: str, lowest: float, highest: float) -> 
         return without_interval(estimate, what)
     half = t_half_width(float(values.std(ddof=1)), n)
     method = f"{what}; new seeds on these images: t over {n} seeds (df {n - 1})"
-    found = Effect(estimate, estimate - half, estimate + half, n, n - 1, method)
-    return cut(found, lowest, highest)
+    uncut = Effect(estimate, estimate - half, estimate + half, n, n - 1, method)
+    return cut(uncut, lowest, highest)
 
 
 def without_interval(estimate: float, what: str) -> Effect:
@@ -311,7 +311,7 @@ def holm(p: np.ndarray) -> np.ndarray:
     return adjusted
 
 
-def verdict(found: Effect, lowest: float, highest: float) -> Verdict:
+def verdict(measured: Effect, lowest: float, highest: float) -> Verdict:
     """What an interval says about the claim that an effect x has lowest < x < highest.
 
         reproduced: the whole interval lies in the claimed set
@@ -334,11 +334,11 @@ def verdict(found: Effect, lowest: float, highest: float) -> Verdict:
             f"no effect lies above {lowest} and below {highest}; give the lower end first, and to "
             "a claim of equivalence a smallest effect of interest above 0"
         )
-    if np.isnan([found.low, found.high]).any():
+    if np.isnan([measured.low, measured.high]).any():
         return "inconclusive"
-    above = lowest == -np.inf or found.low > lowest
-    below = highest == np.inf or found.high < highest
+    above = lowest == -np.inf or measured.low > lowest
+    below = highest == np.inf or measured.high < highest
     if above and below:
         return "reproduced"
-    outside = found.high <= lowest or found.low >= highest
+    outside = measured.high <= lowest or measured.low >= highest
     return "contradicted" if outside else "inconclusive"

@@ -15,12 +15,12 @@ import pandas as pd
 
 from barlow_atlas.atlas.curves import line_name
 from barlow_atlas.atlas.frames import LINE
+from barlow_atlas.report.text import MINUS, markdown_table, plain
 from barlow_atlas.report.text import latex as in_latex
 from barlow_atlas.report.text import markdown as in_markdown
-from barlow_atlas.report.text import plain
 
 ENDINGS = ("csv", "md", "tex", "html")
-MINUS, INFINITY = "\N{MINUS SIGN}", "\N{INFINITY}"
+INFINITY = "\N{INFINITY}"
 EMPTY = "Nothing to show yet."
 # Too long for a column: what the short name stands for is written once, below the table.
 STANDS_FOR = {"method": "objective", "variant": "setting"}
@@ -139,11 +139,11 @@ def csv(table: Table) -> str:
 def markdown(table: Table) -> str:
     """The title, the table, the notes as a list; tables as GitHub has them."""
     rule = ["---:" if column.to_right else "---" for column in table.columns]
-    lines = [[in_markdown(column.header) for column in table.columns], rule]
-    lines += [[in_markdown(cell) for cell in row] for row in table.cells()]
-    body = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+    head = [in_markdown(column.header) for column in table.columns]
+    rows = [[in_markdown(cell) for cell in row] for row in table.cells()]
+    body = markdown_table([head, rule, *rows])
     notes = "".join(f"- {in_markdown(note)}\n" for note in table.told())
-    return f"**{in_markdown(table.title)}**\n\n{body}\n" + (f"\n{notes}" if notes else "")
+    return f"**{in_markdown(table.title)}**\n\n{body}" + (f"\n{notes}" if notes else "")
 
 
 def html(table: Table) -> str:
@@ -450,7 +450,7 @@ def beside_table(rows: pd.DataFrame, title: str, notes: Sequence[str] = ()) -> T
     numbers = {place: f"[{n}]" for n, place in enumerate(dict.fromkeys(filter(None, places)), 1)}
     further = [name for name in rows.columns if name.startswith("also ") and f"{name} from" in rows]
     units = sorted(set(filter(None, rows["unit"]))) or ["%"]
-    usual = _in_all(rows["differs"])
+    usual = _in_all([differs for differs in rows["differs"] if differs])
     joined = rows.assign(
         line=[
             "" if pd.isna(dim) else line_name(method, int(dim))
@@ -458,9 +458,10 @@ def beside_table(rows: pd.DataFrame, title: str, notes: Sequence[str] = ()) -> T
         ],
         cited=[numbers.get(place, "") for place in places],
         said=[
-            "; ".join([*(part for part in _parts(differs) if part not in usual), *_parts(note)])
+            "; ".join([*(part for part in differs if part not in usual), *filter(None, [note])])
             for differs, note in zip(rows["differs"], rows["note"], strict=True)
         ],
+        differs=["; ".join(differs) for differs in rows["differs"]],
     )
     shown = [
         Column("method", "method"),
@@ -508,14 +509,12 @@ def beside_table(rows: pd.DataFrame, title: str, notes: Sequence[str] = ()) -> T
     return _shortened(title, shown, joined, told, ["line", "cited", "said"])
 
 
-def _parts(text: str) -> list[str]:
-    return text.split("; ") if text else []
-
-
-def _in_all(texts: Iterable[str]) -> list[str]:
-    """The parts that all texts share, of those with any; nothing if there is only one such text."""
-    first, *others = [_parts(text) for text in texts if text] or [[]]
-    return [part for part in first if others and all(part in other for other in others)]
+def _in_all(rows: Sequence[Sequence[str]]) -> list[str]:
+    """What all rows have in common; nothing if there are not two of them."""
+    if len(rows) < 2:
+        return []
+    first, *others = rows
+    return [part for part in first if all(part in other for other in others)]
 
 
 def _line_columns() -> list[Column]:

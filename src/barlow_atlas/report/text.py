@@ -1,7 +1,18 @@
-"""Text from anywhere, escaped for LaTeX and Markdown. HTML is escaped by `html.escape` or Jinja."""
+"""Words that several tables and pages share, and text from anywhere, escaped.
+
+For LaTeX and Markdown; HTML is escaped by `html.escape` or Jinja.
+"""
 
 import re
 import unicodedata
+from collections.abc import Iterable
+
+MINUS = "\N{MINUS SIGN}"
+PROTOCOLS = {
+    "clean": "validation images held out of pre-training and probing choose peaks and settings",
+    "reference": "as the papers' code does it, without validation images",
+}
+"""Protocols in words."""
 
 # What LaTeX reads as a command or prints as another sign, and signs that a font lacks in text.
 _LATEX = {
@@ -18,7 +29,7 @@ _LATEX = {
     "'": r"\textquotesingle{}",
     "`": r"\textasciigrave{}",
     "\N{PLUS-MINUS SIGN}": r"$\pm$",
-    "\N{MINUS SIGN}": r"$-$",
+    MINUS: r"$-$",
     "\N{INFINITY}": r"$\infty$",
     "\N{MULTIPLICATION SIGN}": r"$\times$",
     "\N{LESS-THAN OR EQUAL TO}": r"$\leq$",
@@ -73,3 +84,8 @@ def markdown(text: str) -> str:
     safe = plain(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     escaped = _MARKDOWN.sub(r"\\\g<0>", safe)
     return _BLOCK.sub(r"\1\\\2", escaped)
+
+
+def markdown_table(rows: Iterable[Iterable[str]]) -> str:
+    """Rows of cells that are Markdown already; the second one is the rule below the head."""
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in rows)

@@ -1,6 +1,6 @@
 """Checks a machine for what a study needs: what is there, what is missing, how to get it.
 
-Each check is a function that returns findings; nothing is changed, started or downloaded.
+Each check is a function; nothing is changed, started or downloaded.
 """
 
 import configparser
@@ -42,36 +42,36 @@ class DoctorError(AtlasError):
 
 
 @dataclass(frozen=True)
-class Finding:
-    """The outcome of one check."""
+class Check:
+    """A check and its outcome."""
 
     level: Level
     what: str
-    found: str
+    told: str
     remedy: str = ""
 
 
 def examine(
     name: str, study: Study, profile: str | None, tell: Callable[[str], None]
 ) -> Literal[0, 1]:
-    """Tells all findings, one a line; 1 if something that the study needs is missing."""
-    findings = list(findings_of(name, study, profile))
-    for line in table(findings):
+    """Tells all checks, one a line; 1 if something that the study needs is missing."""
+    checks = list(checks_of(name, study, profile))
+    for line in table(checks):
         tell(line)
-    missing = sum(finding.level == "missing" for finding in findings)
+    missing = sum(check.level == "missing" for check in checks)
     tell(f"{missing} missing" if missing else f"{name} can run here")
     return 1 if missing else 0
 
 
-def table(findings: Iterable[Finding]) -> Iterator[str]:
-    """One line a finding; what to do stands below, indented."""
-    for finding in findings:
-        yield f"{finding.level:8} {finding.what:10} {finding.found}"
-        if finding.remedy:
-            yield f"{'':19} -> {finding.remedy}"
+def table(checks: Iterable[Check]) -> Iterator[str]:
+    """One line a check; what to do stands below, indented."""
+    for check in checks:
+        yield f"{check.level:8} {check.what:10} {check.told}"
+        if check.remedy:
+            yield f"{'':19} -> {check.remedy}"
 
 
-def findings_of(name: str, study: Study, profile: str | None) -> Iterator[Finding]:
+def checks_of(name: str, study: Study, profile: str | None) -> Iterator[Check]:
     """All checks of a study, in the order in which their lack would be met."""
     settings = read_profile(profile) if profile else {}
     slurm = settings.get("submitit-cluster") == "slurm" or settings.get("executor") == "slurm"
@@ -100,7 +100,7 @@ def findings_of(name: str, study: Study, profile: str | None) -> Iterator[Findin
 
 def check_versions(
     project: dict[str, Any], installed: Callable[[str], str | None]
-) -> Iterator[Finding]:
+) -> Iterator[Check]:
     """Python and each dependency against what pyproject.toml asks for.
 
     Args:
@@ -109,7 +109,7 @@ def check_versions(
     """
     python = platform.python_version()
     if not SpecifierSet(project["requires-python"]).contains(python, prereleases=True):
-        yield Finding(
+        yield Check(
             "missing",
             "python",
             f"{python}, asked for is {project['requires-python']}",
@@ -120,7 +120,7 @@ def check_versions(
         there = installed(requirement.name)
         if there is None or not requirement.specifier.contains(there, prereleases=True):
             wrong += 1
-            yield Finding(
+            yield Check(
                 "missing",
                 "package",
                 f"{requirement.name} {there or 'is not installed'}, asked for is {requirement}",
@@ -129,7 +129,7 @@ def check_versions(
     shown = ("torch", "torchvision", "snakemake", "submitit", "dvc")
     versions = ", ".join(f"{name} {installed(name) or '-'}" for name in shown)
     if not wrong:
-        yield Finding("ok", "versions", f"Python {python}, {versions}: as pyproject.toml asks")
+        yield Check("ok", "versions", f"Python {python}, {versions}: as pyproject.toml asks")
 
 
 def _installed(name: str) -> str | None:
@@ -139,26 +139,24 @@ def _installed(name: str) -> str | None:
         return None
 
 
-def check_git() -> Finding:
+def check_git() -> Check:
     """Whether results will name the code that made them."""
     from barlow_atlas.store.provenance import code_version
 
     code = code_version()
     if code is None:
-        return Finding(
+        return Check(
             "warning",
             "git",
             "the code is not in a git checkout: results cannot name its commit",
             "git clone the repository and work there",
         )
     if code["changed"]:
-        return Finding(
-            "warning", "git", f"commit {code['commit'][:12]}, changed since", "git commit"
-        )
-    return Finding("ok", "git", f"commit {code['commit'][:12]}")
+        return Check("warning", "git", f"commit {code['commit'][:12]}, changed since", "git commit")
+    return Check("ok", "git", f"commit {code['commit'][:12]}")
 
 
-def check_dvc(configs: Sequence[Path]) -> Finding:
+def check_dvc(configs: Sequence[Path]) -> Check:
     """Whether a DVC remote is named to share data and weights with."""
     parser = configparser.ConfigParser(strict=False)
     parser.read(configs)
@@ -170,8 +168,8 @@ def check_dvc(configs: Sequence[Path]) -> Finding:
     }
     default = parser.get("core", "remote", fallback=None)
     if default in urls:
-        return Finding("ok", "dvc", f"remote {default}: {urls[default]}")
-    return Finding(
+        return Check("ok", "dvc", f"remote {default}: {urls[default]}")
+    return Check(
         "warning",
         "dvc",
         "no default remote: data and weights stay on this machine",
@@ -182,106 +180,106 @@ def check_dvc(configs: Sequence[Path]) -> Finding:
 # Disk and data
 
 
-def check_writable(folder: Path) -> Finding:
+def check_writable(folder: Path) -> Check:
     """Whether files can be made in a folder, or the folder itself."""
     at = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     if at.is_dir() and os.access(at, os.W_OK | os.X_OK):
-        return Finding("ok", "folder", f"{folder}/ can be written")
-    return Finding(
+        return Check("ok", "folder", f"{folder}/ can be written")
+    return Check(
         "missing", "folder", f"{folder}/ cannot be written", f"chmod u+rwx {at}, or work elsewhere"
     )
 
 
-def check_room(name: str, study: Study) -> Finding:
+def check_room(name: str, study: Study) -> Check:
     """Whether what a study will keep fits on the disk, beside what is there of it."""
     at = next(path for path in (RESULTS.absolute(), *RESULTS.absolute().parents) if path.exists())
     free = shutil.disk_usage(at).free
     try:
         whole = storage_of(study, jobs_of(name, study), os.cpu_count() or 1).total
     except AtlasError as error:
-        return Finding("warning", "disk", f"{size(free)} free; needed is unknown: {error}")
+        return Check("warning", "disk", f"{size(free)} free; needed is unknown: {error}")
     own = (RESULTS / name, *(DATA / data_set.name for data_set in study.data_sets()))
     there = sum(f.stat().st_size for folder in own for f in folder.rglob("*") if f.is_file())
     return room(max(0, whole - there), free)
 
 
-def room(needed: int, free: int) -> Finding:
+def room(needed: int, free: int) -> Check:
     """A comparison of bytes; with less than a tenth to spare it is a warning."""
-    found = f"{size(free)} free, the study will take up to {size(needed)} more"
+    told = f"{size(free)} free, the study will take up to {size(needed)} more"
     if needed > free:
-        return Finding("missing", "disk", found, "make room, or link results/ to a larger disk")
+        return Check("missing", "disk", told, "make room, or link results/ to a larger disk")
     if 1.1 * needed > free:
-        return Finding("warning", "disk", found, "make room: other programs write here as well")
-    return Finding("ok", "disk", found)
+        return Check("warning", "disk", told, "make room: other programs write here as well")
+    return Check("ok", "disk", told)
 
 
-def check_data(data_set: DataSet, mirrors: Sequence[str]) -> Finding:
+def check_data(data_set: DataSet, mirrors: Sequence[str]) -> Check:
     """Where a data set is or would come from; checksums are verified when it is prepared."""
     folder = DATA / data_set.name
     if (folder / "manifest.json").is_file():
         try:
             load(folder)
         except AtlasError as error:
-            return Finding("missing", "data", str(error), f"remove {folder}, or `dvc checkout` it")
-        return Finding("ok", "data", f"{data_set.name} is prepared in {folder}")
+            return Check("missing", "data", str(error), f"remove {folder}, or `dvc checkout` it")
+        return Check("ok", "data", f"{data_set.name} is prepared in {folder}")
     if data_set.path is not None:
         if Path(data_set.path).is_dir():
-            return Finding("ok", "data", f"{data_set.name} will be prepared from {data_set.path}")
-        return Finding(
+            return Check("ok", "data", f"{data_set.name} will be prepared from {data_set.path}")
+        return Check(
             "missing",
             "data",
             f"{data_set.path} of {data_set.name} is no folder",
             "correct data.path in the study, or bring the images there",
         )
     if data_set.official_folder is None:
-        return Finding("ok", "data", f"{data_set.name} comes with a Python package")
+        return Check("ok", "data", f"{data_set.name} comes with a Python package")
     archive = data_set.archive
     names = [data_set.official_folder, *([archive.name] if archive else [])]
     for place in (str(RAW_DATA), *mirrors):
         if re.match(r"https?://", place):
-            return Finding("ok", "data", f"{data_set.name} will be looked for at {place}")
+            return Check("ok", "data", f"{data_set.name} will be looked for at {place}")
         local = Path(place.removeprefix("file://")).expanduser()
         there = next((local / name for name in names if (local / name).exists()), None)
         if there:
-            return Finding("ok", "data", f"{data_set.name} will be prepared from {there}")
+            return Check("ok", "data", f"{data_set.name} will be prepared from {there}")
     urls = [file.url for file in data_set.files if file.url]
     urls += [archive.url] if archive and archive.url else []
     remedy = f"put {' or '.join(names)} into {RAW_DATA}, or name its folder in BARLOW_ATLAS_DATA"
     if urls:
         amount = f" ({size(archive.size)})" if archive and archive.size else ""
-        return Finding(
+        return Check(
             "warning",
             "data",
             f"{data_set.name} will be downloaded{amount} from {urls[0]}",
             f"without a network here: {remedy}",
         )
-    return Finding("missing", "data", f"{data_set.name} cannot be downloaded", remedy)
+    return Check("missing", "data", f"{data_set.name} cannot be downloaded", remedy)
 
 
 # This machine
 
 
-def check_gpu(asked: Sequence[Resources]) -> Finding:
+def check_gpu(asked: Sequence[Resources]) -> Check:
     """Whether a GPU is here where jobs ask for one."""
     import torch
 
     wanted = max(one.gpu for one in asked)
-    here = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    names = ", ".join(torch.cuda.get_device_name(i) for i in range(here))
-    return gpus(wanted, here, names)
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    names = ", ".join(torch.cuda.get_device_name(i) for i in range(count))
+    return gpus(wanted, count, names)
 
 
-def gpus(wanted: int, here: int, names: str) -> Finding:
-    """`wanted` GPUs a job against those that are `here`."""
+def gpus(wanted: int, count: int, names: str) -> Check:
+    """`wanted` GPUs a job against the `count` of those that are here."""
     if not wanted:
-        return Finding("ok", "gpu", "none is asked for" + (f" ({names} is here)" if here else ""))
-    if here >= wanted:
-        return Finding("ok", "gpu", names)
-    if here:
-        return Finding(
-            "missing", "gpu", f"{here} ({names}), a job asks for {wanted}", "lower resources.*.gpu"
+        return Check("ok", "gpu", "none is asked for" + (f" ({names} is here)" if count else ""))
+    if count >= wanted:
+        return Check("ok", "gpu", names)
+    if count:
+        return Check(
+            "missing", "gpu", f"{count} ({names}), a job asks for {wanted}", "lower resources.*.gpu"
         )
-    return Finding(
+    return Check(
         "warning",
         "gpu",
         f"a job asks for {wanted}, and none is visible: jobs will run on the CPU",
@@ -290,19 +288,19 @@ def gpus(wanted: int, here: int, names: str) -> Finding:
     )
 
 
-def check_machine(asked: Sequence[Resources], threads: int) -> Finding:
+def check_machine(asked: Sequence[Resources], threads: int) -> Check:
     """Whether one job fits into this machine's memory and cores."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / MEGABYTE
     return machine(max(one.mem_mb for one in asked), threads, memory, os.cpu_count() or 1)
 
 
-def machine(mem_mb: int, threads: int, memory_mb: float, cores: int) -> Finding:
-    found = f"{cores} cores, {memory_mb:.0f} MB; a job asks for {threads} threads, {mem_mb} MB"
+def machine(mem_mb: int, threads: int, memory_mb: float, cores: int) -> Check:
+    told = f"{cores} cores, {memory_mb:.0f} MB; a job asks for {threads} threads, {mem_mb} MB"
     if mem_mb > memory_mb:
-        return Finding("warning", "memory", found, "a smaller batch_size, or a larger machine")
+        return Check("warning", "memory", told, "a smaller batch_size, or a larger machine")
     if threads > cores:
-        return Finding("warning", "cores", found, "threads share the cores, which is slower")
-    return Finding("ok", "machine", found)
+        return Check("warning", "cores", told, "threads share the cores, which is slower")
+    return Check("ok", "machine", told)
 
 
 # Slurm
@@ -329,7 +327,7 @@ def default_resource(settings: dict[str, Any], name: str) -> str | None:
 
 def check_slurm(
     settings: dict[str, Any], asked: Sequence[Resources], lack: Level
-) -> Iterator[Finding]:
+) -> Iterator[Check]:
     """Whether Slurm answers, and has the partition, time, GPUs and account that jobs ask for.
 
     Args:
@@ -341,25 +339,25 @@ def check_slurm(
     ):
         ok, said = ask(command, *arguments)
         if not ok:
-            yield Finding(
+            yield Check(
                 lack,
                 "slurm",
                 f"{command} does not answer: {said}",
                 f"{command} is needed {purpose}: log in to a submit node, or --profile local",
             )
             return
-    yield Finding("ok", "slurm", "sbatch and squeue answer")
+    yield Check("ok", "slurm", "sbatch and squeue answer")
     ok, said = ask("sacct", "--noheader", "--allocations", "--starttime=now-1minutes")
     yield (
-        Finding("ok", "slurm", "sacct answers")
+        Check("ok", "slurm", "sacct answers")
         if ok
-        else Finding(
+        else Check(
             "warning", "slurm", f"sacct does not answer: {said}", "squeue serves instead; no remedy"
         )
     )
     ok, said = ask("sinfo", "--noheader", "--format=%P|%l|%G")
     if not ok:
-        yield Finding(lack, "slurm", f"sinfo does not answer: {said}")
+        yield Check(lack, "slurm", f"sinfo does not answer: {said}")
         return
     partition = default_resource(settings, "slurm_partition")
     yield from partitions(said, partition, asked, lack)
@@ -374,7 +372,7 @@ def check_slurm(
 
 def partitions(
     sinfo: str, partition: str | None, asked: Sequence[Resources], lack: Level
-) -> Iterator[Finding]:
+) -> Iterator[Check]:
     """The partition that jobs go to, from lines `name|time limit|gres` (`*`: the default)."""
     rows = [line.strip().split("|") for line in sinfo.splitlines() if line.count("|") == 2]
     known = sorted({name.rstrip("*") for name, _, _ in rows})
@@ -383,7 +381,7 @@ def partitions(
     ]
     if not chosen:
         what = f"there is no partition {partition}" if partition else "no partition is the default"
-        yield Finding(
+        yield Check(
             lack,
             "partition",
             f"{what}; here are: {', '.join(known) or 'none'}",
@@ -393,7 +391,7 @@ def partitions(
     name, limit = chosen[0][0].rstrip("*"), minutes(chosen[0][1])
     longest = max(one.runtime for one in asked)
     if limit is not None and longest > limit:
-        yield Finding(
+        yield Check(
             lack,
             "partition",
             f"{name} allows {limit:g} min, a job asks for {longest} min and would wait for ever",
@@ -402,28 +400,28 @@ def partitions(
         )
     else:
         allowed = "any time" if limit is None else f"{limit:g} min"
-        yield Finding("ok", "partition", f"{name} allows {allowed}, jobs ask for up to {longest}")
+        yield Check("ok", "partition", f"{name} allows {allowed}, jobs ask for up to {longest}")
     wanted = max(one.gpu for one in asked)
     most = max(gpus_in(gres) for _, _, gres in chosen)
     if wanted > most:
         having = sorted({row[0].rstrip("*") for row in rows if gpus_in(row[2]) >= wanted})
-        yield Finding(
+        yield Check(
             lack,
             "gpu",
             f"{name} has nodes with {most} GPUs at most, a job asks for {wanted}",
             f"take a partition with GPUs: {', '.join(having) or 'there is none'}",
         )
     elif wanted:
-        yield Finding("ok", "gpu", f"{name} has nodes with {most} GPUs, a job asks for {wanted}")
+        yield Check("ok", "gpu", f"{name} has nodes with {most} GPUs, a job asks for {wanted}")
 
 
-def accounts(known: Sequence[str] | None, account: str, lack: Level) -> Finding:
+def accounts(known: Sequence[str] | None, account: str, lack: Level) -> Check:
     """The profile's account against those that the user may charge; None if nobody can say."""
     if known is None:
-        return Finding("warning", "account", f"nobody can say whether {account} is yours", "")
+        return Check("warning", "account", f"nobody can say whether {account} is yours", "")
     if account in known:
-        return Finding("ok", "account", account)
-    return Finding(
+        return Check("ok", "account", account)
+    return Check(
         lack,
         "account",
         f"{account} is none of yours: {', '.join(sorted(set(known))) or 'you have none'}",
@@ -450,8 +448,8 @@ def minutes(limit: str) -> float | None:
 
 def gpus_in(gres: str) -> int:
     """GPUs of a node, from its generic resources such as `gpu:a100:4(S:0-1),nvme:1`."""
-    found = re.findall(r"\bgpu(?::[^:,()]+)?:(\d+)", gres)
-    return sum(map(int, found))
+    counts = re.findall(r"\bgpu(?::[^:,()]+)?:(\d+)", gres)
+    return sum(map(int, counts))
 
 
 def ask(*command: str) -> tuple[bool, str]:

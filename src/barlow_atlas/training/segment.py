@@ -93,9 +93,10 @@ def pretrain_together(
     On a GPU each has a stream of its own, so that kernels of networks too small for the device run
     side by side.
 
-    Once all are trained, the training metrics of each are stored, one JSON line for each epoch of
-    the segment, then its milestone, whose manifest comes last of all. If one run stops before that,
-    for whatever reason, the others save their private states.
+    Once all are trained, each has a private state of its end, so that none is trained again if the
+    others cannot be stored. Then the training metrics of each are stored, one JSON line for each
+    epoch of the segment, and its milestone, whose manifest comes last of all. If one run stops
+    before that, for whatever reason, the others save their private states.
 
     Args:
         images: those of pre-training, the same for all.
@@ -132,7 +133,12 @@ def pretrain_together(
         _train_in_turn(trainers)
         if device.type == "cuda":
             torch.cuda.synchronize(device)  # files are written from the default stream
-        return [trainer.store() for trainer in trainers]
+        for trainer in trainers:
+            trainer.save()
+        manifests = [trainer.store() for trainer in trainers]
+        for trainer in trainers:
+            trainer.clear()
+        return manifests
 
 
 def _pause(monitor: Monitor) -> Callable[[float], None]:
@@ -152,13 +158,12 @@ def _train_in_turn(trainers: "Sequence[_Trainer]") -> None:
     One that was asked to stop saves its own as well. Whoever is at its end waits, so that a job
     that is interrupted has stored either all of its milestones or none.
     """
-    going = {trainer: trainer.steps() for trainer in trainers}
+    going = list(trainers)
     while going:
-        for trainer, steps in list(going.items()):
+        for trainer in list(going):
             try:
-                with trainer.turn():
-                    if next(steps, None) is None:
-                        del going[trainer]
+                if not trainer.step():
+                    going.remove(trainer)
             except Exception as error:
                 with ExitStack() as saving:  # each is tried, whatever becomes of the others
                     for other in trainers:
@@ -168,7 +173,10 @@ def _train_in_turn(trainers: "Sequence[_Trainer]") -> None:
 
 
 class _Trainer:
-    """One segment's training, with all that protects it, while its lock is held."""
+    """A segment that is trained, a step at a time, while its lock is held.
+
+    It begins with the newest state of the segment: a private one, else the parent's, else the seed.
+    """
 
     def __init__(
         self,
@@ -187,91 +195,66 @@ class _Trainer:
         self.stream = stream
         self.resume = ResumeFolder(segment.resume)
         self.seconds = 0.0
-        self.parent: Manifest | None = None
-        self.state: State | None = None
-        self.history = ""
+        _remove_rests(segment)
+        self.parent = _read_parent(segment)
+        with self._turn():
+            self.state = initial_state(segment.run, images.device)
+            if self.parent is not None:
+                self._go_on_from_stored(self.parent)
+        self._steps = _steps(segment, self.parent, self.state, images)
+        self._saved = time.monotonic()
 
     @contextmanager
-    def turn(self) -> Iterator[None]:
+    def _turn(self) -> Iterator[None]:
         """While it computes: on a stream of its own if there are others, and by the clock."""
         began = time.monotonic()
         with torch.cuda.stream(self.stream):
             yield
         self.seconds += time.monotonic() - began
 
-    def steps(self) -> Iterator[Progress]:
-        """Trains from the newest state of this segment to its end, and saves on the way."""
-        segment = self.segment
-        milestone = milestone_path(segment.milestones, segment.until, "").name
-        for folder, stem in (
-            (segment.resume, ""),
-            (segment.training, milestone),
-            (segment.milestones, milestone),
-        ):
-            snapshot.remove_temporaries(folder, stem)
-        self.parent = parent = _read_parent(segment)
-        state = initial_state(segment.run, self.images.device)
-        if parent is None:
-            self.state = state
-            return
-        self.history = snapshot.lineage(
-            segment.run,
-            parent.epoch,
-            parent.weights_sha256,
-            segment.data_sha256,
-            segment.sources_sha256,
-            parent.lineage,
-        )
-        stored = self.resume.newest(self.history, self.monitor.say)
-        stored = stored or _parent_state(segment, parent, self.monitor.say)
+    def _go_on_from_stored(self, parent: Manifest) -> None:
+        say = self.monitor.say
+        stored = self.resume.newest(_history(self.segment, parent), say)
+        stored = stored or _parent_state(self.segment, parent, say)
         if stored is not None:
-            state.load_dict(stored)
-            self.monitor.say(f"continues at epoch {state.epoch}, step {state.step}")
-        self.state = state
-        try:
-            yield from self._steps_from(state, parent, verified=stored is not None)
-        except NonFiniteLoss as error:
-            good = milestone_path(segment.checkpoints, parent.epoch, ".json")
-            raise PretrainError(f"{error} The last good checkpoint is {good}") from error
+            self.state.load_dict(stored)
+            say(f"continues at epoch {self.state.epoch}, step {self.state.step}")
 
-    def _steps_from(self, state: State, parent: Manifest, verified: bool) -> Iterator[Progress]:
-        """The steps that are left.
+    def step(self) -> bool:
+        """Takes a step, and saves when it is time; False if there is none left.
 
-        Args:
-            verified: whether the state came from a file; else it comes from the seed, and must
-                pass through the parent's weights.
+        Raises:
+            PretrainError: the loss is not finite.
+            SnapshotError: a chain that was trained again does not meet the parent, or a state
+                cannot be written.
+            Interrupted: when asked to stop.
         """
-        segment = self.segment
-        saved = time.monotonic()
-        for stop in sorted({max(state.epoch, parent.epoch), segment.end}):
-            # Without its parent's state, a branch is preceded by the trunk as it was trained.
-            branch = parent.epoch if segment.cooldown and stop > parent.epoch else None
-            for progress in train(segment.run, state, self.images, stop, branch):
-                self.monitor.step(progress)
-                if self.monitor.stop_requested():
-                    place = f"epoch {state.epoch}, step {state.step}"
-                    raise Interrupted(f"stopped at {place}; state saved")
-                if time.monotonic() - saved > self.save_every:
-                    self.save()
-                    saved = time.monotonic()
-                yield progress
-            if not verified and stop == parent.epoch:
-                _must_equal_parent(segment, parent, state.network)
+        with self._turn():
+            progress = next(self._steps, None)
+            if progress is None:
+                return False
+            self.monitor.step(progress)
+            if self.monitor.stop_requested():
+                place = f"epoch {self.state.epoch}, step {self.state.step}"
+                raise Interrupted(f"stopped at {place}; state saved")
+            if time.monotonic() - self._saved > self.save_every:
+                self.save()
+                self._saved = time.monotonic()
+            return True
 
     def save(self) -> None:
-        """Stores a private state, if there is anything to go on from."""
-        if self.state is None or self.parent is None:
+        """Stores a private state; none of an untrained network, which takes no time to make."""
+        if self.parent is None:
             return
         self.lock.check()
         steps = len(self.images) // self.segment.run.batch_size
         total = self.state.epoch * steps + self.state.step
         with torch.cuda.stream(self.stream):
-            self.resume.write(self.history, total, self.state.to_dict())
+            self.resume.write(_history(self.segment, self.parent), total, self.state.to_dict())
 
     def store(self) -> Manifest:
-        """Stores the milestone that the segment has reached."""
+        """Stores the training metrics and the milestone that the segment has reached."""
         segment, parent, state = self.segment, self.parent, self.state
-        assert state is not None  # its steps have been taken
         self.lock.check()
         if parent is not None:
             _must_still_be_there(segment, parent)
@@ -280,7 +263,7 @@ class _Trainer:
         snapshot.write_atomically(
             milestone_path(segment.training, segment.until, ".jsonl"), lines.encode()
         )
-        manifest = snapshot.write_milestone(
+        return snapshot.write_milestone(
             segment.milestones,
             study=segment.study,
             run=segment.run,
@@ -293,10 +276,51 @@ class _Trainer:
             sources_sha256=segment.sources_sha256,
             made_by=made_by(device_name(self.images.device), self.seconds),
         )
+
+    def clear(self) -> None:
+        """Removes the states that nothing goes on from, once the milestone is stored."""
         self.resume.clear()
-        if parent is not None and not segment.run.cooldown_epochs:
-            snapshot.prune_states(segment.checkpoints, keep=(parent.epoch, segment.until))
-        return manifest
+        if self.parent is not None and not self.segment.run.cooldown_epochs:
+            kept = (self.parent.epoch, self.segment.until)
+            snapshot.prune_states(self.segment.checkpoints, keep=kept)
+
+
+def _steps(
+    segment: Segment, parent: Manifest | None, state: State, images: Images
+) -> Iterator[Progress]:
+    """The steps that are left, by way of the parent where its state is lost."""
+    if parent is None:
+        return
+    try:
+        if (state.epoch, state.step) <= (parent.epoch, 0):
+            # Without its parent's state, a branch is preceded by the trunk as it was trained.
+            yield from train(segment.run, state, images, parent.epoch)
+            _must_equal_parent(segment, parent, state.network)
+        annealed_from = parent.epoch if segment.cooldown else None
+        yield from train(segment.run, state, images, segment.end, annealed_from)
+    except NonFiniteLoss as error:
+        good = milestone_path(segment.checkpoints, parent.epoch, ".json")
+        raise PretrainError(f"{error} The last good checkpoint is {good}") from error
+
+
+def _remove_rests(segment: Segment) -> None:
+    """Removes what earlier trainers of the segment left that were killed while they wrote."""
+    milestone = milestone_path(segment.milestones, segment.until, "").name
+    snapshot.remove_temporaries(segment.resume, "")
+    for folder in (segment.training, segment.milestones):
+        snapshot.remove_temporaries(folder, milestone)
+
+
+def _history(segment: Segment, parent: Manifest) -> str:
+    """What a private state of the segment follows from, as a lineage."""
+    return snapshot.lineage(
+        segment.run,
+        parent.epoch,
+        parent.weights_sha256,
+        segment.data_sha256,
+        segment.sources_sha256,
+        parent.lineage,
+    )
 
 
 def _read_parent(segment: Segment) -> Manifest | None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from barlow_atlas.verify.topics import TOPICS, outputs_of
-from barlow_atlas.verify.values import Finding, Mismatch, compare
+from barlow_atlas.verify.values import Comparison, Mismatch, compare
 
 REFERENCE = Path(__file__).parent / "reference"
 FORMAT_VERSION = 1
@@ -92,14 +92,14 @@ def verify_case(file: str, topic: str, case: Any, place: int = 0) -> Outcome:
     try:
         if not isinstance(case, dict) or not case.get("outputs"):
             raise Mismatch("the case lists no outputs")
-        found = list(compare(case["outputs"], outputs_of(topic)(case)))
+        comparisons = list(compare(case["outputs"], outputs_of(topic)(case)))
     except Mismatch as mismatch:
         return Outcome(file, topic, name, tolerance=tolerance, problem=str(mismatch))
     except Exception as error:  # whatever a case brings up must not hide the others
         problem = f"{type(error).__name__}: {error}"
         return Outcome(file, topic, name, tolerance=tolerance, problem=problem)
-    worst = max(found, key=lambda finding: finding.error, default=Finding("", 0.0))
-    problem = "; ".join(finding.problem for finding in found if finding.problem)
+    worst = max(comparisons, key=lambda each: each.error, default=Comparison("", 0.0))
+    problem = "; ".join(each.problem for each in comparisons if each.problem)
     return Outcome(file, topic, name, worst.error, worst.place, tolerance, problem)
 
 

@@ -38,7 +38,7 @@ class Within:
     slack: float
 
 
-class Finding(NamedTuple):
+class Comparison(NamedTuple):
     """One thing that a golden file says, beside ours."""
 
     place: str
@@ -48,8 +48,8 @@ class Finding(NamedTuple):
     """Why they cannot."""
 
 
-def compare(expected: Any, found: Any, place: str = "outputs") -> Iterator[Finding]:
-    """A finding for everything that `expected` says; what `found` has beyond it does not count.
+def compare(expected: Any, found: Any, place: str = "outputs") -> Iterator[Comparison]:
+    """A comparison for everything that `expected` says; what `found` has beyond it does not count.
 
     Integers, text and truth values are equal or not: error 0 or infinity.
 
@@ -71,12 +71,12 @@ def compare(expected: Any, found: Any, place: str = "outputs") -> Iterator[Findi
     elif _is_number(expected):
         yield _compare_numbers(expected, found, place)
     elif type(found) is type(expected):
-        yield Finding(place, 0.0 if found == expected else math.inf)
+        yield Comparison(place, 0.0 if found == expected else math.inf)
     else:
         yield _incomparable(place, f"is {_kind(expected)} in the file and {_kind(found)} here")
 
 
-def _compare_numbers(expected: float, found: Any, place: str) -> Finding:
+def _compare_numbers(expected: float, found: Any, place: str) -> Comparison:
     scale, slack = max(abs(expected), SCALAR_FLOOR), 0.0
     if isinstance(found, Within):
         found, slack = found.value, found.slack
@@ -87,13 +87,13 @@ def _compare_numbers(expected: float, found: Any, place: str) -> Finding:
     if not _is_number(found):
         return _incomparable(place, f"is a number in the file and {_kind(found)} here")
     if abs(found - expected) <= slack:
-        return Finding(place, 0.0)
+        return Comparison(place, 0.0)
     if isinstance(expected, int) and isinstance(found, int):
-        return Finding(place, math.inf)
-    return Finding(place, _worst(np.array(expected), np.array(found), np.array(scale)))
+        return Comparison(place, math.inf)
+    return Comparison(place, _worst(np.array(expected), np.array(found), np.array(scale)))
 
 
-def _compare_lists(expected: list[Any], found: Any, place: str) -> Iterator[Finding]:
+def _compare_lists(expected: list[Any], found: Any, place: str) -> Iterator[Comparison]:
     """Fractions are compared as an array, anything else entry by entry."""
     if isinstance(found, Tensor | np.ndarray):
         found = found.tolist()
@@ -106,13 +106,13 @@ def _compare_lists(expected: list[Any], found: Any, place: str) -> Iterator[Find
         floor = ARRAY_FLOOR * float(np.sqrt(np.square(theirs).mean()))
         for index in range(len(expected)):
             scale = _scale(theirs[index], floor)
-            yield Finding(f"{place}[{index}]", _worst(theirs[index], ours[index], scale))
+            yield Comparison(f"{place}[{index}]", _worst(theirs[index], ours[index], scale))
     else:
         for index, (value, other) in enumerate(zip(expected, found, strict=True)):
             yield from compare(value, other, f"{place}[{index}]")
 
 
-def _compare_arrays(expected: dict[str, Any], found: Any, place: str) -> Iterator[Finding]:
+def _compare_arrays(expected: dict[str, Any], found: Any, place: str) -> Iterator[Comparison]:
     """All facts that the file gives of an array."""
     for fact in sorted(expected.keys() - ARRAY_FACTS):
         yield _incomparable(f"{place}.{fact}", "is no fact of an array that is known here")
@@ -125,7 +125,7 @@ def _compare_arrays(expected: dict[str, Any], found: Any, place: str) -> Iterato
             place, f"has shape {expected['shape']} in the file and {list(array.shape)} here"
         )
         return
-    yield Finding(f"{place}.shape", 0.0)
+    yield Comparison(f"{place}.shape", 0.0)
     flat = array.ravel()
     norm = np.linalg.norm(flat)
     floor = ARRAY_FLOOR * float(expected.get("norm", norm))
@@ -141,7 +141,7 @@ def _compare_arrays(expected: dict[str, Any], found: Any, place: str) -> Iterato
         theirs, (ours, least) = np.array(expected[fact], np.float64), facts[fact]
         if theirs.shape == ours.shape:
             error = _worst(theirs, ours, _scale(theirs, least))
-            yield Finding(f"{place}.{fact}", error)
+            yield Comparison(f"{place}.{fact}", error)
         else:
             yield _incomparable(f"{place}.{fact}", f"has shape {list(theirs.shape)} in the file")
 
@@ -160,8 +160,8 @@ def _worst(expected: Any, found: Any, scale: Any) -> float:
     return float(np.where(np.isnan(ratio), np.inf, ratio).max(initial=0.0))
 
 
-def _incomparable(place: str, problem: str) -> Finding:
-    return Finding(place, math.inf, f"{place} {problem}")
+def _incomparable(place: str, problem: str) -> Comparison:
+    return Comparison(place, math.inf, f"{place} {problem}")
 
 
 def _is_number(value: Any) -> bool:

@@ -17,33 +17,33 @@ from barlow_atlas.study.models import ForeignRun, Run
 from barlow_atlas.study.paths import COOLED, milestone_path, of_run
 from barlow_atlas.training.loop import initial_state
 
-Verdict = Literal["whole", "not here", "damaged"]
-ORDER: tuple[Verdict, ...] = ("whole", "not here", "damaged")
-"""From good to bad; a milestone is as bad as the worst that was found of it."""
+Condition = Literal["whole", "not here", "damaged"]
+ORDER: tuple[Condition, ...] = ("whole", "not here", "damaged")
+"""From good to bad; a milestone is as bad as the worst observation of it."""
 
 
 @dataclass(frozen=True)
-class Finding:
-    """Something about a milestone; `whole` ones are remarks."""
+class Observation:
+    """Something about a milestone; one that is `whole` is a remark."""
 
-    verdict: Verdict
+    condition: Condition
     text: str
 
 
 @dataclass(frozen=True)
 class Link:
-    """A milestone of the chain, or the branch that anneals it, and what was found of it."""
+    """A milestone of the chain, or the branch that anneals it, and what was observed of it."""
 
     name: str
-    findings: tuple[Finding, ...]
+    observations: tuple[Observation, ...]
 
     @property
-    def verdict(self) -> Verdict:
-        return max((found.verdict for found in self.findings), key=ORDER.index, default="whole")
+    def condition(self) -> Condition:
+        return max((each.condition for each in self.observations), key=ORDER.index, default="whole")
 
     def __str__(self) -> str:
-        texts = "; ".join(found.text for found in self.findings)
-        return f"{self.name:<18} {self.verdict:<9} {texts}".rstrip()
+        texts = "; ".join(each.text for each in self.observations)
+        return f"{self.name:<18} {self.condition:<9} {texts}".rstrip()
 
 
 def walk(study: str, run: Run | ForeignRun, milestones: tuple[int, ...]) -> list[Link]:
@@ -65,10 +65,10 @@ def walk(study: str, run: Run | ForeignRun, milestones: tuple[int, ...]) -> list
     return links
 
 
-def verdict(links: list[Link]) -> str:
+def summary(links: list[Link]) -> str:
     """All links in a line."""
-    worst = max((link.verdict for link in links), key=ORDER.index)
-    count = sum(link.verdict == worst for link in links)
+    worst = max((link.condition for link in links), key=ORDER.index)
+    count = sum(link.condition == worst for link in links)
     if worst == "damaged":
         return f"damaged: {count} of {len(links)} milestones; what to do is said above"
     if worst == "not here":
@@ -87,16 +87,16 @@ def _link(
     """A milestone of the trunk, or of foreign weights."""
     name = f"epoch {epoch}"
     path = milestone_path(checkpoints, epoch, ".json")
-    manifest, findings = _manifest(path, run)
+    manifest, faults = _manifest(path, run)
     if manifest is None:
-        return Link(name, findings)
-    found = [*findings, *_weights(path, manifest), *_state(path, manifest)]
+        return Link(name, faults)
+    observations = [*_weights(path, manifest), *_state(path, manifest)]
     if isinstance(run, Run):
-        found += _parentage(checkpoints, run, manifest, parent)
+        observations += _parentage(checkpoints, run, manifest, parent)
         if parent is not None:
             metrics = milestone_path(training, epoch, ".jsonl")
-            found += _metrics(metrics, range(parent + 1, epoch + 1))
-    return Link(name, tuple(found))
+            observations += _metrics(metrics, range(parent + 1, epoch + 1))
+    return Link(name, tuple(observations))
 
 
 def _branch(checkpoints: Path, training: Path, run: Run, epoch: int) -> Iterator[Link]:
@@ -104,43 +104,43 @@ def _branch(checkpoints: Path, training: Path, run: Run, epoch: int) -> Iterator
     if not _is_there(checkpoints / COOLED, epoch):
         return
     path = milestone_path(checkpoints / COOLED, epoch, ".json")
-    manifest, findings = _manifest(path, run)
-    found = list(findings)
+    manifest, faults = _manifest(path, run)
+    observations = list(faults)
     if manifest is not None:
-        found += [*_weights(path, manifest), *_parentage(checkpoints, run, manifest, epoch)]
+        observations += [*_weights(path, manifest), *_parentage(checkpoints, run, manifest, epoch)]
         metrics = milestone_path(training / COOLED, epoch, ".jsonl")
-        found += _metrics(metrics, range(epoch + 1, epoch + manifest.cooldown_epochs + 1))
-    yield Link(f"epoch {epoch} cooled", tuple(found))
+        observations += _metrics(metrics, range(epoch + 1, epoch + manifest.cooldown_epochs + 1))
+    yield Link(f"epoch {epoch} cooled", tuple(observations))
 
 
-def _manifest(path: Path, run: Run | ForeignRun) -> tuple[Manifest | None, tuple[Finding, ...]]:
+def _manifest(path: Path, run: Run | ForeignRun) -> tuple[Manifest | None, tuple[Observation, ...]]:
     if not path.exists():
         hint = f"no manifest {path.name}: `dvc pull {path.parent}`"
-        return None, (Finding("not here", hint),)
+        return None, (Observation("not here", hint),)
     try:
         return snapshot.read_manifest_of(path, run), ()
     except SnapshotError as error:
-        return None, (Finding("damaged", str(error)),)
+        return None, (Observation("damaged", str(error)),)
 
 
-def _weights(path: Path, manifest: Manifest) -> Iterator[Finding]:
+def _weights(path: Path, manifest: Manifest) -> Iterator[Observation]:
     weights = path.with_suffix(".safetensors")
     if not weights.exists():
-        yield Finding("not here", f"weights: `dvc pull {weights.parent}`")
+        yield Observation("not here", f"weights: `dvc pull {weights.parent}`")
         return
     with weights.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found == manifest.weights_sha256:
-        yield Finding("whole", f"weights {found[:12]}")
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if digest == manifest.weights_sha256:
+        yield Observation("whole", f"weights {digest[:12]}")
     else:
-        yield Finding(
+        yield Observation(
             "damaged",
-            f"{weights} has sha256 {found[:12]}, its manifest says {manifest.weights_sha256[:12]}: "
-            "delete it, then `dvc pull` it or run the study again",
+            f"{weights} has sha256 {digest[:12]}, its manifest says "
+            f"{manifest.weights_sha256[:12]}: delete it, then `dvc pull` it or run the study again",
         )
 
 
-def _state(path: Path, manifest: Manifest) -> Iterator[Finding]:
+def _state(path: Path, manifest: Manifest) -> Iterator[Observation]:
     """A state is private and may be gone; one that is there must be right."""
     state = path.with_suffix(".state")
     if not state.exists():
@@ -149,58 +149,58 @@ def _state(path: Path, manifest: Manifest) -> Iterator[Finding]:
         if snapshot.read_state(state)["lineage"] != manifest.lineage:
             raise SnapshotError(f"{state} does not belong to the manifest beside it")
     except SnapshotError as error:
-        yield Finding("damaged", f"{error}: delete it, a later segment does without")
+        yield Observation("damaged", f"{error}: delete it, a later segment does without")
 
 
 def _parentage(
     checkpoints: Path, run: Run, manifest: Manifest, parent: int | None
-) -> Iterator[Finding]:
+) -> Iterator[Observation]:
     """Whether the milestone follows from the one before it; the first one from the seed."""
     if parent is None:
         if manifest.parent is not None:
             text = f"follows from {manifest.parent[:12]}, of which nothing is here"
-            yield Finding("not here", f"{text}: `dvc pull {checkpoints}`")
+            yield Observation("not here", f"{text}: `dvc pull {checkpoints}`")
         else:
             yield _seed(run, manifest)
         return
     path = milestone_path(checkpoints, parent, ".json")
     before, _ = _manifest(path, run)
     if before is None:
-        yield Finding("not here", f"no valid epoch {parent} to follow from")
+        yield Observation("not here", f"no valid epoch {parent} to follow from")
     elif manifest.parent == before.lineage:
-        yield Finding("whole", f"follows from epoch {parent}")
+        yield Observation("whole", f"follows from epoch {parent}")
     else:
         claimed = (manifest.parent or "the seed")[:12]
-        yield Finding(
+        yield Observation(
             "damaged",
             f"follows from {claimed}, but epoch {parent} here is {before.lineage[:12]} (a checkout "
             "of other results?): check out one version of both, or run the study again",
         )
 
 
-def _seed(run: Run, manifest: Manifest) -> Finding:
+def _seed(run: Run, manifest: Manifest) -> Observation:
     """Whether the seed gives the first milestone's weights, which it must on the same libraries."""
     network = initial_state(run, torch.device("cpu")).network
     if snapshot.weights_hash(network.state_dict()) == manifest.weights_sha256:
-        return Finding("whole", f"follows from seed {run.seed}")
-    here = {name: version(name) for name in LIBRARIES}
+        return Observation("whole", f"follows from seed {run.seed}")
+    libraries = {name: version(name) for name in LIBRARIES}
     text = f"seed {run.seed} gives other weights"
-    if manifest.made_by.get("libraries") == here:
-        return Finding("damaged", f"{text} with the same libraries")
-    return Finding("whole", f"{text} here, with other libraries than it was made with")
+    if manifest.made_by.get("libraries") == libraries:
+        return Observation("damaged", f"{text} with the same libraries")
+    return Observation("whole", f"{text} here, with other libraries than it was made with")
 
 
-def _metrics(path: Path, epochs: range) -> Iterator[Finding]:
+def _metrics(path: Path, epochs: range) -> Iterator[Observation]:
     """The training metrics must name every epoch of the segment once, in order."""
     try:
         rows = [json.loads(line)["epoch"] for line in path.read_text().splitlines()]
     except FileNotFoundError:
-        yield Finding("not here", f"metrics: {path} (`git checkout` or `dvc pull` brings it)")
+        yield Observation("not here", f"metrics: {path} (`git checkout` or `dvc pull` brings it)")
         return
     except (ValueError, KeyError, TypeError) as error:
-        yield Finding("damaged", f"{path} is no list of epochs: {error}")
+        yield Observation("damaged", f"{path} is no list of epochs: {error}")
         return
     if rows == list(epochs):
-        yield Finding("whole", f"epochs {epochs[0]} to {epochs[-1]} once each")
+        yield Observation("whole", f"epochs {epochs[0]} to {epochs[-1]} once each")
     else:
-        yield Finding("damaged", f"{path} has epochs {rows}, expected {list(epochs)}")
+        yield Observation("damaged", f"{path} has epochs {rows}, expected {list(epochs)}")

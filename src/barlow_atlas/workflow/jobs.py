@@ -115,10 +115,8 @@ def submissions(jobs: Sequence[Job]) -> list[Job]:
 
 def step_file(name: str, job: Job, suffix: str) -> Path:
     """The log or benchmark of a job's step (`.log`, `.tsv`), as workflow/rules names it."""
-    runs = runs_of(job)
-    stem, _, _ = runs[0].rpartition("-s")
-    seeds = "_".join(run.rpartition("-s")[2] for run in runs)
-    folder = f"{stem}-s{seeds}" if len(runs) > 1 else runs[0]
+    first, *others = runs_of(job)
+    folder = "_".join([first, *(run.removeprefix(f"{stem_of(job)}-s") for run in others)])
     rule = "import" if job.rule == "import_weights" else job.rule
     return Path("logs") / name / rule / folder / f"epoch_{job.epoch:04d}{suffix}"
 
@@ -126,6 +124,11 @@ def step_file(name: str, job: Job, suffix: str) -> Path:
 def runs_of(job: Job) -> list[str]:
     """The names of the runs that a job works on."""
     return [file.parent.name for file in job.makes] or ([job.run.name] if job.run else [])
+
+
+def stem_of(job: Job) -> str:
+    """What the names of runs have in common that are trained together: all but their seeds."""
+    return job.run.name.removesuffix(f"-s{job.run.seed}") if job.run else ""
 
 
 def targets(name: str, study: Study) -> set[Path]:

@@ -23,6 +23,7 @@ from matplotlib.textpath import text_to_path
 from matplotlib.ticker import MaxNLocator
 
 from barlow_atlas.report.figures.palette import GREY, INK, Look, line_label
+from barlow_atlas.report.text import MINUS
 
 STYLE = Path(__file__).parents[1] / "style.mplstyle"
 WIDTH = 7.2
@@ -32,7 +33,7 @@ TITLE, SUBTITLE, LEGEND, SMALL = 10, 8, 7.5, 7
 LEADING = 1.32
 BAR = 0.62
 """Inches that a colour bar takes."""
-MINUS, TIMES = "\N{MINUS SIGN}", "\N{MULTIPLICATION SIGN}"
+TIMES = "\N{MULTIPLICATION SIGN}"
 RHO = "\N{GREEK SMALL LETTER RHO}"
 PROBE_TITLES = {"knn": "kNN", "linear": "Linear probe", "transfer": "Transfer"}
 
@@ -280,7 +281,7 @@ def _settle(figure: Figure) -> None:
 
 
 def _to_hundredths(coordinates: re.Match[str]) -> str:
-    return re.sub(r"-?\d+\.\d{3,}", lambda found: f"{float(found[0]):.2f}", coordinates[0])
+    return re.sub(r"-?\d+\.\d{3,}", lambda number: f"{float(number[0]):.2f}", coordinates[0])
 
 
 def _with_short_ids(text: str, name: str) -> str:
@@ -289,14 +290,14 @@ def _with_short_ids(text: str, name: str) -> str:
     Matplotlib's own hash coordinates, whose last digits depend on what was drawn before.
     """
     used = set(re.findall(r'(?:href="#|url\(#)([^")]+)', text))
-    defined = [found for found in re.findall(r'\sid="([^"]*)"', text) if found in used]
+    defined = [name for name in re.findall(r'\sid="([^"]*)"', text) if name in used]
     short = {old: f"{name}-{place}" for place, old in enumerate(dict.fromkeys(defined))}
     text = re.sub(
         r'\sid="([^"]*)"',
-        lambda found: f' id="{short[found[1]]}"' if found[1] in short else "",
+        lambda name: f' id="{short[name[1]]}"' if name[1] in short else "",
         text,
     )
-    return re.sub(r'(href="#|url\(#)([^")]+)', lambda found: found[1] + short[found[2]], text)
+    return re.sub(r'(href="#|url\(#)([^")]+)', lambda name: name[1] + short[name[2]], text)
 
 
 def _legend_columns(labels: Sequence[str]) -> int:

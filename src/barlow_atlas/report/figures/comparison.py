@@ -21,7 +21,7 @@ def published(beside: pd.DataFrame) -> Figure:
 
     Args:
         beside: columns `label` (method, data set, probe), `published`, `estimate`, `low`, `high`
-            (all in percent; NaN estimate: not measured), `differs` (the set-up, in words).
+            (all in percent; NaN estimate: not measured), `differs` (the set-up, a tuple of texts).
     """
     measured = beside.dropna(subset=["estimate", "published"])
     waiting = len(beside) - len(measured)
@@ -33,7 +33,7 @@ def published(beside: pd.DataFrame) -> Figure:
             "finished run has their method, data set and probe.",
         )
     labels = [wrap(label, SMALL, 2.5) for label in measured["label"]]
-    texts = [wrap(differs, SMALL, 2.0) for differs in measured["differs"].fillna("")]
+    texts = [wrap("; ".join(differs), SMALL, 2.0) for differs in measured["differs"]]
     lines = [max(len(label), len(text)) for label, text in zip(labels, texts, strict=True)]
     figure, axes = sheet(
         SUBJECT,

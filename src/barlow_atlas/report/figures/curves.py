@@ -68,9 +68,9 @@ def accuracy_curves(
             & (probes["setting"] == setting)
         ]
         for (method, dim), look in lines.items():
-            own = seeds[(seeds["method"] == method) & (seeds["embedding_dim"] == dim)]
+            of_line = seeds[(seeds["method"] == method) & (seeds["embedding_dim"] == dim)]
             if len(lines) <= FEW and means["epoch"].nunique() <= MANY:
-                for _, seed in own.sort_values("epoch").groupby("run"):
+                for _, seed in of_line.sort_values("epoch").groupby("run"):
                     thin = {"color": look.colour, "alpha": 0.4, "linewidth": 0.6}
                     axis.plot(seed["epoch"], seed["value"], **thin)
             mean = means[(means["method"] == method) & (means["embedding_dim"] == dim)]

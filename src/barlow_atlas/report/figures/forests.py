@@ -6,13 +6,15 @@ from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from barlow_atlas.atlas.claims import claimed_set
+from barlow_atlas.atlas.ledger import NOT_RUN, VERDICTS
 from barlow_atlas.report.figures.canvas import (
-    MINUS,
     SMALL,
     TIMES,
     WIDTH,
@@ -28,6 +30,7 @@ from barlow_atlas.report.figures.canvas import (
 )
 from barlow_atlas.report.figures.curves import protocols, settings
 from barlow_atlas.report.figures.palette import GREY, INK, Look, line_label, looks, ordered
+from barlow_atlas.report.text import MINUS
 
 EFFECTS = "Effects with 95 % intervals"
 CLAIMS = "The papers' claims: effects, intervals and verdicts"
@@ -48,12 +51,11 @@ ROW = 0.165
 MANY = 3
 """With more methods, only differences with the first one are drawn."""
 NEUTRAL = Look(INK, "D", (), False)
-VERDICTS = {
+SIGNS = {
     "reproduced": ("✓", "#0072B2"),
     "contradicted": ("✗", "#661100"),
     "inconclusive": ("?", GREY),
 }
-WAITING = "not yet run"
 HOLDS, BAND = "#D6E8F3", "#BDBDBD"
 LABEL, GAP = 3.2, 0.4
 """A claim's label: its width in inches, and the room around it in lines."""
@@ -178,8 +180,8 @@ def _label(key: tuple[str, str, int, str]) -> str:
 
 
 def _range(values: str) -> str:
-    found = values.split(", ")
-    return values if len(found) < 3 else f"{found[0]} to {found[-1]}"
+    ordered_values = values.split(", ")
+    return values if len(ordered_values) < 3 else f"{ordered_values[0]} to {ordered_values[-1]}"
 
 
 def _is(frame: pd.DataFrame, key: tuple[str, str, int, str]) -> pd.Series:
@@ -207,12 +209,12 @@ def _effects(
             continue
         statistic, method, dim, against = row.key
         best = probe[_is(probe, (f"{statistic}_from_best", method, dim, against))]
-        for found in rows_of(best.dropna(subset=["low"])):
-            axis.plot([found.low, found.high], [y, y], color=GREY, lw=0.6, zorder=2)
-        for found in rows_of(probe[_is(probe, row.key) & (probe["unit"] == unit)]):
+        for bound in rows_of(best.dropna(subset=["low"])):
+            axis.plot([bound.low, bound.high], [y, y], color=GREY, lw=0.6, zorder=2)
+        for effect in rows_of(probe[_is(probe, row.key) & (probe["unit"] == unit)]):
             of_one = statistic in ("drop", "area_lost", "onset")
             look = lines.get((method, dim), NEUTRAL) if of_one else NEUTRAL
-            interval(axis, y, found.estimate, found.low, found.high, look)
+            interval(axis, y, effect.estimate, effect.low, effect.high, look)
     row_axis(axis, range(len(rows)), [row.label for row in rows])
     axis.set_ylim(len(rows) - 0.4, -0.6)
     for row, text in zip(rows, axis.get_yticklabels(), strict=True):
@@ -295,9 +297,9 @@ def claims_forest(ledger: pd.DataFrame) -> Figure:
         ledger: columns `claim`, `text`, `study`, `unit`, `estimate`, `low`, `high`, `holds`
             (above, not above, not below, within), `smallest`, `verdict`.
     """
-    run = ledger[ledger["verdict"] != WAITING].dropna(subset=["estimate"])
+    run = ledger[ledger["verdict"] != NOT_RUN].dropna(subset=["estimate"])
     counts = ledger["verdict"].value_counts()
-    named = [f"{counts[name]} {name}" for name in (*VERDICTS, WAITING) if name in counts]
+    named = [f"{counts[name]} {name}" for name in VERDICTS if name in counts]
     title = f"{number_of([len(ledger)], 'claim')}: {', '.join(named)}"
     if run.empty:
         return plain(CLAIMS, title, "Nothing to draw: no claim has a finished run yet.")
@@ -342,12 +344,12 @@ def _claims(axis: Axes, rows: pd.DataFrame, entries: Sequence[tuple[list[str], A
     middles = [(top + bottom) / 2 for top, bottom in pairwise(edges)]
     limits = _claim_limits(rows)
     axis.set_xlim(*limits)
-    for y, (top, bottom), (_, found) in zip(middles, pairwise(edges), entries, strict=True):
-        if found is None:
+    for y, (top, bottom), (_, row) in zip(middles, pairwise(edges), entries, strict=True):
+        if row is None:
             continue
-        sign, colour = VERDICTS[found.verdict]
+        sign, colour = SIGNS[row.verdict]
         axis.annotate(
-            f"{sign} {found.verdict}",
+            f"{sign} {row.verdict}",
             (1.01, y),
             xycoords=("axes fraction", "data"),
             va="center",
@@ -356,30 +358,21 @@ def _claims(axis: Axes, rows: pd.DataFrame, entries: Sequence[tuple[list[str], A
             fontweight="bold",
         )
         height = {"ymin": 1 - (bottom - 0.1) / edges[-1], "ymax": 1 - (top + 0.1) / edges[-1]}
-        low, high = _set(found.holds, found.smallest, limits)
-        axis.axvspan(low, high, color=HOLDS, lw=0, zorder=0, **height)
-        if found.smallest:
-            ends = -found.smallest, found.smallest
-            axis.axvspan(*ends, color=BAND, alpha=0.35, lw=0, zorder=0.5, **height)
+        ends = claimed_set(row.holds, row.smallest)
+        axis.axvspan(*np.clip(ends, *limits), color=HOLDS, lw=0, zorder=0, **height)
+        if row.smallest:
+            axis.axvspan(
+                -row.smallest, row.smallest, color=BAND, alpha=0.35, lw=0, zorder=0.5, **height
+            )
         look = Look(colour, "o", (), False)
-        interval(axis, y, found.estimate, found.low, found.high, look)
+        interval(axis, y, row.estimate, row.low, row.high, look)
     row_axis(axis, middles, ["\n".join(lines) for lines, _ in entries])
-    for (_, found), text in zip(entries, axis.get_yticklabels(), strict=True):
-        text.set_fontweight("bold" if found is None else "normal")
+    for (_, row), text in zip(entries, axis.get_yticklabels(), strict=True):
+        text.set_fontweight("bold" if row is None else "normal")
     axis.set_ylim(edges[-1], 0)
     axis.grid(False)
     axis.axvline(0, color=INK, lw=0.8, zorder=1)
     axis.set_xlabel(clean(rows["unit"].iloc[0]))
-
-
-def _set(holds: str, smallest: float, limits: tuple[float, float]) -> tuple[float, float]:
-    """The values for which a claim holds, within the panel."""
-    return {
-        "above": (smallest, limits[1]),
-        "not above": (limits[0], smallest),
-        "not below": (-smallest, limits[1]),
-        "within": (-smallest, smallest),
-    }[holds]
 
 
 def _claim_limits(rows: pd.DataFrame) -> tuple[float, float]:

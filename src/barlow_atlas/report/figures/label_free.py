@@ -117,8 +117,8 @@ def signals(
         axis.remove()
     for place, (name, space) in enumerate(panels):
         axis = axes.flat[place]
-        own = _of(points, name, space)
-        _panel(axis, own, lines)
+        of_panel = _of(points, name, space)
+        _panel(axis, of_panel, lines)
         heading(axis, clean(NAMES.get(name, name)), [clean(space), *told[place]], most + 1)
         if place % COLUMNS == 0:
             axis.set_ylabel(f"{shown}, %", fontsize=7.5)
@@ -135,9 +135,9 @@ def _accuracy(curves: pd.DataFrame) -> tuple[pd.DataFrame, pd.Series]:
     if names.empty:
         return pd.DataFrame(columns=["method", "embedding_dim", "epoch", "accuracy"]), pd.Series()
     probe = names.iloc[int(order.to_numpy().argmin())]
-    own = chosen.merge(probe.to_frame().T, on=["probe", "variant", "setting"])
-    own = own.rename(columns={"mean": "accuracy"})
-    return own[["method", "embedding_dim", "epoch", "accuracy"]], probe
+    accuracies = chosen.merge(probe.to_frame().T, on=["probe", "variant", "setting"])
+    accuracies = accuracies.rename(columns={"mean": "accuracy"})
+    return accuracies[["method", "embedding_dim", "epoch", "accuracy"]], probe
 
 
 def _of(frame: pd.DataFrame, name: str, space: str) -> pd.DataFrame:
@@ -146,12 +146,12 @@ def _of(frame: pd.DataFrame, name: str, space: str) -> pd.DataFrame:
 
 def _panel(axis: Axes, points: pd.DataFrame, lines: Mapping[tuple[str, int], Look]) -> None:
     for (method, dim), look in lines.items():
-        own = points[(points["method"] == method) & (points["embedding_dim"] == dim)]
-        own = own.sort_values("epoch")
-        if own.empty:
+        of_line = points[(points["method"] == method) & (points["embedding_dim"] == dim)]
+        of_line = of_line.sort_values("epoch")
+        if of_line.empty:
             continue
-        x, y = own["value"].to_numpy(), own["accuracy"].to_numpy()
-        every = max(1, len(own) // 20)
+        x, y = of_line["value"].to_numpy(), of_line["accuracy"].to_numpy()
+        every = max(1, len(of_line) // 20)
         axis.plot(x, y, **stroke(look), marker=".", ms=2.5, lw=0.8, markevery=every)
         ends = {**sign(look), "ms": 6 if len(lines) <= TOLD else 4, "ls": ""}
         axis.plot(x[0], y[0], **{**ends, "markerfacecolor": "white"})
@@ -173,15 +173,15 @@ def _correlations(
     rank: pd.DataFrame, name: str, space: str, lines: Mapping[tuple[str, int], Look]
 ) -> list[str]:
     """Spearman's rho of a signal, each line's with its interval or the range of many."""
-    own = _of(rank, name, space)
+    of_signal = _of(rank, name, space)
     if len(lines) > TOLD:
-        known = own["estimate"].dropna()
+        known = of_signal["estimate"].dropna()
         if known.empty:
             return [f"{RHO} undefined"]
         return [signed(f"{RHO} {known.min():.2f} to {known.max():.2f}")]
     told = []
     for method, dim in lines:
-        row = own[(own["method"] == method) & (own["embedding_dim"] == dim)]
+        row = of_signal[(of_signal["method"] == method) & (of_signal["embedding_dim"] == dim)]
         if row.empty:
             continue
         estimate, low, high = row[["estimate", "low", "high"]].iloc[0].astype(float)

@@ -15,7 +15,6 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
 from barlow_atlas.report.figures.canvas import (
-    MINUS,
     SMALL,
     WIDTH,
     heading,
@@ -30,6 +29,7 @@ from barlow_atlas.report.figures.canvas import (
 )
 from barlow_atlas.report.figures.curves import protocols, settings
 from barlow_atlas.report.figures.palette import GREY, INK, line_label, ordered
+from barlow_atlas.report.text import MINUS
 
 SUBJECT = "The map: test accuracy lost after its peak"
 WARM: Colormap = ListedColormap(colormaps["YlOrRd"](np.linspace(0.05, 0.95, 256)), "lost")
@@ -126,8 +126,8 @@ def _heading(probe: pd.DataFrame, block: list[str], columns: int) -> tuple[str, 
 
 def _rows(probe: pd.DataFrame, block: list[str]) -> list[tuple[str, int]]:
     """The lines (method, width) of a panel from the top: widths falling, as on an axis."""
-    own = probe[probe["method"].isin(block)]
-    pairs = set(zip(own["method"], own["embedding_dim"], strict=True))
+    of_block = probe[probe["method"].isin(block)]
+    pairs = set(zip(of_block["method"], of_block["embedding_dim"], strict=True))
     return sorted(pairs, key=lambda line: (block.index(line[0]), -line[1]))
 
 
@@ -141,20 +141,23 @@ def _panel(
     cell: float,
 ) -> None:
     shades = np.ones((len(rows), len(epochs), 4))
-    own = probe[
+    of_rows = probe[
         [line in rows for line in zip(probe["method"], probe["embedding_dim"], strict=True)]
     ]
     peaks: dict[int, int] = {}
-    for found in rows_of(own):
-        row, column = rows.index((found.method, found.embedding_dim)), epochs.index(found.epoch)
-        if not found.after_peak:
+    for milestone in rows_of(of_rows):
+        row, column = (
+            rows.index((milestone.method, milestone.embedding_dim)),
+            epochs.index(milestone.epoch),
+        )
+        if not milestone.after_peak:
             peaks[row] = max(column, peaks.get(row, column))
-        if np.isnan(found.estimate):
+        if np.isnan(milestone.estimate):
             continue
-        shade = WARM(scale(max(found.estimate, 0))) if found.after_peak else _cool()
+        shade = WARM(scale(max(milestone.estimate, 0))) if milestone.after_peak else _cool()
         shades[row, column] = shade
         if cell >= NUMBER:
-            _number(axis, column, row, found, shade)
+            _number(axis, column, row, milestone, shade)
     axis.imshow(shades, aspect="auto", interpolation="nearest")
     for row, column in peaks.items():
         frame = Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, ec=INK, lw=1.2, zorder=4)
@@ -181,10 +184,10 @@ def _panel(
     axis.spines[:].set_visible(False)
 
 
-def _number(axis: Axes, column: int, row: int, found: Any, shade: tuple[float, ...]) -> None:
+def _number(axis: Axes, column: int, row: int, milestone: Any, shade: tuple[float, ...]) -> None:
     """A cell's number; after the peak bold with a dot where the interval excludes 0."""
-    estimate, after = found.estimate, found.after_peak
-    shown = bool(after and (found.low > 0 or found.high < 0))
+    estimate, after = milestone.estimate, milestone.after_peak
+    shown = bool(after and (milestone.low > 0 or milestone.high < 0))
     dark = 0.2126 * shade[0] + 0.7152 * shade[1] + 0.0722 * shade[2] < 0.45
     colour = "white" if dark else INK if after else GREY
     text = signed(f"{estimate:.1f}")

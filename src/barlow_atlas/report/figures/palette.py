@@ -57,17 +57,17 @@ def looks(
     dims = sorted({dim for _, dim in drawn})
     several = len({method for method, _ in drawn}) < len(drawn)
     slots = [*FIRST, *(method for method in order if method not in FIRST)]
-    found = {}
+    given = {}
     for method, dim in sorted(drawn, key=lambda line: (order.index(line[0]), line[1])):
         slot, width = slots.index(method), dims.index(dim)
         turn = slot // len(COLOURS)
-        found[method, dim] = Look(
+        given[method, dim] = Look(
             colour=COLOURS[slot % len(COLOURS)],
             marker=MARKERS[(width if several else slot + turn) % len(MARKERS)],
             dash=DASHES[width % len(DASHES)] if several else DASHES[turn % len(DASHES)],
             hollow=several and slot % 2 == 1,
         )
-    return found
+    return given
 
 
 def line_label(method: str, dim: int) -> str:

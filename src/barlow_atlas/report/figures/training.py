@@ -60,12 +60,12 @@ def dynamics(
         zip(frame["method"], frame["embedding_dim"], strict=True) for frame in (terms, training)
     ]
     lines = looks([line for pair in pairs for line in pair], methods)
-    own = [
+    with_metrics = [
         method
         for method in ordered(training["method"], methods)
         if method in set(training["method"])
     ]
-    panels = len(TERMS) + 1 + len(own)
+    panels = len(TERMS) + 1 + len(with_metrics)
     rows = -(-panels // COLUMNS)
     figure, axes = sheet(
         SUBJECT,
@@ -97,7 +97,7 @@ def dynamics(
     gap_axis.yaxis.set_major_locator(MaxNLocator(5))
     epoch_axis(gap_axis, terms["epoch"])
     heading(gap_axis, "Generalisation gap", ["Barlow Twins loss, held-out minus training"])
-    for axis, method in zip(axes.flat[len(TERMS) + 1 :], own, strict=False):
+    for axis, method in zip(axes.flat[len(TERMS) + 1 :], with_metrics, strict=False):
         of_method = training[training["method"] == method]
         _draw(axis, over_seeds(of_method, keys, "loss"), lines, (), marked=False)
         _scale(axis, of_method["loss"])

@@ -19,8 +19,10 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from barlow_atlas.atlas.ledger import NOT_RUN, VERDICTS
 from barlow_atlas.report.page.answer import answer, overall, points
 from barlow_atlas.report.page.curve import curve_data, script_json
+from barlow_atlas.report.text import MINUS, PROTOCOLS
 
 __all__ = [
     *("Figure", "IndexView", "StudyView", "TableView"),
@@ -30,16 +32,11 @@ __all__ = [
 HERE = Path(__file__).parent
 FIGURE_FILES = ("png", "pdf")
 TABLE_FILES = ("csv", "md", "tex")
-PROTOCOLS = {
-    "clean": "validation images held out of pre-training and probing choose peaks and settings",
-    "reference": "as the papers' code does it, without validation images",
-}
 ROLES = {
     "paper": "The papers' own setting",
     "stand-in": "A stand-in for the papers' setting",
     "example": "An example of how the ledger reads, not a test of the papers",
 }
-VERDICTS = ("reproduced", "contradicted", "inconclusive", "not yet run")
 
 
 @dataclass(frozen=True)
@@ -145,7 +142,7 @@ def index_page(view: IndexView) -> str:
         ],
         provenances=[(study, provenance(study.runs)) for study in view.studies],
         claims=view.claims.sort_values(
-            "verdict", key=lambda verdicts: verdicts == VERDICTS[-1], kind="stable"
+            "verdict", key=lambda verdicts: verdicts == NOT_RUN, kind="stable"
         ),
         counts={verdict: int((tests["verdict"] == verdict).sum()) for verdict in VERDICTS},
         examples=len(view.claims) - len(tests),
@@ -279,8 +276,8 @@ def _picture(svg: str) -> Markup:
 
 def _size(svg: str) -> Markup:
     """Width and height of the figure's view box, so that the page keeps its place free."""
-    found = re.search(r'viewBox="0 0 (\d+)[\d.]* (\d+)', svg)
-    return Markup(f' width="{found[1]}" height="{found[2]}"') if found else Markup()
+    box = re.search(r'viewBox="0 0 (\d+)[\d.]* (\d+)', svg)
+    return Markup(f' width="{box[1]}" height="{box[2]}"') if box else Markup()
 
 
 def _hash(text: str) -> str:
@@ -289,8 +286,8 @@ def _hash(text: str) -> str:
 
 def _distinct(values: pd.Series[Any]) -> str:
     """The different values, in order; a column without any is "unknown"."""
-    found = {part for value in values.dropna() for part in str(value).split("; ")}
-    return ", ".join(sorted(found)) or "unknown"
+    parts = {part for value in values.dropna() for part in str(value).split("; ")}
+    return ", ".join(sorted(parts)) or "unknown"
 
 
 def _number(value: object) -> str:
@@ -309,7 +306,7 @@ def _claimed(holds: str, smallest: float) -> str:
     return {
         "above": f"> {limit}",
         "not above": f"< {limit}",
-        "not below": f"> \N{MINUS SIGN}{limit}",
+        "not below": f"> {MINUS}{limit}",
         "within": f"\N{PLUS-MINUS SIGN}{limit}",
     }[holds]
 

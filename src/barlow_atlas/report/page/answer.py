@@ -9,8 +9,10 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
+from barlow_atlas.atlas.curves import peak_epoch
 from barlow_atlas.atlas.frames import LINE
-from barlow_atlas.report.page.curve import peak_epoch, probe_order
+from barlow_atlas.report.page.curve import probe_order
+from barlow_atlas.report.text import MINUS
 
 NEGLIGIBLE = 0.5
 """Percentage points: a fall whose upper bound lies below is called none. Claims have their own."""
@@ -58,7 +60,7 @@ def answer(curves: pd.DataFrame, effects: pd.DataFrame) -> Answer:
         curves: columns of curves.csv, of one study.
         effects: columns of effects.csv, of the same study.
     """
-    found = tuple(
+    probes = tuple(
         _probe_findings(str(probe), str(variant), rows, effects)
         for (probe, variant), rows in sorted(
             curves.groupby(["probe", "variant"]), key=lambda item: probe_order(item[0][0])
@@ -66,8 +68,8 @@ def answer(curves: pd.DataFrame, effects: pd.DataFrame) -> Answer:
     )
     return Answer(
         question(curves),
-        headline(found[0]) if found else "No answer yet: no milestone has been probed.",
-        found,
+        headline(probes[0]) if probes else "No answer yet: no milestone has been probed.",
+        probes,
     )
 
 
@@ -75,8 +77,8 @@ def overall(answers: Sequence[Answer]) -> Answer:
     """The answer over all studies, each by its main probe."""
     mains = [answer.probes[0] for answer in answers if answer.probes]
     falling = sum(any(line.kind == "falls" for line in main.lines) for main in mains)
-    found = tuple(
-        _over_studies(method, [own for main in mains if (own := _kinds(main, method))])
+    methods = tuple(
+        _over_studies(method, [kinds for main in mains if (kinds := _kinds(main, method))])
         for method in OBJECTIVES.values()
         if any(_kinds(main, method) for main in mains)
     )
@@ -85,7 +87,7 @@ def overall(answers: Sequence[Answer]) -> Answer:
         f"Accuracy is shown to fall past its peak in {falling} of {_studies(len(mains))}."
         if mains
         else "No answer yet: no study but examples has results.",
-        (ProbeFindings("All studies, each by its main probe", found, ()),) if found else (),
+        (ProbeFindings("All studies, each by its main probe", methods, ()),) if methods else (),
     )
 
 
@@ -101,8 +103,8 @@ def _over_studies(method: str, studies: Sequence[set[Kind]]) -> Finding:
     )
 
 
-def _kinds(found: ProbeFindings, method: str) -> set[Kind]:
-    return {line.kind for line in found.lines if line.method == method}
+def _kinds(of_probe: ProbeFindings, method: str) -> set[Kind]:
+    return {line.kind for line in of_probe.lines if line.method == method}
 
 
 def _studies(number: int) -> str:
@@ -120,18 +122,18 @@ def question(curves: pd.DataFrame) -> str:
     return "Does accuracy fall when training goes on past its peak?"
 
 
-def headline(found: ProbeFindings) -> str:
+def headline(of_probe: ProbeFindings) -> str:
     """The lines' findings in one sentence, which never says more than they do."""
-    kinds = [finding.kind for finding in found.lines]
+    kinds = [finding.kind for finding in of_probe.lines]
     of_method: dict[str, list[Kind]] = {}
-    for finding in found.lines:
+    for finding in of_probe.lines:
         of_method.setdefault(finding.method, []).append(finding.kind)
     falling = [
-        _some(method, own.count("falls"), len(own))
-        for method, own in of_method.items()
-        if "falls" in own
+        _some(method, of_lines.count("falls"), len(of_lines))
+        for method, of_lines in of_method.items()
+        if "falls" in of_lines
     ]
-    steady = [method for method, own in of_method.items() if set(own) == {"no fall"}]
+    steady = [method for method, of_lines in of_method.items() if set(of_lines) == {"no fall"}]
     if falling and steady:
         return (
             f"Accuracy falls past its peak with {_listed(falling)}, and by no more than "
@@ -164,10 +166,10 @@ def _listed(names: Sequence[str]) -> str:
 def _probe_findings(
     probe: str, variant: str, curves: pd.DataFrame, effects: pd.DataFrame
 ) -> ProbeFindings:
-    own = effects[(effects["probe"] == probe) & (effects["variant"] == variant)]
+    of_probe = effects[(effects["probe"] == probe) & (effects["variant"] == variant)]
     rows = {
         (row["statistic"], _against(row), *(row[name] for name in LINE)): row
-        for row in own.to_dict("records")
+        for row in of_probe.to_dict("records")
     }
     names = line_names(curves)
     fallen = tuple(
@@ -178,7 +180,7 @@ def _probe_findings(
     )
     pairs = [
         _pair(row, rows, names)
-        for row in own[own["statistic"] == "difference_last"].to_dict("records")
+        for row in of_probe[of_probe["statistic"] == "difference_last"].to_dict("records")
         if _is_the_question(row, curves)
     ]
     told = f"{probe} probe, {variant}" if probe != "knn" else f"kNN, {variant}"
@@ -286,11 +288,11 @@ def _pair(
         ),
         _against(row),
     )
-    found = [_difference(row, first, second, "ends {} points above {}", "end")]
+    findings = [_difference(row, first, second, "ends {} points above {}", "end")]
     drop = rows.get(("difference_drop_from_best", _against(row), *line))
     if drop is not None and any(_number(drop[name]) != 0 for name in ("estimate", "low", "high")):
-        found.append(_difference(drop, first, second, "loses {} points more than {}", "fall"))
-    return found
+        findings.append(_difference(drop, first, second, "loses {} points more than {}", "fall"))
+    return findings
 
 
 def _difference(row: Row, first: str, second: str, words: str, verb: str) -> Finding:
@@ -332,7 +334,7 @@ def seeds(row: Row) -> str:
 
 def points(value: float) -> str:
     """Two decimals, a true minus sign, and no negative zero."""
-    return f"{round(value, 2) + 0.0:.2f}".replace("-", "\N{MINUS SIGN}")
+    return f"{round(value, 2) + 0.0:.2f}".replace("-", MINUS)
 
 
 def _of_line(curves: pd.DataFrame, line: tuple[object, ...]) -> pd.Series[bool]:

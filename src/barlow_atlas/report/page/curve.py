@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from barlow_atlas.atlas.curves import peak_epoch
 from barlow_atlas.atlas.frames import LINE
 from barlow_atlas.report.figures.palette import looks
 
@@ -29,8 +30,8 @@ def curve_data(
     Returns:
         `lines`, an entry a line of the atlas with its `curves[split][metric]`: lists `epoch`,
         `mean`, `low`, `high` (percent; None where there is no interval), `n` and, for each of
-        `seeds`, a list of values (None where a seed lacks the milestone). `peak` is the epoch at
-        which the mean validation top-1 is highest, None without validation images. `look` is
+        `seeds`, a list of values (None where a seed lacks the milestone). `peak` is the
+        `peak_epoch` of validation top-1, None without validation images. `look` is
         that of the figures, dashes in line widths.
     """
     drawn = looks(zip(curves["method"], curves["embedding_dim"], strict=True), methods)
@@ -62,12 +63,6 @@ def curve_data(
         if (split, metric) == ("validation", "top1"):
             entry["peak"] = peak_epoch(rows)
     return {"lines": list(lines.values())}
-
-
-def peak_epoch(validation: pd.DataFrame) -> int:
-    """The epoch at which a line's mean validation top-1 is highest, the earliest of equals."""
-    best = validation[validation["mean"] == validation["mean"].max()]
-    return int(best["epoch"].min())
 
 
 def probe_order(probe: object) -> tuple[int, str]:

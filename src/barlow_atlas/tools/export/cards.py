@@ -13,17 +13,12 @@ from ruamel.yaml.representer import SafeRepresenter
 from barlow_atlas.atlas.frames import CURVE, probe_rows, subject
 from barlow_atlas.atlas.runs import ANY_RUN
 from barlow_atlas.data.prepared import Manifest
-from barlow_atlas.report.text import markdown
+from barlow_atlas.report.text import PROTOCOLS, markdown, markdown_table
 from barlow_atlas.study.models import ForeignRun, Run, Study
 from barlow_atlas.study.paths import DATA, probed_milestone
 from barlow_atlas.tools.export.citation import Citation, read_citation
 from barlow_atlas.tools.export.stored import Stored
 
-PROTOCOLS = {
-    "clean": "validation images were held out of pre-training and of probe training; the probes' "
-    "settings were chosen on them",
-    "reference": "as in the papers' code: nothing was held out, the probes' settings are fixed",
-}
 LOADING = """\
 from pathlib import Path
 
@@ -76,15 +71,15 @@ def model_card(
         data: manifest of the prepared data set, for its full name and licence.
     """
     run = ANY_RUN.validate_json(json.dumps(content["run"]))
-    found = [
+    accuracies = [
         row for row in probe_rows(content) if row["split"] == "test" and row["metric"] == "top1"
     ]
     parts = [
-        _front_matter(content, run, found, citation, data),
+        _front_matter(content, run, accuracies, citation, data),
         _what_it_is(content, run, title, data),
         _how_it_was_made(content["checkpoint"]),
         _how_to_load(content, run),
-        _results(found, curves, run),
+        _results(accuracies, curves, run),
         _limits(run, data),
         _citation(citation),
     ]
@@ -112,7 +107,7 @@ def card_of(name: str, study: Study, run: str, epoch: int | None = None) -> str:
 def _front_matter(
     content: Mapping[str, Any],
     run: Run | ForeignRun,
-    found: Iterable[Mapping[str, Any]],
+    accuracies: Iterable[Mapping[str, Any]],
     citation: Citation,
     data: Manifest | None,
 ) -> str:
@@ -134,7 +129,7 @@ def _front_matter(
                 }
             ],
         }
-        for row in found
+        for row in accuracies
     ]
     name = f"{content['name']}-epoch-{content['epoch']}"
     tags = ["self-supervised-learning", "image-feature-extraction", "safetensors"]
@@ -242,7 +237,7 @@ def _how_to_load(content: Mapping[str, Any], run: Run | ForeignRun) -> str:
 
 
 def _results(
-    found: Iterable[Mapping[str, Any]], curves: pd.DataFrame, run: Run | ForeignRun
+    accuracies: Iterable[Mapping[str, Any]], curves: pd.DataFrame, run: Run | ForeignRun
 ) -> str:
     cells = [
         (
@@ -252,7 +247,7 @@ def _results(
             f"{row['value']:.2f}",
             _over_seeds(row, curves),
         )
-        for row in found
+        for row in accuracies
     ]
     if not cells:
         return "## Results\n\nNot probed.\n"
@@ -260,7 +255,7 @@ def _results(
     return (
         "## Results\n\nTest top-1 accuracy in percent at this milestone, under the protocol "
         f"{run.protocol}. The interval is a t interval over the study's seeds.\n\n"
-        f"{_table(head, cells)}"
+        f"{markdown_table([head, ['---'] * len(head), *cells])}"
     )
 
 
@@ -295,7 +290,7 @@ def _limits(run: Run | ForeignRun, data: Manifest | None) -> str:
 
 
 def _citation(citation: Citation) -> str:
-    own = (
+    software = (
         f"{', '.join(author.name for author in citation.authors)}: {citation.title}, version "
         f"{citation.version}"
     )
@@ -304,15 +299,10 @@ def _citation(citation: Citation) -> str:
         f"{paper.identifier}"
         for paper in citation.papers
     ]
-    return "## Citation\n\n" + "".join(f"- {markdown(line)}\n" for line in (own, *papers))
+    return "## Citation\n\n" + "".join(f"- {markdown(line)}\n" for line in (software, *papers))
 
 
 def _facts(facts: Mapping[str, str]) -> str:
     """A table of names and texts from anywhere."""
-    return _table(("", ""), [(name, markdown(text)) for name, text in facts.items()])
-
-
-def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
-    """A Markdown table; the cells are Markdown."""
-    lines = [head, ("---",) * len(head), *rows]
-    return "".join(f"| {' | '.join(row)} |\n" for row in lines)
+    rows = [(name, markdown(text)) for name, text in facts.items()]
+    return markdown_table([("", ""), ("---", "---"), *rows])

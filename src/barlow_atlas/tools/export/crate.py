@@ -137,8 +137,8 @@ def check_crate(folder: Path) -> list[str]:
             faults.append(f"{entity.id} has another sha256 than the metadata say")
         elif str(path.stat().st_size) != entity["contentSize"]:
             faults.append(f"{entity.id} has another size than the metadata say")
-    found = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
-    faults += [f"{path} is not described" for path in sorted(found - described)]
+    present = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    faults += [f"{path} is not described" for path in sorted(present - described)]
     graph = json.loads((folder / METADATA).read_text())["@graph"]
     known = {entity["@id"] for entity in graph}
     for entity in graph:
@@ -211,13 +211,13 @@ def _chain(stored: Stored) -> pd.DataFrame:
         CrateError: if the prepared images here are others than the runs'.
     """
     if stored.own_images.is_file():
-        here = sha256_of(stored.own_images)
+        prepared = sha256_of(stored.own_images)
         for content in stored.contents:
-            used = content["checkpoint"].get("data_sha256", here)
-            if used != here:
+            used = content["checkpoint"].get("data_sha256", prepared)
+            if used != prepared:
                 raise CrateError(
-                    f"{stored.own_images} has sha256 {here[:12]}, but {content['name']} at epoch "
-                    f"{content['epoch']} was trained on {used[:12]}: `dvc checkout` "
+                    f"{stored.own_images} has sha256 {prepared[:12]}, but {content['name']} at "
+                    f"epoch {content['epoch']} was trained on {used[:12]}: `dvc checkout` "
                     f"{stored.own_images.parent}, or remove it; the crate then has the hash alone"
                 )
     manifests = [

@@ -109,15 +109,15 @@ class Stored:
             StoredError: if one is not of the run and epoch it is named for, or was made with other
                 parameters.
         """
-        found = []
+        contents = []
         for run in self.study.runs():
             for epoch in self.study.milestones_of(run):
                 path = probe_file(self.name, run, epoch)
                 if path.is_file():
                     content = json.loads(path.read_text())
                     _check_place(path, content, self.name, run, epoch)
-                    found.append(content)
-        return found
+                    contents.append(content)
+        return contents
 
     @cached_property
     def runs(self) -> pd.DataFrame:

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from barlow_atlas.workflow.jobs import Job, runs_of, step_file
+from barlow_atlas.workflow.jobs import Job, runs_of, stem_of, step_file
 from snakemake_executor_plugin_submitit.job import process_lives
 from snakemake_executor_plugin_submitit.ledger import Ledger
 from snakemake_executor_plugin_submitit.submission import log_folder
@@ -97,11 +97,11 @@ def activity(name: str, pending: Sequence[Job]) -> Activity:
 
 def wanted() -> dict[Path, float]:
     """What a Snakemake that runs here is to make, with the time of its start."""
-    found: dict[Path, float] = {}
+    started_at: dict[Path, float] = {}
     for lock, started in _locks().items():
         with suppress(OSError):
-            found |= {Path(line): started for line in lock.read_text().splitlines()}
-    return found
+            started_at |= {Path(line): started for line in lock.read_text().splitlines()}
+    return started_at
 
 
 def tail(log: Path) -> list[str]:
@@ -117,13 +117,13 @@ def tail(log: Path) -> list[str]:
 
 def files_in(folders: Iterable[Path]) -> dict[Path, os.stat_result]:
     """What some folders hold; one that is not there holds nothing."""
-    found = {}
+    stats = {}
     for folder in folders:
         with suppress(OSError), os.scandir(folder) as entries:
             for entry in entries:
                 with suppress(OSError):
-                    found[folder / entry.name] = entry.stat()
-    return found
+                    stats[folder / entry.name] = entry.stat()
+    return stats
 
 
 def _locks() -> dict[Path, float]:
@@ -142,23 +142,23 @@ def _slurm_jobs() -> Iterator[tuple[Path, Path]]:
 
 def _folders() -> Mapping[str, list[Path]]:
     """The folders of single submissions, by their names."""
-    found = defaultdict(list)
+    by_name = defaultdict(list)
     for rule in files_in([SUBMISSIONS]):
         for folder in files_in([rule]):
-            found[folder.name].append(folder)
-    return found
+            by_name[folder.name].append(folder)
+    return by_name
 
 
 def _folders_of(name: str, job: Job, known: Mapping[str, list[Path]]) -> Iterable[Path]:
     """Where the executor has put a job's files; none if it never started."""
     first, *others = runs_of(job)
     if not others:
-        found = known.get(_folder_name(name, "run", first, job.epoch), ())
-        return [folder for folder in found if folder.parent.name == job.rule]
-    folders = known.get(_folder_name(name, "stem", first.rpartition("-s")[0], job.epoch), ())
+        folders = known.get(_folder_name(name, "run", first, job.epoch), ())
+        return [folder for folder in folders if folder.parent.name == job.rule]
+    folders = known.get(_folder_name(name, "stem", stem_of(job), job.epoch), ())
     # Each group of seeds has a rule of its own, whose number depends on what Snakemake was asked.
-    own = re.compile(rf"\bcheckpoints/{re.escape(first)}/")
-    return [found for found in folders if any(own.search(_text(f)) for f in found.glob("*.out"))]
+    names_it = re.compile(rf"\bcheckpoints/{re.escape(first)}/").search
+    return [folder for folder in folders if any(names_it(_text(f)) for f in folder.glob("*.out"))]
 
 
 @functools.cache
@@ -208,6 +208,6 @@ def _running(name: str, job: Job) -> Running:
 def _object(line: str) -> dict[str, Any]:
     """A line's JSON object; an empty one if it holds none."""
     with suppress(ValueError):
-        found = json.loads(line)
-        return found if isinstance(found, dict) else {}
+        value = json.loads(line)
+        return value if isinstance(value, dict) else {}
     return {}

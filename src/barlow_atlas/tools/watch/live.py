@@ -243,8 +243,8 @@ class Live:
 
     def _read(self) -> list[dict[str, Any]]:
         """The probe files that are here; what was made of others is forgotten."""
-        here = files_in(dict.fromkeys(file.parent for file in self._probe_files))
-        files = {file: here[file] for file in self._probe_files if file in here}
+        stats = files_in(dict.fromkeys(file.parent for file in self._probe_files))
+        files = {file: stats[file] for file in self._probe_files if file in stats}
         changed, contents = self._contents.read(files)
         if changed:
             self._data = self._page = None

@@ -65,7 +65,7 @@ def _measured(name: str, jobs: Sequence[Job]) -> Iterator[tuple[Job, float]]:
 
     Those of untrained networks train nothing: their time is the start of a program.
     """
-    found = []
+    measured = []
     for job in jobs:
         if job.run is None or (job.rule == "pretrain" and not job.epochs):
             continue
@@ -73,8 +73,8 @@ def _measured(name: str, jobs: Sequence[Job]) -> Iterator[tuple[Job, float]]:
         with suppress(OSError):
             ended = step_file(name, job, ".tsv").stat().st_mtime
             if seconds is not None:
-                found.append((ended, job, seconds))
-    for _, job, seconds in sorted(found, key=lambda one: one[0]):
+                measured.append((ended, job, seconds))
+    for _, job, seconds in sorted(measured, key=lambda one: one[0]):
         yield job, seconds
 
 

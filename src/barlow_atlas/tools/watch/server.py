@@ -164,15 +164,15 @@ class Handler(BaseHTTPRequestHandler):
         home = f"/{live.name}/"
         path = self.path.partition("?")[0]
         # JSON beside the page, where the page asks for it, and at the root, where people do.
-        found = path.removeprefix(home) if path.startswith(home) else path.removeprefix("/")
+        asked = path.removeprefix(home) if path.startswith(home) else path.removeprefix("/")
         try:
             if path == "/":
                 self._send(HTTPStatus.FOUND, b"", TEXT, Location=home)
             elif path == home:
                 self._send(HTTPStatus.OK, live.page(), HTML)
-            elif found == "status.json":
+            elif asked == "status.json":
                 self._send(HTTPStatus.OK, json.dumps(live.status()).encode(), JSON)
-            elif found == "data.json":
+            elif asked == "data.json":
                 self._send(HTTPStatus.OK, live.data(), JSON)
             else:
                 self._send_report(path)
