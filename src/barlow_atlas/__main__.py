@@ -112,7 +112,23 @@ def _parser() -> argparse.ArgumentParser:
     benched.add_argument("--device", help="such as cpu, cuda or cuda:1 (default: a GPU if any)")
     checked = add_with_study("doctor", doctor)
     checked.add_argument("--profile", help="Snakemake profile, such as slurm or profiles/local")
-    add_with_study("adopt", adopt)
+    adopted = add_with_study("adopt", adopt)
+    carried = adopted.add_mutually_exclusive_group()
+    carried.add_argument(
+        "--prove", type=_positive, metavar="N", help="make N milestones again with today's code"
+    )
+    carried.add_argument("--accept", metavar="REASON", help="without proof; it is shown as such")
+    adopted.add_argument(
+        "--tolerance",
+        type=float,
+        default=0.0,
+        metavar="T",
+        help="relative difference that counts as none (default: 0, equal to the bit)",
+    )
+    adopted.add_argument(
+        "--beside", metavar="COMMIT", help="compare with what its code gives on this machine"
+    )
+    adopted.add_argument("--device", help="such as cpu, cuda or cuda:1 (default: a GPU if any)")
     add("derive", derive)
     added = add("verify", verify)
     added.add_argument("--golden", type=Path, metavar="DIR", help="folder of golden files")
@@ -125,6 +141,13 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument("--study", default="demo", help="name of a file in params/, no ending")
     added.set_defaults(step=verify_checkpoints)
     return parser
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text}: give at least 1")
+    return number
 
 
 def _study(options: argparse.Namespace) -> Study:
@@ -289,10 +312,23 @@ def track(options: argparse.Namespace) -> None:
 
 
 def adopt(options: argparse.Namespace) -> None:
-    """Makes results that were pulled or checked out known to Snakemake, where they fit."""
+    """Makes results that were pulled or checked out known to Snakemake, where they fit.
+
+    With --prove or --accept the results of other code first count as made by today's.
+    """
     from barlow_atlas.workflow.adopt import adopt
 
-    adopt(options.study, _study(options), _log)
+    study = _study(options)
+    if options.prove is not None:
+        from barlow_atlas.steps.prove import prove
+
+        how = options.prove, options.tolerance, options.beside, options.device
+        prove(options.study, study, *how, _log)
+    elif options.accept is not None:
+        from barlow_atlas.steps.prove import accept
+
+        accept(options.study, study, options.accept, _log)
+    adopt(options.study, study, _log)
 
 
 def verify(options: argparse.Namespace) -> int:

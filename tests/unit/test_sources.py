@@ -156,7 +156,7 @@ def test_an_excused_module_may_change_but_what_is_taken_from_it_counts(package: 
     before = seen()
     edit(package / "store/shelf.py", "3", "4")
     assert seen() == before
-    edit(step, taken + "\n\n", taken.replace("Shelf", "Board") + "\n\n")
+    edit(step, f"{taken}\nfrom", f"{taken.replace('Shelf', 'Board')}\nfrom")
     assert seen() != before
 
 

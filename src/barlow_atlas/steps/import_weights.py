@@ -14,9 +14,17 @@ from barlow_atlas.workflow.sources import fingerprint
 
 
 def import_weights(
-    name: str, study: Study, run_name: str, epoch: int, say: Callable[[str], None]
+    name: str,
+    study: Study,
+    run_name: str,
+    epoch: int,
+    say: Callable[[str], None],
+    checkpoints: Path | None = None,
 ) -> None:
     """Turns foreign weights that a study names into a milestone; no code in the file is run.
+
+    Args:
+        checkpoints: the folder of the milestone, if it is not the run's.
 
     Raises:
         StudyError: the run is trained, or has no file for that epoch.
@@ -33,7 +41,7 @@ def import_weights(
     say(left_out + (" ..." if len(foreign.dropped) > 20 else ""))
     origin = {"file": files[epoch], "file_sha256": foreign.sha256}
     write_milestone(
-        of_run("checkpoints", name, run.name),
+        checkpoints or of_run("checkpoints", name, run.name),
         study=name,
         run=run,
         epoch=epoch,
