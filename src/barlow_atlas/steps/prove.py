@@ -293,9 +293,7 @@ def _origin(trained_from: int) -> str:
     return f"from epoch {trained_from}" if trained_from else "from the seed"
 
 
-def _make(
-    name: str, study: Study, candidate: Candidate, folder: Path, device: str | None
-) -> Made:
+def _make(name: str, study: Study, candidate: Candidate, folder: Path, device: str | None) -> Made:
     """Makes a milestone again with today's code, below `folder`."""
     run, epoch = candidate.run, candidate.epoch
     checkpoints, training = folder / "checkpoints", folder / "training"
@@ -461,9 +459,7 @@ def compare(candidate: Candidate, known: Made, again: Made, tolerance: float) ->
     )
 
 
-def _disagreement(
-    candidate: Candidate, place: str, known: object, again: object
-) -> AdoptionError:
+def _disagreement(candidate: Candidate, place: str, known: object, again: object) -> AdoptionError:
     return AdoptionError(
         f"{candidate.run.name} at epoch {candidate.epoch}, trained "
         f"{_origin(candidate.trained_from)}, does not come out the same; first at {place}: "
