@@ -62,9 +62,12 @@ class Probe(Frozen):
         """
 
     @property
-    @abstractmethod
     def variants(self) -> tuple[str, ...]:
-        """The short names, see `variant`, of its numbers that the test images did not choose."""
+        """The short names, see `variant`, of its numbers that the test images did not choose.
+
+        One, of its own settings, where records hold just these.
+        """
+        return (self.variant(self.model_dump()),)
 
     @classmethod
     @abstractmethod
@@ -75,6 +78,6 @@ class Probe(Frozen):
         """
 
     @classmethod
-    @abstractmethod
     def setting(cls, settings: Mapping[str, Any]) -> str:
         """What a number must be printed with, from a record's settings; the same for all runs."""
+        return cls.variant(settings)

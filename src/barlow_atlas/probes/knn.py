@@ -42,16 +42,8 @@ class KNN(Probe):
         weight = "unweighted" if self.temperature is None else f"T={self.temperature:g}"
         return f"k={self.k} {weight} {self.distance} {self.feature}"
 
-    @property
-    def variants(self) -> tuple[str, ...]:
-        return (self.label,)
-
     @classmethod
     def variant(cls, settings: Mapping[str, Any]) -> str:
-        return cls.model_validate(settings).label
-
-    @classmethod
-    def setting(cls, settings: Mapping[str, Any]) -> str:
         return cls.model_validate(settings).label
 
     @classmethod
