@@ -158,7 +158,7 @@ def test_an_excused_module_may_change_but_what_is_taken_from_it_counts(package: 
     before = seen()
     edit(package / "store/shelf.py", "3", "4")
     assert seen() == before
-    edit(step, taken + "\n\n", taken.replace("Shelf", "Board") + "\n\n")
+    edit(step, f"math\n\n{taken}", f"math\n\n{taken.replace('Shelf', 'Board')}")
     assert seen() != before
 
 
