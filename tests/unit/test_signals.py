@@ -385,7 +385,7 @@ def test_a_milestones_records(tiny_run: Run, splits: dict[str, Labelled]) -> Non
     ]
     assert {r["settings"]["batch_size"] for r in records} == {32}
     assert {r["settings"]["lambda_bt"] for r in records} == {LAMBDA_BT}
-    assert [r["settings"]["dimensions"] for r in records] == [32, 32, 32, 32]
+    assert [r["settings"]["dimensions"] for r in records] == [64, 32, 64, 32]
     assert all(value is not None for r in records for value in r["values"].values())
     assert ["correlation" in r for r in records] == [False, False, False, True]
     json.dumps(records, allow_nan=False)

@@ -61,6 +61,7 @@ def test_the_schema_is_in_step_with_the_models() -> None:
         ("name: mix_cosine", "name: trunk", ["schedule.cooldown_epochs is missing"]),
         ("threads: 1", "threads: 1\noverrides: {bt2: {epochs: 5}}", ["unknown method", "'bt'"]),
         ("0.07}", "0.07, distance: euclidean}", ["probes.knn.1", "`temperature: null`"]),
+        ("{k: 20, temperature: 0.07}", "{k: 200, temperature: 0.5}", ["'k=200 T=0.5", "ask one"]),
         ("  knn:", "  kmn:", ["probes.kmn is no parameter", "mean 'knn'"]),
     ],
 )
@@ -172,8 +173,8 @@ def test_a_study_reads_the_same_after_another_probe_was_added() -> None:
         Probes()
 
 
-def test_what_probes_look_at_beside_a_studys_images_is_prepared_once() -> None:
-    both = [{"targets": ["mnist", "dtd"]}, {"targets": ["dtd"], "epochs": 5}]
+def test_what_probes_look_at_is_prepared_beside_the_studys_images() -> None:
+    both = [{"targets": ["mnist"]}, {"targets": ["dtd"], "epochs": 5}]
     probes = Probes.model_validate({"transfer": both})
     study = load_study(Path("params/demo.yaml")).model_copy(update={"probes": probes})
     assert [each.name for each in study.data_sets()] == ["digits", "mnist-8", "dtd-8"]

@@ -14,7 +14,7 @@ STUDY = (
 )
 PROBED = (
     "from pathlib import Path; from barlow_atlas.study.file import load_study;"
-    "from barlow_atlas.workflow.adoption import probing_code;"
+    "from barlow_atlas.workflow.sources import probing_code;"
     "study = load_study(Path('params/demo.yaml'));"
     "print(probing_code(study), study.probes.model_dump_json())"
 )

@@ -10,6 +10,7 @@ Planning imports this module, so it loads neither torch nor numpy.
 import functools
 import itertools
 import operator
+from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
@@ -52,16 +53,19 @@ class AskedProbes(Frozen):
     """What every milestone is asked: for each probe of `PROBES` that is, all its settings."""
 
     @model_validator(mode="after")
-    def _something_is_asked(self) -> "AskedProbes":
-        if not self.asked():
+    def _something_is_asked_once(self) -> "AskedProbes":
+        named = Counter(self.variants())
+        if not named:
             raise ValueError(f"nothing is asked: give at least one of {', '.join(PROBES)}")
+        (probe, variant), times = named.most_common(1)[0]
+        if times > 1:
+            raise ValueError(f"{probe}: two have the short name {variant!r} in tables; ask one")
         return self
 
     @model_serializer(mode="wrap")
     def _what_is_asked(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        # So that a study's probes read the same before and after another probe is added, and
-        # nothing is probed again. Studies that were probed before probes were added say of transfer
-        # that it is not asked.
+        # What is not asked leaves no trace, so that another probe in `PROBES` changes no study's
+        # text, by which Snakemake tells what to probe again. Texts on record do name transfer.
         told = whole(self)
         return {name: told[name] for name in told if told[name] or name == "transfer"}
 
