@@ -15,7 +15,6 @@ from barlow_atlas.study import paths
 from barlow_atlas.store.adoptions import standing
 from barlow_atlas.workflow import sources
 from barlow_atlas.atlas.claims import entries, load_claims
-from barlow_atlas.data.catalog import TARGETS
 from barlow_atlas.errors import AtlasError
 from barlow_atlas.atlas.published import read_tables
 from barlow_atlas.study.file import find_studies, load_study, study_file

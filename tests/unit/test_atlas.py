@@ -19,11 +19,11 @@ from barlow_atlas.atlas.curves import (
 from barlow_atlas.atlas.frames import (
     COLUMNS,
     SIGNAL_COLUMNS,
+    UnknownProbe,
+    labels,
     probe_table,
     read_contents,
-    setting,
     signal_table,
-    variant,
 )
 
 SETTINGS = {"k": 20, "temperature": 0.07, "distance": "cosine", "feature": "backbone"}
@@ -198,13 +198,19 @@ LINEAR = {
 
 
 def test_a_linear_setting_names_all_that_a_number_depends_on() -> None:
-    assert variant("linear", LINEAR) == "imagenet best on test"
-    assert setting("linear", LINEAR) == (
-        "imagenet best on test, 200 epochs, sgd, momentum 0.9, images cropped and flipped, "
-        "BN running statistics, backbone, epoch: best on test, chosen on test"
-    )
+    assert labels({"probe": "linear", "settings": LINEAR}) == {
+        "probe": "linear",
+        "variant": "imagenet best on test",
+        "setting": "imagenet best on test, 200 epochs, sgd, momentum 0.9, images cropped and "
+        "flipped, BN running statistics, backbone, epoch: best on test, chosen on test",
+    }
     last = LINEAR | {"epoch_rule": "last", "chosen_on": "nothing"}
-    assert variant("linear", last) == "imagenet"
+    assert labels({"probe": "linear", "settings": last})["variant"] == "imagenet"
+
+
+def test_answers_to_a_probe_that_is_not_here_are_named() -> None:
+    with pytest.raises(UnknownProbe, match="'nearest_mean', which this code does not have"):
+        labels({"probe": "nearest_mean", "settings": {}})
 
 
 def test_an_objective_names_its_weights_and_convention(tidy: pd.DataFrame) -> None:

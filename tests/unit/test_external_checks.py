@@ -21,9 +21,8 @@ from lightly.loss import BarlowTwinsLoss
 
 from barlow_atlas.objectives.barlow_twins import BarlowTwins
 from barlow_atlas.probes.features import extract
-from barlow_atlas.probes.knn import knn_scores
-from barlow_atlas.probes.linear import clean_probe
-from barlow_atlas.probes.settings import KNN, Linear
+from barlow_atlas.probes.knn import KNN, knn_scores
+from barlow_atlas.probes.linear import Linear, clean_probe
 from barlow_atlas.probes.signals import LAMBDA_BT, barlow_twins_terms
 from barlow_atlas.study.models import Run
 

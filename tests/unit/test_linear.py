@@ -7,34 +7,36 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 from torch import Tensor, nn
 
 from barlow_atlas.nn import views
 from barlow_atlas.nn.networks import build
 from barlow_atlas.nn.randomness import generator
 from barlow_atlas.probes.features import extract
-from barlow_atlas.probes.linear import (
-    CROP_AND_FLIP,
-    FORMS,
-    Chosen,
-    Direction,
+from barlow_atlas.probes.heads import (
     Heads,
     adam,
-    cosine_factor,
-    exponential_factor,
-    linear_probe,
-    linear_settings,
     momentum_sgd,
     normal_start,
-    published_probe,
-    resized_and_cropped,
     shuffled,
     train,
     uniform_start,
 )
-from barlow_atlas.probes.settings import Linear, LinearProbes
-from barlow_atlas.study.models import Run
+from barlow_atlas.probes.linear import (
+    CROP_AND_FLIP,
+    FORMS,
+    Chosen,
+    Linear,
+    cosine_factor,
+    exponential_factor,
+    linear_probe,
+    linear_settings,
+    published_probe,
+    resized_and_cropped,
+)
+from barlow_atlas.probes.milestone import Labelled, Milestone
+from barlow_atlas.study.models import Probes, Run
 
 CPU = torch.device("cpu")
 CLASSES = 10
@@ -52,6 +54,12 @@ def labels(digits: tuple[np.ndarray, np.ndarray]) -> dict[str, Tensor]:
     return {split: torch.from_numpy(digits[1][rows]) for split, rows in PARTS.items()}
 
 
+def milestone_of(run: Run, images: Split, labels: dict[str, Tensor]) -> Milestone:
+    network = build(run.architecture, generator(0, "weights"))
+    splits = {split: Labelled(images[split], labels[split].numpy()) for split in images}
+    return Milestone(network, run, splits, CLASSES, CPU)
+
+
 @pytest.fixture
 def reference_run(tiny_run: Run) -> Run:
     return tiny_run.model_copy(update={"protocol": "reference"})
@@ -64,9 +72,8 @@ def backbone_of(run: Run) -> nn.Module:
 def probed(
     run: Run, settings: Linear, images: Split, labels: dict[str, Tensor]
 ) -> tuple[nn.Module, list[Chosen]]:
-    backbone = backbone_of(run)
-    features = {split: extract(backbone, run, found, CPU) for split, found in images.items()}
-    return backbone, linear_probe(backbone, run, settings, features, images, labels, CLASSES, CPU)
+    milestone = milestone_of(run, images, labels)
+    return milestone.network.backbone, linear_probe(milestone, settings)
 
 
 def plain_linear(start: Tensor) -> nn.Linear:
@@ -102,17 +109,16 @@ def test_each_form_has_its_published_values() -> None:
 
 
 def test_one_probe_or_a_list_of_them() -> None:
-    adapter = TypeAdapter(LinearProbes)
+    def linear(given: object) -> tuple[Linear, ...]:
+        return Probes.model_validate({"linear": given}).linear
+
     one = {"epochs": 3, "batch_size": 64, "learning_rates": [0.1], "weight_decays": [0.0]}
-    assert adapter.validate_python(one) == (Linear(**one),)
-    assert [p.form for p in adapter.validate_python([{}, {"form": "imagenet"}])] == [
-        "standard",
-        "imagenet",
-    ]
+    assert linear(one) == (Linear(**one),)
+    assert [p.form for p in linear([{}, {"form": "imagenet"}])] == ["standard", "imagenet"]
     with pytest.raises(ValidationError):
-        adapter.validate_python([])
+        linear([])
     with pytest.raises(ValidationError, match="whose rate falls to 0"):
-        adapter.validate_python({"form": "imagenet", "final_lr_ratio": 0.1})
+        linear({"form": "imagenet", "final_lr_ratio": 0.1})
 
 
 @pytest.mark.parametrize("form", ["mix-small", "imagenet", "ssl-sota"])
@@ -126,7 +132,7 @@ def test_only_what_validates_is_clean_and_only_one_pair_is_a_reference(form: str
 
 def test_settings_load_nothing_heavy() -> None:
     script = (
-        "import sys, barlow_atlas.probe_settings; "
+        "import sys, barlow_atlas.probes; "
         "print(sorted({'torch', 'numpy', 'PIL'} & set(sys.modules)))"
     )
     found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
@@ -205,7 +211,7 @@ def test_each_pair_is_trained_as_torchs_optimizer_alone_would(
     x = torch.from_numpy(digits[0][:256, 0].reshape(256, 64) / 255)
     y = torch.from_numpy(digits[1][:256])
     start = uniform_start(64, CLASSES, generator(0)).double()
-    ours: Callable[[Tensor], Direction] = adam if name == "adam" else momentum_sgd
+    ours: Callable[[Tensor], Callable[[Tensor], Tensor]] = adam if name == "adam" else momentum_sgd
     heads = Heads((0.1, 0.003), (0.0, 0.01), start)
 
     def batches(epoch: int) -> list[tuple[Tensor, Tensor]]:
@@ -308,12 +314,11 @@ def test_live_batch_norm_stays_in_a_copy(
         form=form, epochs=2, batch_size=64, learning_rates=(0.01,), weight_decays=(5e-6,)
     )
     backbone, (last,) = probed(reference_run, settings, images, labels)
-    other = backbone_of(reference_run)
+    milestone = milestone_of(reference_run, images, labels)
+    other = milestone.network.backbone
     for name, value in other.state_dict().items():
         assert torch.equal(value, backbone.state_dict()[name]), name
-    (in_place,) = published_probe(
-        FORMS[form], other, reference_run, settings, images, labels, CLASSES, CPU
-    )
+    (in_place,) = published_probe(FORMS[form], milestone, settings)
     assert torch.equal(last.scores["test"], in_place.scores["test"])
     assert not torch.equal(
         extract(other, reference_run, images["test"][:5], CPU),

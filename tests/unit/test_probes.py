@@ -13,11 +13,12 @@ from sklearn.neighbors import KNeighborsClassifier
 from barlow_atlas.nn.networks import Network, build
 from barlow_atlas.nn.randomness import generator
 from barlow_atlas.probes.features import extract
-from barlow_atlas.probes.knn import ROOM, chunk_size, knn_scores, largest, neighbours
-from barlow_atlas.probes.linear import clean_probe
-from barlow_atlas.probes.milestone import Labelled, ProbeError, extract_splits, probe, record
+from barlow_atlas.probes.knn import KNN, knn_scores
+from barlow_atlas.probes.linear import Linear, clean_probe
+from barlow_atlas.probes.milestone import Labelled, Milestone, ProbeError, record
+from barlow_atlas.probes.neighbours import ROOM, chunk_size, largest, neighbours
 from barlow_atlas.probes.packing import pack, unpack
-from barlow_atlas.probes.settings import KNN, Linear
+from barlow_atlas.steps.probe import answers
 from barlow_atlas.study.models import Probes, Run
 
 CPU = torch.device("cpu")
@@ -27,8 +28,7 @@ LINEAR = Linear(epochs=40, batch_size=64, learning_rates=(0.1, 1e-6), weight_dec
 def probed(
     network: Network, run: Run, probes: Probes, splits: dict[str, Labelled]
 ) -> list[dict[str, Any]]:
-    features = extract_splits(network.backbone, run, splits, CPU)
-    return probe(network, run, probes, splits, features, 10)
+    return list(answers(probes, Milestone(network, run, splits, 10, CPU)))
 
 
 def clusters(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -180,7 +180,7 @@ def test_validation_chooses_the_rate_and_the_test_has_no_say() -> None:
 
 PROBES = Probes(
     knn=(KNN(k=200, temperature=0.5), KNN(k=5, temperature=0.07)),
-    linear=LINEAR.model_copy(update={"epochs": 3}),
+    linear=(LINEAR.model_copy(update={"epochs": 3}),),
 )
 
 

@@ -25,10 +25,12 @@ from barlow_atlas.nn.networks import Network, build
 from barlow_atlas.nn.randomness import generator
 from barlow_atlas.objectives.barlow_twins import cross_correlation_terms
 from barlow_atlas.probes.features import evaluation_view
-from barlow_atlas.probes.milestone import Labelled, ProbeError, extract_splits, probe
+from barlow_atlas.probes.knn import KNN
+from barlow_atlas.probes.linear import Linear
+from barlow_atlas.probes.milestone import Labelled, Milestone, ProbeError
 from barlow_atlas.probes.packing import unpack_correlations
-from barlow_atlas.probes.settings import KNN, Linear
 from barlow_atlas.probes.signals import (
+    FOREIGN_BATCH_SIZE,
     LAMBDA_BT,
     alignment,
     alpha_req,
@@ -42,6 +44,7 @@ from barlow_atlas.probes.signals import (
     uniformity,
     values,
 )
+from barlow_atlas.steps.probe import answers
 from barlow_atlas.study.models import ForeignRun, Probes, Run
 
 CPU = torch.device("cpu")
@@ -365,7 +368,8 @@ def test_cost_is_small() -> None:
 def signals_of(
     network: Network, run: Run | ForeignRun, splits: dict[str, Labelled]
 ) -> list[dict[str, Any]]:
-    return signals(network, run, splits, extract_splits(network.backbone, run, splits, CPU))
+    batch_size = run.batch_size if isinstance(run, Run) else FOREIGN_BATCH_SIZE
+    return signals(Milestone(network, run, splits, 10, CPU), batch_size)
 
 
 def test_a_milestones_records(tiny_run: Run, splits: dict[str, Labelled]) -> None:
@@ -381,7 +385,7 @@ def test_a_milestones_records(tiny_run: Run, splits: dict[str, Labelled]) -> Non
     ]
     assert {r["settings"]["batch_size"] for r in records} == {32}
     assert {r["settings"]["lambda_bt"] for r in records} == {LAMBDA_BT}
-    assert [r["settings"]["dimensions"] for r in records] == [32, 32, 32, 32]
+    assert [r["settings"]["dimensions"] for r in records] == [64, 32, 64, 32]
     assert all(value is not None for r in records for value in r["values"].values())
     assert ["correlation" in r for r in records] == [False, False, False, True]
     json.dumps(records, allow_nan=False)
@@ -413,10 +417,9 @@ def test_a_milestone_extracts_each_image_once(tiny_run: Run, splits: dict[str, L
     network = build(tiny_run.architecture, generator(0))
     seen: list[int] = []
     network.backbone.register_forward_hook(lambda _, inputs, __: seen.append(len(inputs[0])))
-    features = extract_splits(network.backbone, tiny_run, splits, CPU)
-    assert sum(seen) == 700
-    signals(network, tiny_run, splits, features)
-    probe(network, tiny_run, PROBES, splits, features, 10)
+    milestone = Milestone(network, tiny_run, splits, 10, CPU)
+    signals(milestone, tiny_run.batch_size)
+    list(answers(PROBES, milestone))
     assert sum(seen) == 700 + 2 * 2 * 96
 
 
@@ -502,15 +505,14 @@ def test_diverged_weights_are_refused(tiny_run: Run, splits: dict[str, Labelled]
 
 PROBES = Probes(
     knn=(KNN(k=5, temperature=0.1), KNN(k=5, temperature=0.1, feature="projector")),
-    linear=Linear(epochs=1, batch_size=64, learning_rates=(0.1,), weight_decays=(0.0,)),
+    linear=(Linear(epochs=1, batch_size=64, learning_rates=(0.1,), weight_decays=(0.0,)),),
 )
 
 
 def probed(
     network: Network, run: Run, probes: Probes, splits: dict[str, Labelled], classes: int = 10
 ) -> list[dict[str, Any]]:
-    features = extract_splits(network.backbone, run, splits, CPU)
-    return probe(network, run, probes, splits, features, classes)
+    return list(answers(probes, Milestone(network, run, splits, classes, CPU)))
 
 
 def relabelled(labelled: Labelled, label: int, other: int) -> Labelled:

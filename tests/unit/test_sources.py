@@ -9,6 +9,8 @@ import pytest
 from barlow_atlas.objectives import METHODS
 from barlow_atlas.objectives.barlow_twins import BarlowTwins
 from barlow_atlas.objectives.mixed_barlow_twins import MixedBarlowTwins
+from barlow_atlas.probes import PROBES
+from barlow_atlas.study.file import load_study
 from barlow_atlas.workflow import sources
 from barlow_atlas.workflow.documentation import ROOMS
 from barlow_atlas.workflow.sources import EXCUSED, PACKAGE, SourceError, fingerprint, watched
@@ -156,7 +158,7 @@ def test_an_excused_module_may_change_but_what_is_taken_from_it_counts(package: 
     before = seen()
     edit(package / "store/shelf.py", "3", "4")
     assert seen() == before
-    edit(step, f"{taken}\nfrom", f"{taken.replace('Shelf', 'Board')}\nfrom")
+    edit(step, f"math\n\n{taken}", f"math\n\n{taken.replace('Shelf', 'Board')}")
     assert seen() != before
 
 
@@ -212,7 +214,7 @@ def test_every_excused_file_exists_and_is_imported_by_a_step() -> None:
     reached = {
         sources._file(each.module)
         for step in STEPS
-        for file in watched(step, METHODS.values())
+        for file in watched(step, [*METHODS.values(), *PROBES.values()])
         if file.suffix == ".py"
         for each in sources.imports(sources._parsed(file))
     }
@@ -242,6 +244,17 @@ def test_a_run_watches_its_own_method_only() -> None:
 
 def test_every_method_has_a_file_and_a_fingerprint_of_its_own() -> None:
     assert len({fingerprint("pretrain", [method]) for method in METHODS.values()}) == len(METHODS)
+
+
+def test_a_study_watches_the_probes_that_it_asks_only() -> None:
+    demo = load_study(Path("params/demo.yaml"))
+    for step in ("probe", "collect", "analyse"):
+        names = {path.name for path in watched(step, demo.probes.kinds())}
+        assert {"knn.py", "neighbours.py", "linear.py", "heads.py"} <= names
+        assert "transfer.py" not in names
+        assert not {path.name for path in watched(step)} & {f"{name}.py" for name in PROBES}
+    assert len({fingerprint("probe", [probe]) for probe in PROBES.values()}) == len(PROBES)
+    assert sources.probing_code(demo) == fingerprint("probe", [PROBES["knn"], PROBES["linear"]])
 
 
 def room_of(file: Path) -> str:

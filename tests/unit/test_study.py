@@ -13,7 +13,7 @@ from barlow_atlas.settings.augmentation import RECIPES
 from barlow_atlas.settings.training import Projector
 from barlow_atlas.study.errors import StudyError
 from barlow_atlas.study.file import file_schema, files_of, find_studies, load_study, study_file
-from barlow_atlas.study.models import Run
+from barlow_atlas.study.models import Probes, Run
 from barlow_atlas.study.paths import SCHEMA
 
 PARAMS = Path("params")
@@ -61,6 +61,8 @@ def test_the_schema_is_in_step_with_the_models() -> None:
         ("name: mix_cosine", "name: trunk", ["schedule.cooldown_epochs is missing"]),
         ("threads: 1", "threads: 1\noverrides: {bt2: {epochs: 5}}", ["unknown method", "'bt'"]),
         ("0.07}", "0.07, distance: euclidean}", ["probes.knn.1", "`temperature: null`"]),
+        ("{k: 20, temperature: 0.07}", "{k: 200, temperature: 0.5}", ["'k=200 T=0.5", "ask one"]),
+        ("  knn:", "  kmn:", ["probes.kmn is no parameter", "mean 'knn'"]),
     ],
 )
 def test_what_is_wrong_is_named(before: str, after: str, said: list[str], tmp_path: Path) -> None:
@@ -158,6 +160,24 @@ def test_an_unknown_run_names_the_nearest() -> None:
 def test_a_run_survives_its_json() -> None:
     for run in load_study(PARAMS / "cifar10.yaml").runs():
         assert Run.model_validate_json(run.model_dump_json()) == run
+
+
+def test_a_study_reads_the_same_after_another_probe_was_added() -> None:
+    """Else what it probes would be probed again: Snakemake compares the text."""
+    asked = load_study(Path("params/demo.yaml")).probes
+    alone = Probes(knn=asked.knn)
+    assert json.loads(alone.model_dump_json()).keys() == {"knn", "transfer"}
+    assert Probes.model_validate_json(asked.model_dump_json()) == asked
+    assert [kind.name for kind in asked.kinds()] == ["knn", "linear"]
+    with pytest.raises(ValueError, match="nothing is asked: give at least one of knn, linear"):
+        Probes()
+
+
+def test_what_probes_look_at_is_prepared_beside_the_studys_images() -> None:
+    both = [{"targets": ["mnist"]}, {"targets": ["dtd"], "epochs": 5}]
+    probes = Probes.model_validate({"transfer": both})
+    study = load_study(Path("params/demo.yaml")).model_copy(update={"probes": probes})
+    assert [each.name for each in study.data_sets()] == ["digits", "mnist-8", "dtd-8"]
 
 
 def test_milestones_seeds_and_probes_are_no_part_of_a_run() -> None:

@@ -15,14 +15,20 @@ from barlow_atlas.data.catalog import TARGETS
 from barlow_atlas.data.preparation import prepare
 from barlow_atlas.data.prepared import load
 from barlow_atlas.errors import AtlasError
-from barlow_atlas.nn.networks import build
+from barlow_atlas.nn.networks import Network, build
 from barlow_atlas.nn.randomness import generator
 from barlow_atlas.probes.features import evaluation_view, extract
-from barlow_atlas.probes.linear import shuffled, uniform_start
-from barlow_atlas.probes.milestone import Labelled, ProbeError
+from barlow_atlas.probes.heads import shuffled, uniform_start
+from barlow_atlas.probes.linear import Linear
+from barlow_atlas.probes.milestone import Labelled, Milestone, ProbeError
 from barlow_atlas.probes.packing import unpack
-from barlow_atlas.probes.settings import Linear, Transfer
-from barlow_atlas.probes.transfer import drops_factor, normalised_for, target_splits, transfer
+from barlow_atlas.probes.transfer import (
+    Transfer,
+    drops_factor,
+    normalised_for,
+    target_splits,
+    transfer_probe,
+)
 from barlow_atlas.study.models import Run
 
 CPU = torch.device("cpu")
@@ -60,8 +66,8 @@ def backbone_of(run: Run) -> nn.Module:
 def asked(
     run: Run, settings: Transfer, splits: dict[str, Labelled], backbone: nn.Module | None = None
 ) -> list[dict[str, Any]]:
-    network = backbone or backbone_of(run)
-    return transfer(network, run, settings, MNIST, splits, 10, CPU)
+    network = Network(backbone or backbone_of(run), nn.Identity())
+    return transfer_probe(Milestone(network, run, splits, 10, CPU), settings, MNIST)
 
 
 # Settings
@@ -258,6 +264,10 @@ def test_a_prepared_target_is_probed(tmp_path: Path, tiny_run: Run, reference_ru
     settings = Transfer(targets=["mnist"], epochs=2, batch_size=16)
     assert [r["split"] for r in asked(tiny_run, settings, clean)] == ["validation", "test"]
     assert [r["split"] for r in asked(reference_run, settings, reference)] == ["test", "test"]
+    # As a study asks: of a milestone whose own images are others.
+    network = Network(backbone_of(tiny_run), nn.Identity())
+    milestone = Milestone(network, tiny_run, {}, 7, CPU, {"mnist-8": data})
+    assert list(Transfer.run([settings], milestone)) == asked(tiny_run, settings, clean)
 
 
 def test_a_class_without_training_images_is_only_never_right(
@@ -267,9 +277,9 @@ def test_a_class_without_training_images_is_only_never_right(
     prepare(facts, tmp_path / "signs", tmp_path / "raw", [str(folder.parent)])
     splits = target_splits(load(tmp_path / "signs"), "reference")
     settings = Transfer(targets=["traffic-signs"], epochs=20, batch_size=6)
-    backbone = backbone_of(reference_run)
-    signs = TARGETS["traffic-signs"]
-    last, _ = transfer(backbone, reference_run, settings, signs, splits, 3, CPU)
+    network = Network(backbone_of(reference_run), nn.Identity())
+    milestone = Milestone(network, reference_run, splits, 3, CPU)
+    last, _ = transfer_probe(milestone, settings, TARGETS["traffic-signs"])
     correct = unpack(last["correct"], last["count"])
     assert not correct[splits["test"].labels == 2].any()
 

@@ -11,7 +11,7 @@ rule collect:
     conda:
         "../../environment.yml"
     params:
-        code=sources.fingerprint("collect"),
+        code=labelling_code("collect"),
     message:
         "Gathering the probes of {wildcards.study}"
     shell:
@@ -30,7 +30,7 @@ rule analyse:
     conda:
         "../../environment.yml"
     params:
-        code=sources.fingerprint("analyse"),
+        code=labelling_code("analyse"),
         claims=claims_of,
     message:
         "Computing curves, effects and claims of {wildcards.study}"

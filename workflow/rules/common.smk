@@ -8,7 +8,15 @@ def training_code(wildcards, seeds=None):
 
 
 def probing_code(wildcards):
-    return standing(wildcards.study, sources.probing_code())
+    code = sources.probing_code(STUDIES[wildcards.study])
+    return standing(wildcards.study, code)
+
+
+def labelling_code(step):
+    """What code a step is done by that reads the answers of its study's probes."""
+    return lambda wildcards: sources.fingerprint(
+        step, STUDIES[wildcards.study].probes.kinds()
+    )
 
 
 # Trained and imported runs have rules of their own, told apart by name.
@@ -65,18 +73,15 @@ def data_manifest(wildcards):
     return paths.DATA / STUDIES[wildcards.study].data.name / "manifest.json"
 
 
-def target_manifests(wildcards):
-    """The data sets that a study's probes are transferred to."""
-    _, *targets = STUDIES[wildcards.study].data_sets()
-    return [paths.DATA / target.name / "manifest.json" for target in targets]
+def other_manifests(wildcards):
+    """The data sets that a study's probes look at beside its own."""
+    _, *others = STUDIES[wildcards.study].data_sets()
+    return [paths.DATA / other.name / "manifest.json" for other in others]
 
 
-def target_facts(wildcards):
-    transfer = STUDIES[wildcards.study].probes.transfer
-    return [
-        TARGETS[name].model_dump_json()
-        for name in (transfer.targets if transfer else ())
-    ]
+def probe_facts(wildcards):
+    asked = STUDIES[wildcards.study].probes.asked()
+    return [fact for probe in asked for fact in probe.facts()]
 
 
 def foreign_file(wildcards):

@@ -6,7 +6,7 @@ rule probe:
         # The manifest stands for the weights it names: small, and compared by content.
         manifest=probed,
         data=data_manifest,
-        targets=target_manifests,
+        others=other_manifests,
     output:
         "results/{study}/probes/{run}/epoch_{epoch}.json",
     log:
@@ -23,8 +23,8 @@ rule probe:
     params:
         code=probing_code,
         probes=lambda wildcards: STUDIES[wildcards.study].probes.model_dump_json(),
-        # The facts of transfer targets: their statistics normalise the images.
-        targets=target_facts,
+        # Such as those of transfer targets: their statistics normalise the images.
+        facts=probe_facts,
     message:
         "Probing {wildcards.run} of {wildcards.study} at epoch {wildcards.epoch}"
     shell:

@@ -229,10 +229,7 @@ def _nearest(name: str, known: Mapping[str, Any]) -> str:
 
 def _variants(study: Study, probe: str) -> list[str]:
     """The study's probes of a kind, by the short names of its tables."""
-    if probe == "knn":
-        return [knn.label for knn in study.probes.knn]
-    rules = ("", " best on test") if study.protocol == "reference" else ("",)
-    return [f"{linear.form}{rule}" for linear in study.probes.linear for rule in rules]
+    return [variant for kind, variant in study.probes.variants() if kind == probe]
 
 
 def _epochs(study: Study, run: Run) -> int:

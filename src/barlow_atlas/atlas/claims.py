@@ -342,10 +342,7 @@ def _check_trend(claim: Trend, study: Study) -> None:
 
 def _probe(text: str, study: Study) -> tuple[str, str]:
     """The probe and variant that a claim's text means; raises ValueError."""
-    asked = [
-        *(("knn", knn.label) for knn in study.probes.knn),
-        *(("linear", linear.form) for linear in study.probes.linear),
-    ]
+    asked = study.probes.variants()
     names = [" ".join(probe) for probe in asked]
     meant = [probe for probe in asked if text in (probe[0], " ".join(probe))]
     if len(meant) > 1:

@@ -7,7 +7,8 @@ from typing import Any
 
 import pandas as pd
 
-from barlow_atlas.probes.settings import KNN
+from barlow_atlas.errors import AtlasError
+from barlow_atlas.probes import PROBES
 
 LINE = (
     *("study", "method", "objective", "embedding_dim", "epochs", "protocol"),
@@ -30,6 +31,10 @@ TEXTS = (
 NONE = 0
 """Stands for an embedding width or a last epoch that does not exist, so that columns stay whole
 numbers and no row is lost in grouping: imported weights have neither, a trunk has no last epoch."""
+
+
+class UnknownProbe(AtlasError):
+    """A probe file of other code."""
 
 
 def read_contents(files: Iterable[Path]) -> list[dict[str, Any]]:
@@ -67,9 +72,7 @@ def probe_rows(content: Mapping[str, Any]) -> Iterable[dict[str, Any]]:
         for metric in METRICS:
             yield {
                 **shared,
-                "probe": result["probe"],
-                "variant": variant(result["probe"], result["settings"]),
-                "setting": setting(result["probe"], result["settings"]),
+                **labels(result),
                 "split": result["split"],
                 "count": result["count"],
                 "metric": metric,
@@ -109,6 +112,22 @@ def subject(content: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def labels(result: Mapping[str, Any]) -> dict[str, str]:
+    """The `probe`, `variant` and `setting` of a probe's record.
+
+    Raises:
+        UnknownProbe: it was asked by other code.
+    """
+    name, settings = result["probe"], result["settings"]
+    if name not in PROBES:
+        raise UnknownProbe(
+            f"there are answers to a probe {name!r}, which this code does not have: add its file, "
+            "or probe again"
+        )
+    kind = PROBES[name]
+    return {"probe": name, "variant": kind.variant(settings), "setting": kind.setting(settings)}
+
+
 def objective(run: Mapping[str, Any]) -> str:
     """What was minimised, with the weights and convention that a number must be printed with."""
     if "settings" not in run:
@@ -117,24 +136,3 @@ def objective(run: Mapping[str, Any]) -> str:
     shown = ("variant", "lambda_bt", "lambda_reg", "convention")
     told = [f"{key}={settings[key]}" for key in shown if key in settings]
     return " ".join([settings["objective"], *told])
-
-
-def variant(probe: str, settings: Mapping[str, Any]) -> str:
-    """A short name that tells a study's probes of one kind apart."""
-    if probe == "knn":
-        return KNN.model_validate(settings).label
-    name = str(settings["form"] if probe == "linear" else settings["target"])
-    return name if settings["epoch_rule"] == "last" else f"{name} {settings['epoch_rule']}"
-
-
-def setting(probe: str, settings: Mapping[str, Any]) -> str:
-    """What a number of this probe must be printed with; the same for all runs of a study."""
-    if probe == "knn":
-        return KNN.model_validate(settings).label
-    chosen_on = settings["chosen_on"]
-    return (
-        f"{variant(probe, settings)}, {settings['epochs']} epochs, {settings['optimizer']}, images "
-        f"{settings['training_images']}, BN {settings['batch_norm']}, {settings['feature']}, "
-        f"epoch: {settings['epoch_rule']}, "
-        + ("settings fixed" if chosen_on == "nothing" else f"chosen on {chosen_on}")
-    )

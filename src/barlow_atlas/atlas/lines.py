@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from barlow_atlas.atlas.frames import setting, subject, variant
+from barlow_atlas.atlas.frames import labels, subject
 from barlow_atlas.probes.packing import unpack
 
 OF_ALL_SEEDS = ("study", "method", "embedding_dim", "epochs", "protocol", "objective")
@@ -96,15 +96,7 @@ def _lines_of(group: list[list[Mapping[str, Any]]]) -> Iterator[Line]:
 
 def _by_probe(content: Mapping[str, Any]) -> dict[tuple[str, str, str, str], Mapping[str, Any]]:
     """The results of a probe file by probe, variant, setting and split."""
-    return {
-        (
-            result["probe"],
-            variant(result["probe"], result["settings"]),
-            setting(result["probe"], result["settings"]),
-            result["split"],
-        ): result
-        for result in content["results"]
-    }
+    return {(*labels(result).values(), result["split"]): result for result in content["results"]}
 
 
 def _answers(

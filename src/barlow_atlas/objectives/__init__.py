@@ -8,10 +8,10 @@ To add one: write its file, with one class whose `objective` is the file's name,
 to `FILES`.
 """
 
-from importlib import import_module
 from typing import get_args
 
 from barlow_atlas.objectives.base import Method
+from barlow_atlas.settings.registry import by_name
 
 FILES = (
     "barlow_twins",
@@ -28,18 +28,8 @@ FILES = (
 )
 
 
-def _method(file: str) -> type[Method]:
-    """The class in `file` that a study asks for by the file's name."""
-    module = import_module(f"{__name__}.{file}")
-    classes = (thing for thing in vars(module).values() if isinstance(thing, type))
-    for found in classes:
-        if issubclass(found, Method) and _objective(found) == file:
-            return found
-    raise ImportError(f'{module.__file__} has no method with `objective: Literal["{file}"]`')
-
-
 def _objective(method: type[Method]) -> str | None:
     return next(iter(get_args(method.model_fields["objective"].annotation)), None)
 
 
-METHODS: dict[str, type[Method]] = {file: _method(file) for file in FILES}
+METHODS = by_name(__name__, FILES, Method, _objective)  # type: ignore[type-abstract]

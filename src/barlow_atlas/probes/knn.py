@@ -1,27 +1,79 @@
-"""k-nearest-neighbour classification of features (Wu et al., 2018, arXiv:1805.01978).
+"""k-nearest-neighbour classification of features (Wu et al., 2018, arXiv:1805.01978)."""
 
-The search is exact. Nearly all of its time goes into the inner products of queries and memory, and
-nearly all of its room into those of one chunk of queries, which `ROOM` bounds.
-"""
+from __future__ import annotations
 
-import math
-from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-import torch
-from torch import Tensor
-from torch.nn.functional import conv2d, normalize
+from pydantic import Field, model_validator
 
-from barlow_atlas.probes.settings import KNN
+from barlow_atlas.probes.base import Probe
+from barlow_atlas.settings.training import Positive, PositiveNumber
 
-ROOM = 13_000_000
-"""Bytes of the inner products that are held at a time."""
-MULTIPLE = 16
-"""Of the queries in a chunk, and of the rows whose inner products `inner_products` is asked for."""
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from typing import Self
+
+    from torch import Tensor
+
+    from barlow_atlas.probes.milestone import Milestone
 
 
-@torch.inference_mode()
+class KNN(Probe):
+    """One k-nearest-neighbour probe."""
+
+    name: ClassVar[str] = "knn"
+
+    k: Positive
+    temperature: PositiveNumber | None = Field(
+        description="T in a neighbour's weight exp(cosine / T); null: each neighbour counts one"
+    )
+    distance: Literal["cosine", "euclidean"] = "cosine"
+    feature: Literal["backbone", "projector"] = "backbone"
+
+    @model_validator(mode="after")
+    def _only_cosines_have_a_temperature(self) -> KNN:
+        if self.distance == "euclidean" and self.temperature is not None:
+            raise ValueError("euclidean neighbours are not weighted: give `temperature: null`")
+        return self
+
+    @property
+    def label(self) -> str:
+        """All that a number of this probe must be printed with."""
+        weight = "unweighted" if self.temperature is None else f"T={self.temperature:g}"
+        return f"k={self.k} {weight} {self.distance} {self.feature}"
+
+    @classmethod
+    def variant(cls, settings: Mapping[str, Any]) -> str:
+        return cls.model_validate(settings).label
+
+    @classmethod
+    def run(cls, asked: Sequence[Self], milestone: Milestone) -> Iterator[dict[str, Any]]:
+        """Imported weights have no projector: there, what asks for its output is left out."""
+        from barlow_atlas.probes.milestone import ProbeError, record
+
+        labels, memory = milestone.labels, len(milestone.labels["train"])
+        most = max(knn.k for knn in asked)
+        if most > memory:
+            raise ProbeError(
+                f"kNN with k = {most} needs at least as many training images, here are {memory}: "
+                "lower probes.knn.k or raise data.fraction"
+            )
+        for feature in ("backbone", "projector"):
+            settings = [knn for knn in asked if knn.feature == feature]
+            if not settings:
+                continue
+            space = milestone.features if feature == "backbone" else milestone.embeddings
+            if space is None:
+                continue
+            for split in milestone.evaluated:
+                known, queries = space["train"], space[split]
+                scores = knn_scores(known, labels["train"], queries, settings, milestone.classes)
+                for knn, found in zip(settings, scores, strict=True):
+                    yield record("knn", knn.model_dump(), split, found, labels[split])
+
+
 def knn_scores(
-    memory: Tensor, memory_labels: Tensor, queries: Tensor, settings: list[KNN], classes: int
+    memory: Tensor, memory_labels: Tensor, queries: Tensor, settings: Sequence[KNN], classes: int
 ) -> list[Tensor]:
     """Class scores (q, classes) of all queries, for each of `settings`.
 
@@ -32,106 +84,22 @@ def knn_scores(
         memory_labels: (M,).
         settings: their k are at most M.
     """
+    import torch
+
+    from barlow_atlas.probes.neighbours import neighbours
+
     scores: list[list[Tensor]] = [[] for _ in settings]
-    for distance in sorted({knn.distance for knn in settings}):
-        asked = [place for place, knn in enumerate(settings) if knn.distance == distance]
-        most = max(settings[place].k for place in asked)
-        for closeness, rows in neighbours(memory, queries, most, distance):
-            labels = memory_labels[rows]
-            for place in asked:
-                k, temperature = settings[place].k, settings[place].temperature
-                found = class_scores(closeness[:, :k], labels[:, :k], temperature, classes)
-                scores[place].append(found)
-    return [torch.cat(found) for found in scores]
-
-
-def neighbours(
-    memory: Tensor, queries: Tensor, k: int, distance: str
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """The k nearest rows of memory (M, f) for each query (q, f), a chunk of queries at a time.
-
-    Yields:
-        Closeness in falling order and the rows, both (chunk, k). The closeness is the cosine; for
-        the Euclidean distance |q - m| it is q.m - |m|^2 / 2, which falls as the distance rises. Of
-        equally close rows the lower one comes first, also where only some of them are among the k.
-    """
-    cosine = distance == "cosine"
-    if cosine:
-        of_rows = torch.linalg.vector_norm(memory, dim=1, keepdim=True).clamp_min(1e-12)
-    else:
-        # In parts, as all squares would take as much room as the memory.
-        parts = [rows.square().sum(1, keepdim=True) for rows in memory.split(4096)]
-        of_rows = torch.cat(parts) / 2
-    for chunk in queries.split(chunk_size(memory)):
-        yield _nearest(memory, of_rows, normalize(chunk, dim=1) if cosine else chunk, k, cosine)
-
-
-def chunk_size(memory: Tensor) -> int:
-    """How many queries are compared with memory (M, f) at a time: their products fill `ROOM`."""
-    fitting = ROOM // (memory.element_size() * max(1, len(memory)))
-    return max(MULTIPLE, fitting - fitting % MULTIPLE)
-
-
-def _nearest(
-    memory: Tensor, of_rows: Tensor, queries: Tensor, k: int, cosine: bool
-) -> tuple[Tensor, Tensor]:
-    """What `neighbours` yields, from one chunk of queries (q, f).
-
-    The k blocks of successive rows with the closest members contain the k closest rows, so they
-    are all that is ranked. Blocks of b = sqrt(M / k) rows leave the fewest numbers: M / b + k b.
-
-    Args:
-        of_rows: what an inner product with a row is divided by for the cosine, or lessened by for
-            the Euclidean distance, (M, 1).
-    """
-    n = len(memory)
-    block = math.isqrt(n // k)
-    whole = n - n % (MULTIPLE * block)
-    blocks = whole // block
-
-    def closeness(products: Tensor, of_rows: Tensor) -> Tensor:
-        return products.div_(of_rows) if cosine else products.sub_(of_rows)
-
-    products = inner_products(memory[:whole], queries)
-    close = closeness(products, of_rows[:whole]).view(blocks, block, len(queries))
-    rest = closeness(memory[whole:] @ queries.T, of_rows[whole:]).T
-    # In the order of their rows, which decides between equals.
-    best = largest(close.amax(1).T, min(k, blocks)).sort(dim=1).values
-    members = close.permute(2, 0, 1).gather(1, best[:, :, None].expand(-1, -1, block))
-    candidates = torch.cat([members.flatten(1), rest], dim=1)
-    found = largest(candidates, k)
-    # The candidates after the members of the blocks are the last rows, all of them.
-    rows = best[:, :, None] * block + torch.arange(block, device=best.device)
-    last = torch.arange(whole, n, device=best.device).expand(len(queries), -1)
-    rows = torch.cat([rows.flatten(1), last], dim=1)
-    return candidates.gather(1, found), rows.gather(1, found)
-
-
-def inner_products(memory: Tensor, queries: Tensor) -> Tensor:
-    """Those of memory (M, f), M a multiple of 16, and queries (q, f): (M, q)."""
-    if memory.device.type != "cpu" or memory.dtype != torch.float32 or len(memory) == 0:
-        return memory @ queries.T
-    # The same, as a convolution of 16 images of M / 16 pixels with 1 x 1 filters. On a CPU torch
-    # leaves that to oneDNN (on one thread: from 16 images on), which on an AMD EPYC takes a third
-    # of the time of MKL, the library of matrix products, for products as narrow as these.
-    images = memory.reshape(MULTIPLE, 1, -1, memory.shape[1]).permute(0, 3, 1, 2)
-    found: Tensor = conv2d(images, queries[:, :, None, None])
-    return found.permute(0, 2, 3, 1).reshape(len(memory), len(queries))
-
-
-def largest(values: Tensor, k: int) -> Tensor:
-    """Columns (n, k) of the k largest values (n, m) of each row, in falling order.
-
-    Of equal values the first comes first, which `topk` would not promise.
-    """
-    if values.dtype != torch.float32:
-        return values.sort(dim=1, descending=True, stable=True).indices[:, :k]
-    # As keys that are never equal: the bits of a float32, made to rise with its value, above the
-    # column, made to fall. Adding 0 turns -0 into 0.
-    bits = (values + 0.0).view(torch.int32)
-    keys = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits).long().bitwise_left_shift_(32)
-    keys -= torch.arange(values.shape[1], device=values.device)
-    return keys.topk(k, dim=1).indices
+    with torch.inference_mode():
+        for distance in sorted({knn.distance for knn in settings}):
+            asked = [place for place, knn in enumerate(settings) if knn.distance == distance]
+            most = max(settings[place].k for place in asked)
+            for closeness, rows in neighbours(memory, queries, most, distance):
+                labels = memory_labels[rows]
+                for place in asked:
+                    k, temperature = settings[place].k, settings[place].temperature
+                    found = class_scores(closeness[:, :k], labels[:, :k], temperature, classes)
+                    scores[place].append(found)
+        return [torch.cat(found) for found in scores]
 
 
 def class_scores(
@@ -144,5 +112,7 @@ def class_scores(
         labels: classes of these neighbours, (q, k).
         temperature: T; None to count neighbours.
     """
+    import torch
+
     weights = torch.ones_like(cosines) if temperature is None else (cosines / temperature).exp()
     return weights.new_zeros(len(labels), classes).scatter_add_(1, labels, weights)

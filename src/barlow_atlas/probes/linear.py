@@ -1,31 +1,170 @@
 """Linear probes: softmax regression on what the backbone gives, in the protocols of the papers.
 
-One loop, `train`, serves all of them. They differ in how the classifier starts, its optimizer and
-schedule, which images it is shown, and what batch norm does below it: a `Form` says so.
+One loop, `heads.train`, serves all of them. They differ in how the classifier starts, its optimizer
+and schedule, which images it is shown, and what batch norm does below it: a `Form` says so.
 """
 
-import copy
-import itertools
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from typing import Any, Literal
+from __future__ import annotations
 
-import numpy as np
-import torch
-from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, pad
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+from pydantic import Field, model_validator
 
 from barlow_atlas.errors import AtlasError
-from barlow_atlas.nn import views
-from barlow_atlas.nn.optim import exponential, half_cosine
-from barlow_atlas.nn.randomness import generator
-from barlow_atlas.probes.features import Images, evaluation_view, extract
-from barlow_atlas.probes.settings import Linear
+from barlow_atlas.probes.base import Probe
+from barlow_atlas.probes.heads import (
+    Heads,
+    adam,
+    frozen_batches,
+    momentum_sgd,
+    normal_start,
+    shuffled,
+    train,
+    uniform_start,
+)
 from barlow_atlas.probes.subject import Subject
 from barlow_atlas.settings.augmentation import Augmentation
+from barlow_atlas.settings.training import NotNegative, Positive, PositiveNumber
 
-Batches = Iterable[tuple[Tensor, Tensor]]
-"""Features (n, f) and their classes (n,), a batch at a time."""
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from typing import Self
+
+    from torch import Generator, Tensor, nn
+
+    from barlow_atlas.probes.heads import Batches, Direction
+    from barlow_atlas.probes.milestone import Milestone
+
+LinearForm = Literal["standard", "mix-small", "imagenet", "ssl-sota"]
+Rates = Annotated[tuple[PositiveNumber, ...], Field(min_length=1, strict=False)]
+Decays = Annotated[tuple[NotNegative, ...], Field(min_length=1, strict=False)]
+
+
+# What the published forms are trained with, where it is not the form standard's value.
+_PUBLISHED: dict[str, dict[str, Any]] = {
+    "mix-small": {"epochs": 200, "learning_rates": (0.01,), "weight_decays": (5e-6,)},
+    "imagenet": {
+        "batch_size": 256,
+        "learning_rates": (0.3,),
+        "weight_decays": (1e-6,),
+        "final_lr_ratio": None,
+    },
+    "ssl-sota": {
+        "epochs": 500,
+        "batch_size": 1000,
+        "learning_rates": (0.01,),
+        "weight_decays": (5e-6,),
+    },
+}
+
+
+class Linear(Probe):
+    """A linear probe: softmax regression on the backbone's features.
+
+    Forms:
+
+    - standard: the protocol's own. Clean: features are extracted once, all pairs of rate and weight
+      decay are trained at once, and the validation images choose the pair. Reference: mix-small,
+      with the values of the study.
+    - mix-small: Mixed Barlow Twins on small data (code linear.py).
+    - imagenet: Barlow Twins on ImageNet (code evaluate.py), scaled to the study's image size.
+    - ssl-sota: the baselines of Mixed Barlow Twins (code ssl-sota/, from htdt/self-supervised).
+
+    The last three belong to the reference protocol. What a study leaves out has the form's
+    published value; the defaults are those of the form standard.
+    """
+
+    name: ClassVar[str] = "linear"
+
+    form: LinearForm = "standard"
+    epochs: Positive = 100
+    batch_size: Positive = 512
+    learning_rates: Rates = (0.1, 0.03, 0.01, 0.003, 0.001)
+    final_lr_ratio: PositiveNumber | None = Field(
+        1e-4,
+        description="last epoch's rate over the first's; imagenet's cosine ends at 0 and has none",
+    )
+    weight_decays: Decays = (0.0, 5e-6, 1e-4)
+    feature: Literal["backbone"] = "backbone"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _published_values(cls, value: Any) -> Any:
+        return (
+            _PUBLISHED.get(str(value.get("form")), {}) | value if isinstance(value, dict) else value
+        )
+
+    @model_validator(mode="after")
+    def _only_exponential_rates_have_a_ratio(self) -> Linear:
+        if (self.form == "imagenet") != (self.final_lr_ratio is None):
+            raise ValueError(
+                "`final_lr_ratio` belongs to rates that fall exponentially: all forms but "
+                "imagenet, whose rate falls to 0"
+            )
+        return self
+
+    def fault(self, protocol: str) -> str | None:
+        if protocol == "clean" and self.form != "standard":
+            return (
+                f"form {self.form} chooses nothing on validation images: the clean protocol admits "
+                "the form standard only"
+            )
+        return several_pairs(self, protocol)
+
+    @property
+    def variants(self) -> tuple[str, ...]:
+        return (self.form,)
+
+    @classmethod
+    def variant(cls, settings: Mapping[str, Any]) -> str:
+        return with_epoch_rule(settings["form"], settings)
+
+    @classmethod
+    def setting(cls, settings: Mapping[str, Any]) -> str:
+        return in_words(cls.variant(settings), settings)
+
+    @classmethod
+    def run(cls, asked: Sequence[Self], milestone: Milestone) -> Iterator[dict[str, Any]]:
+        from barlow_atlas.probes.milestone import ProbeError, record
+
+        if len(milestone.labels["train"]) < 2:
+            raise ProbeError(
+                "the linear probe cannot standardise the features of one training image"
+            )
+        for linear in asked:
+            for chosen in linear_probe(milestone, linear):
+                told = linear_settings(milestone.subject, linear, chosen)
+                for split, scores in chosen.scores.items():
+                    yield record("linear", told, split, scores, milestone.labels[split])
+
+
+def several_pairs(probe: Any, protocol: str) -> str | None:
+    """The fault of more pairs of rate and decay than a protocol can choose from; None if it can."""
+    if protocol == "clean" or len(probe.learning_rates) * len(probe.weight_decays) == 1:
+        return None
+    return (
+        "protocol reference has no validation images to choose by: "
+        f"probes.{probe.name} must give one learning rate and one weight decay"
+    )
+
+
+def with_epoch_rule(name: str, settings: Mapping[str, Any]) -> str:
+    """A variant's name, with the rule by which its epoch was chosen if it is not the last."""
+    rule = settings["epoch_rule"]
+    return name if rule == "last" else f"{name} {rule}"
+
+
+def in_words(variant: str, settings: Mapping[str, Any]) -> str:
+    """How a linear probe was trained and chosen, from a record's settings."""
+    chosen_on = settings["chosen_on"]
+    return (
+        f"{variant}, {settings['epochs']} epochs, {settings['optimizer']}, images "
+        f"{settings['training_images']}, BN {settings['batch_norm']}, {settings['feature']}, "
+        f"epoch: {settings['epoch_rule']}, "
+        + ("settings fixed" if chosen_on == "nothing" else f"chosen on {chosen_on}")
+    )
+
 
 LIVE = "batch statistics while training"
 FROZEN = "running statistics"
@@ -52,95 +191,9 @@ class Chosen:
         return {"chosen_on": chosen_on, "epoch_rule": self.epoch_rule, "epoch": self.epoch}
 
 
-class Heads:
-    """One linear classifier for each pair of learning rate and weight decay, trained together.
-
-    Attributes:
-        pairs: of rate and decay.
-        weights: (pairs, classes, features + 1); the last column is the bias.
-
-    Args:
-        start: the weights that every classifier starts with, (features + 1, classes).
-    """
-
-    def __init__(self, rates: Iterable[float], decays: Iterable[float], start: Tensor) -> None:
-        self.pairs = list(itertools.product(rates, decays))
-        self.weights = start.T.repeat(len(self.pairs), 1, 1)
-        # Each (pairs, 1, 1).
-        self.rates, self.decays = start.new_tensor(self.pairs).T[:, :, None, None]
-
-    def scores(self, features: Tensor) -> Tensor:
-        """Class scores (pairs, classes, n) of features (n, f)."""
-        return self._scores(_with_one(features))
-
-    def gradient(self, features: Tensor, labels: Tensor) -> Tensor:
-        """Of each pair's mean cross-entropy + decay / 2 |weights|^2, shaped as the weights.
-
-        By hand, as it is (softmax(scores) - one_hot(labels)) features / n + decay weights.
-
-        Args:
-            features, labels: (n, f) and (n,).
-        """
-        features, n = _with_one(features), len(features)
-        errors = self._scores(features).softmax(1)
-        errors[:, labels, torch.arange(n, device=labels.device)] -= 1
-        decayed = (self.weights * self.decays).flatten(0, 1)
-        found = torch.addmm(decayed, errors.flatten(0, 1), features, alpha=1 / n)
-        return found.view_as(self.weights)
-
-    def _scores(self, features: Tensor) -> Tensor:
-        found: Tensor = self.weights.flatten(0, 1) @ features.T
-        return found.view(*self.weights.shape[:2], len(features))
-
-
-def _with_one(features: Tensor) -> Tensor:
-    """Features (n, f + 1) with the one that the bias is the weight of."""
-    return pad(features, (0, 1), value=1.0)
-
-
-def uniform_start(features: int, classes: int, draws: torch.Generator) -> Tensor:
-    """torch's default for a linear layer: weights and bias within 1 / sqrt(features) of 0."""
-    bound = features**-0.5
-    return torch.empty(features + 1, classes).uniform_(-bound, bound, generator=draws)
-
-
-def normal_start(features: int, classes: int, draws: torch.Generator) -> Tensor:
-    """Barlow Twins' evaluate.py: weights from N(0, 0.01), bias 0."""
-    start = torch.empty(features + 1, classes).normal_(0, 0.01, generator=draws)
-    start[-1] = 0
-    return start
-
-
-Direction = Callable[[Tensor], Tensor]
-"""From a gradient to what the weights, times the rate, are moved against."""
-
-
-def adam(weights: Tensor) -> Direction:
-    """Adam with torch's defaults (Kingma and Ba, ICLR 2015, algorithm 1)."""
-    mean, square = torch.zeros_like(weights), torch.zeros_like(weights)
-    steps = itertools.count(1)
-
-    def direction(gradient: Tensor) -> Tensor:
-        step = next(steps)
-        mean.lerp_(gradient, 1 - 0.9)
-        square.mul_(0.999).addcmul_(gradient, gradient, value=1 - 0.999)
-        spread = (square / (1 - 0.999**step)).sqrt_().add_(1e-8)
-        return (mean / (1 - 0.9**step)).div_(spread)
-
-    return direction
-
-
-def momentum_sgd(weights: Tensor) -> Direction:
-    """torch's SGD with momentum 0.9: no dampening, the rate outside of the velocity."""
-    velocity = torch.zeros_like(weights)
-
-    def direction(gradient: Tensor) -> Tensor:
-        return velocity.mul_(0.9).add_(gradient)
-
-    return direction
-
-
 def exponential_factor(settings: Linear, epoch: int) -> float:
+    from barlow_atlas.nn.optim import exponential
+
     ratio = settings.final_lr_ratio
     if ratio is None:
         raise ValueError(f"form {settings.form} needs final_lr_ratio")
@@ -148,76 +201,39 @@ def exponential_factor(settings: Linear, epoch: int) -> float:
 
 
 def cosine_factor(settings: Linear, epoch: int) -> float:
+    from barlow_atlas.nn.optim import half_cosine
+
     return half_cosine(epoch, settings.epochs)
 
 
-@torch.no_grad()
-def train(
-    heads: Heads,
-    optimizer: Callable[[Tensor], Direction],
-    factor: Callable[[int], float],
-    batches: Callable[[int], Batches],
-    epochs: int,
-) -> Iterator[int]:
-    """Trains every pair on its own mean cross-entropy; yields the number of epochs behind it.
-
-    Args:
-        factor: of the rates in epoch e (from 0), which the epoch keeps.
-        batches: those of epoch e.
-    """
-    direction = optimizer(heads.weights)
-    for epoch in range(epochs):
-        steps = heads.rates * -factor(epoch)
-        for features, labels in batches(epoch):
-            heads.weights.addcmul_(direction(heads.gradient(features, labels)), steps)
-        yield epoch + 1
-
-
-def shuffled(n: int, batch_size: int, seed: int, place: str, epoch: int) -> tuple[Tensor, ...]:
-    """The rows 0 to n - 1 in an epoch's order, in batches of which the last may be smaller."""
-    order = torch.randperm(n, generator=generator(seed, place, epoch))
-    return tuple(order.split(batch_size))
-
-
-def frozen_batches(
-    features: Tensor, labels: Tensor, batch_size: int, seed: int, place: str
-) -> Callable[[int], Batches]:
-    """The batches of an epoch of features (n, f) that were extracted once; labels (n,)."""
-
-    def batches(epoch: int) -> Batches:
-        # One transfer an epoch, not one that the host waits for at every step.
-        order = torch.cat(shuffled(len(features), batch_size, seed, place, epoch))
-        for rows in order.to(features.device).split(batch_size):
-            yield features.index_select(0, rows), labels[rows]
-
-    return batches
-
-
 def viewed_batches(
-    backbone: nn.Module,
-    live: bool,
-    augmentation: Augmentation | None,
-    run: Subject,
-    images: Images,
-    labels: Tensor,
-    batch_size: int,
-    place: str,
+    form: Form, milestone: Milestone, batch_size: int, place: str
 ) -> Callable[[int], Batches]:
-    """The batches of an epoch of views of images (n, 3, H, W), drawn anew; labels (n,)."""
+    """The batches of an epoch of views of the training images, drawn anew where they are."""
+    import numpy as np
+    import torch
+
+    from barlow_atlas.nn import views
+    from barlow_atlas.nn.randomness import generator
+    from barlow_atlas.probes.features import evaluation_view
+
+    subject, backbone = form.seen(milestone.subject), milestone.network.backbone
+    augmentation = form.augmentation(subject)
+    images, labels = milestone.splits["train"].images, milestone.labels["train"]
 
     def view(batch: Tensor, epoch: int, step: int) -> Tensor:
         shown = np.ascontiguousarray(images[batch.numpy()])
         if augmentation is None:
-            return evaluation_view(run, shown, labels.device)
-        draws = generator(run.seed, place, epoch, step)
+            return evaluation_view(subject, shown, labels.device)
+        draws = generator(subject.seed, place, epoch, step)
         pixels = torch.from_numpy(shown).to(labels.device)
-        mean, std = run.recipe.mean, run.recipe.std
-        return views.drawn(pixels, augmentation, run.image_size, mean, std, draws)
+        mean, std = subject.recipe.mean, subject.recipe.std
+        return views.drawn(pixels, augmentation, subject.image_size, mean, std, draws)
 
     def batches(epoch: int) -> Batches:
-        order = shuffled(len(images), batch_size, run.seed, place, epoch)
+        order = shuffled(len(images), batch_size, subject.seed, place, epoch)
         for step, batch in enumerate(order):
-            backbone.train(live)
+            backbone.train(form.live)
             with torch.no_grad():
                 features = _features(backbone, view(batch, epoch, step))
             yield features, labels[batch.to(labels.device)]
@@ -255,6 +271,8 @@ def clean_probe(
         features, labels: (n, f) and (n,) of "train", "validation" and "test".
         place: what the random draws are keyed by.
     """
+    from barlow_atlas.nn.randomness import generator
+
     known = features["train"]
     mean, std = known.mean(0), known.std(0).clamp_min(1e-6)
     features = {split: (value - mean) / std for split, value in features.items()}
@@ -277,6 +295,8 @@ def clean_probe(
 
 def _best_pair(scores: Tensor, labels: Tensor) -> int:
     """The pair with the most correct images; scores (pairs, classes, n), labels (n,)."""
+    from torch.nn.functional import cross_entropy
+
     correct = (scores.argmax(1) == labels).sum(1).tolist()
     losses = (
         cross_entropy(scores, labels.expand(len(scores), -1), reduction="none").mean(1).tolist()
@@ -325,7 +345,7 @@ class Form:
     """
 
     optimizer: Callable[[Tensor], Direction]
-    start: Callable[[int, int, torch.Generator], Tensor]
+    start: Callable[[int, int, Generator], Tensor]
     factor: Callable[[Linear, int], float]
     live: bool
     augmentation: Callable[[Subject], Augmentation | None]
@@ -385,73 +405,49 @@ FORMS = {
 }
 
 
-def linear_probe(
-    backbone: nn.Module,
-    run: Subject,
-    settings: Linear,
-    features: dict[str, Tensor],
-    images: dict[str, Images],
-    labels: dict[str, Tensor],
-    classes: int,
-    device: torch.device,
-) -> list[Chosen]:
+def linear_probe(milestone: Milestone, settings: Linear) -> list[Chosen]:
     """One linear probe of a milestone: the last epoch, and the best one where its form has that.
 
-    Args:
-        backbone: left as it is.
-        features: (n, f) of each split under the evaluation transform, running statistics.
-        images, labels: uint8 (n, 3, H, W) and (n,) of each split.
+    The milestone's network is left as it is.
     """
-    if run.protocol == "clean":
-        return [clean_probe(features, labels, classes, settings, run.seed)]
+    subject = milestone.subject
+    if subject.protocol == "clean":
+        classes = milestone.classes
+        return [clean_probe(milestone.features, milestone.labels, classes, settings, subject.seed)]
     form = FORMS[settings.form]
-    own = copy.deepcopy(backbone) if form.live else backbone
-    return published_probe(form, own, run, settings, images, labels, classes, device)
+    own = milestone.with_own_backbone() if form.live else milestone
+    return published_probe(form, own, settings)
 
 
 def published_probe(
-    form: Form,
-    backbone: nn.Module,
-    run: Subject,
-    settings: Linear,
-    images: dict[str, Images],
-    labels: dict[str, Tensor],
-    classes: int,
-    device: torch.device,
-    place: str = "linear",
+    form: Form, milestone: Milestone, settings: Linear, place: str = "linear"
 ) -> list[Chosen]:
     """A probe of one pair of rate and decay, trained as `form` says and tested on "test".
 
     Args:
-        backbone: its running statistics change if the form is live; nothing else ever does.
-        images, labels: uint8 (n, 3, H, W) and (n,) of "train" and "test".
+        milestone: the network's running statistics change if the form is live; nothing else does.
         place: what the random draws are keyed by.
 
     Returns:
         The last epoch's scores, and those of the first epoch with the highest test accuracy if the
         form reports it.
     """
-    seen = form.seen(run)
-    augmentation = form.augmentation(run)
-    width = extract(backbone, seen, images["train"][:1], device).shape[1]
-    start = form.start(width, classes, generator(run.seed, place)).to(device)
+    from barlow_atlas.nn.randomness import generator
+    from barlow_atlas.probes.features import extract
+
+    subject, backbone = form.seen(milestone.subject), milestone.network.backbone
+    device, labels = milestone.device, milestone.labels
+    images = {split: labelled.images for split, labelled in milestone.splits.items()}
+    width = extract(backbone, subject, images["train"][:1], device).shape[1]
+    start = form.start(width, milestone.classes, generator(subject.seed, place)).to(device)
     heads = Heads(settings.learning_rates, settings.weight_decays, start)
     (pair,) = heads.pairs
-    if form.live or augmentation:
-        batches = viewed_batches(
-            backbone,
-            form.live,
-            augmentation,
-            seen,
-            images["train"],
-            labels["train"],
-            settings.batch_size,
-            place,
-        )
+    if form.live or form.augmentation(subject):
+        batches = viewed_batches(form, milestone, settings.batch_size, place)
     else:
-        known = extract(backbone, seen, images["train"], device)
-        batches = frozen_batches(known, labels["train"], settings.batch_size, run.seed, place)
-    frozen_test = None if form.live else extract(backbone, seen, images["test"], device)
+        known = extract(backbone, subject, images["train"], device)
+        batches = frozen_batches(known, labels["train"], settings.batch_size, subject.seed, place)
+    frozen_test = None if form.live else extract(backbone, subject, images["test"], device)
 
     def factor(epoch: int) -> float:
         return form.factor(settings, epoch)
@@ -459,7 +455,7 @@ def published_probe(
     def tested(epoch: int, rule: Literal["last", "best on test"]) -> Chosen:
         test = frozen_test
         if test is None:
-            test = extract(backbone, seen, images["test"], device)
+            test = extract(backbone, subject, images["test"], device)
         return Chosen({"test": heads.scores(test)[0].T}, *pair, epoch, rule)
 
     def correct(found: Chosen) -> int:

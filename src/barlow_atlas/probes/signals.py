@@ -21,10 +21,9 @@ from barlow_atlas.nn.networks import Network
 from barlow_atlas.nn.randomness import generator
 from barlow_atlas.objectives.squared_products import squared_norm_of_product
 from barlow_atlas.probes.features import BATCH, Images
-from barlow_atlas.probes.milestone import Labelled, ProbeError
+from barlow_atlas.probes.milestone import Milestone, ProbeError
 from barlow_atlas.probes.packing import pack_correlations
 from barlow_atlas.probes.subject import Subject
-from barlow_atlas.study.models import Run
 
 MOST_IMAGES = 5000
 VIEWS = 512
@@ -42,9 +41,7 @@ FOREIGN_BATCH_SIZE = 256
 
 
 @torch.inference_mode()
-def signals(
-    network: Network, run: Subject, splits: dict[str, Labelled], features: dict[str, Tensor]
-) -> list[dict[str, Any]]:
+def signals(milestone: Milestone, batch_size: int) -> list[dict[str, Any]]:
     """All signals of a milestone; labels are not looked at.
 
     Spectra and the standard deviation are of images under the evaluation transform, the other
@@ -52,10 +49,10 @@ def signals(
     drawn by the run's seed, so they are the same at every milestone.
 
     Args:
-        network: the milestone's, set to evaluation mode, on the device of the features.
-        splits: "train", images of the pre-training, and "validation" or, where there is none,
-            "test", which then stands in as held-out images.
-        features: (n, f) of each split, see `probes.extract_splits`.
+        milestone: of its splits, "train" are images of the pre-training, and "validation" or,
+            where there is none, "test" stand in as held-out images. Its network is set to
+            evaluation mode.
+        batch_size: images over which one correlation matrix is computed, at most.
 
     Returns:
         One record for each split and space: `split`, `space` ("backbone", and "projector" unless
@@ -66,6 +63,7 @@ def signals(
     Raises:
         ProbeError: fewer than two images in a split, or embeddings that are not finite.
     """
+    network, run, splits = milestone.network, milestone.subject, milestone.splits
     held_out = "validation" if "validation" in splits else "test"
     available = min(MOST_IMAGES, *(len(splits[split].images) for split in ("train", held_out)))
     if available < 2:
@@ -73,7 +71,6 @@ def signals(
             f"signals need two images, here are {len(splits['train'].images)} of train and "
             f"{len(splits[held_out].images)} of {held_out}: raise data.fraction or add images"
         )
-    batch_size = run.batch_size if isinstance(run, Run) else FOREIGN_BATCH_SIZE
     batch_size = min(batch_size, available)
     count = available - available % batch_size
     network.eval()
@@ -83,8 +80,8 @@ def signals(
         # In random order: a batch of one class would correlate in other ways.
         order = torch.randperm(len(images), generator=generator(run.seed, "signals", split))
         chosen = order[:count]
-        whole = features[split][chosen.to(features[split].device)]
-        pairs = _views(run, split, images, chosen, whole.device)
+        whole = milestone.features[split][chosen.to(milestone.device)]
+        pairs = _views(run, split, images, chosen, milestone.device)
         for space, embedded in _embeddings(network, whole, pairs).items():
             records.append(
                 {

@@ -5,35 +5,114 @@ features. In both, the target's images are stored at the network's size and are 
 they are normalised by the target's statistics, as the reference does.
 """
 
-import copy
-from typing import Any
+from __future__ import annotations
 
-import numpy as np
-import torch
-from torch import nn
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-from barlow_atlas.data.catalog import Target
-from barlow_atlas.data.choice import Protocol
-from barlow_atlas.data.prepared import Prepared
-from barlow_atlas.data.selection import select
-from barlow_atlas.nn.optim import drops
-from barlow_atlas.probes.features import extract
+from pydantic import Field, model_validator
+
+from barlow_atlas.data.catalog import TARGETS
+from barlow_atlas.probes.base import Probe
+from barlow_atlas.probes.heads import momentum_sgd, uniform_start
 from barlow_atlas.probes.linear import (
     FORMS,
     FROZEN,
     LIVE,
     Chosen,
+    Decays,
     Form,
+    Linear,
+    Rates,
     as_given,
     clean_probe,
-    momentum_sgd,
+    in_words,
     no_augmentation,
     published_probe,
-    uniform_start,
+    several_pairs,
+    with_epoch_rule,
 )
-from barlow_atlas.probes.milestone import Labelled, ProbeError, record
-from barlow_atlas.probes.settings import Linear, Transfer
 from barlow_atlas.probes.subject import Subject
+from barlow_atlas.settings.training import Positive
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from typing import Self
+
+    from barlow_atlas.data.catalog import DataSet, Target
+    from barlow_atlas.data.choice import Protocol
+    from barlow_atlas.data.prepared import Prepared
+    from barlow_atlas.probes.milestone import Labelled, Milestone
+
+
+class Transfer(Probe):
+    """Linear probes on other data sets: one for each target.
+
+    The defaults are Mixed Barlow Twins' (code evaluate_transfer.py). In the clean protocol features
+    are extracted once, and the target's own validation images choose the pair of rate and decay.
+    """
+
+    name: ClassVar[str] = "transfer"
+
+    targets: Annotated[tuple[str, ...], Field(min_length=1, strict=False)] = Field(
+        description=f"any of {', '.join(TARGETS)}",
+        json_schema_extra={"items": {"enum": list(TARGETS), "type": "string"}},
+    )
+    epochs: Positive = 100
+    batch_size: Positive = 128
+    learning_rates: Rates = (0.01,)
+    weight_decays: Decays = (0.0,)
+
+    @model_validator(mode="after")
+    def _targets_are_known(self) -> Transfer:
+        for target in self.targets:
+            if target not in TARGETS:
+                raise ValueError(f"unknown target {target!r}. Known: {', '.join(TARGETS)}")
+        if len(set(self.targets)) != len(self.targets):
+            raise ValueError(f"each target once: {list(self.targets)}")
+        return self
+
+    def fault(self, protocol: str) -> str | None:
+        return several_pairs(self, protocol)
+
+    def data_sets(self, image_size: int) -> tuple[DataSet, ...]:
+        return tuple(TARGETS[name].at(image_size) for name in self.targets)
+
+    def facts(self) -> tuple[str, ...]:
+        """Those of the targets: their statistics normalise the images."""
+        return tuple(TARGETS[name].model_dump_json() for name in self.targets)
+
+    @property
+    def variants(self) -> tuple[str, ...]:
+        return self.targets
+
+    @classmethod
+    def variant(cls, settings: Mapping[str, Any]) -> str:
+        return with_epoch_rule(settings["target"], settings)
+
+    @classmethod
+    def setting(cls, settings: Mapping[str, Any]) -> str:
+        return in_words(cls.variant(settings), settings)
+
+    @classmethod
+    def run(cls, asked: Sequence[Self], milestone: Milestone) -> Iterator[dict[str, Any]]:
+        for transfer in asked:
+            for name, data_set in transfer._named(milestone.subject):
+                prepared = milestone.others[data_set.name]
+                splits = target_splits(prepared, milestone.subject.protocol)
+                classes = len(prepared.manifest.classes)
+                there = replace(milestone, splits=splits, classes=classes)
+                yield from transfer_probe(there, transfer, TARGETS[name])
+
+    @property
+    def linear(self) -> Linear:
+        """What is trained on each target."""
+        return Linear(**self.model_dump(exclude={"targets"}))
+
+    def _named(self, subject: Subject) -> Iterator[tuple[str, DataSet]]:
+        """The targets' names, and their images as the subject's networks see them."""
+        return zip(self.targets, self.data_sets(subject.image_size), strict=True)
+
 
 # The rate drops after 60 and 80 of the reference's 100 epochs.
 DROPS = (0.6, 0.8)
@@ -41,6 +120,8 @@ DROPS = (0.6, 0.8)
 
 def drops_factor(settings: Linear, epoch: int) -> float:
     """1, then 0.1 from 60 % and 0.01 from 80 % of the epochs on; `epoch` from 0."""
+    from barlow_atlas.nn.optim import drops
+
     return drops(epoch, [round(share * settings.epochs) for share in DROPS], 0.1)
 
 
@@ -66,6 +147,9 @@ def target_splits(prepared: Prepared, protocol: Protocol) -> dict[str, Labelled]
 
     The clean protocol's validation images are taken out of the training part.
     """
+    from barlow_atlas.data.selection import select
+    from barlow_atlas.probes.milestone import Labelled
+
     manifest = prepared.manifest
     chosen = select(
         prepared.train_labels,
@@ -85,45 +169,32 @@ def target_splits(prepared: Prepared, protocol: Protocol) -> dict[str, Labelled]
     return splits
 
 
-def transfer(
-    backbone: nn.Module,
-    run: Subject,
-    settings: Transfer,
-    target: Target,
-    splits: dict[str, Labelled],
-    classes: int,
-    device: torch.device,
+def transfer_probe(
+    milestone: Milestone, settings: Transfer, target: Target
 ) -> list[dict[str, Any]]:
-    """The probe of one target, as records of the form of `probes.record`.
+    """The probe of one target, as records.
 
     Reference: the last epoch's and, named as such, the best epoch's on the test images. Clean: the
     last epoch's of the pair of rate and decay that is best on the target's validation images, on
     validation and test.
 
     Args:
-        backbone: left as it is; the reference protocol works on a copy.
-        splits: of the target, see `target_splits`.
+        milestone: with the target's splits, see `target_splits`, and classes; its network is left
+            as it is.
 
     Raises:
         ProbeError: images of another size than the network's, or labels that are no classes.
     """
-    _fits(run, target, splits, classes)
-    own = normalised_for(run, target)
-    images = {split: labelled.images for split, labelled in splits.items()}
-    labels = {
-        split: torch.from_numpy(np.array(labelled.labels)).to(device)
-        for split, labelled in splits.items()
-    }
-    linear = Linear(**settings.model_dump(exclude={"targets"}))
-    place = f"transfer/{target.name}"
+    from barlow_atlas.probes.milestone import record
+
+    _fits(milestone, target)
+    run, splits, classes = milestone.subject, milestone.splits, milestone.classes
+    own = replace(milestone, subject=normalised_for(run, target))
+    linear, place = settings.linear, f"transfer/{target.name}"
     if run.protocol == "clean":
-        features = {split: extract(backbone, own, found, device) for split, found in images.items()}
-        outcomes = [clean_probe(features, labels, classes, linear, run.seed, place)]
+        outcomes = [clean_probe(own.features, own.labels, classes, linear, run.seed, place)]
     else:
-        live = copy.deepcopy(backbone)
-        outcomes = published_probe(
-            MIX_TRANSFER, live, own, linear, images, labels, classes, device, place
-        )
+        outcomes = published_probe(MIX_TRANSFER, own.with_own_backbone(), linear, place)
     counts = {split: len(labelled.labels) for split, labelled in splits.items()}
     return [
         record(
@@ -131,10 +202,10 @@ def transfer(
             transfer_settings(run, settings, target, counts, classes, chosen),
             split,
             chosen.scores[split],
-            labels[split],
+            own.labels[split],
         )
         for chosen in outcomes
-        for split in ("validation", "test")
+        for split in own.evaluated
         if split in chosen.scores
     ]
 
@@ -145,7 +216,10 @@ def normalised_for(run: Subject, target: Target) -> Subject:
     return run.model_copy(update={"recipe": run.recipe.model_copy(update=changed)})
 
 
-def _fits(run: Subject, target: Target, splits: dict[str, Labelled], classes: int) -> None:
+def _fits(milestone: Milestone, target: Target) -> None:
+    from barlow_atlas.probes.milestone import ProbeError
+
+    run, splits, classes = milestone.subject, milestone.splits, milestone.classes
     for split, labelled in splits.items():
         size = labelled.images.shape[2:]
         if size != (run.image_size, run.image_size):

@@ -5,19 +5,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from barlow_atlas.data.catalog import TARGETS
 from barlow_atlas.data.prepared import load
 from barlow_atlas.nn.devices import device_for
-from barlow_atlas.nn.networks import Network, build
+from barlow_atlas.nn.networks import build
 from barlow_atlas.nn.randomness import generator
-from barlow_atlas.probes.milestone import choose, extract_splits
-from barlow_atlas.probes.milestone import probe as run_probes
-from barlow_atlas.probes.signals import signals
-from barlow_atlas.probes.transfer import target_splits, transfer
+from barlow_atlas.probes.milestone import Milestone, choose
+from barlow_atlas.probes.signals import FOREIGN_BATCH_SIZE, signals
 from barlow_atlas.store.snapshot import read_manifest_of, read_weights, write_atomically
-from barlow_atlas.study.models import ForeignRun, Run, Study
+from barlow_atlas.study.models import ForeignRun, Probes, Run, Study
 from barlow_atlas.study.paths import DATA, probe_file, probed_milestone
 
 
@@ -57,9 +52,16 @@ def asked(
     place = device_for(device, run.threads)
     network = build(run.architecture, generator(run.seed, "weights"))
     network.load_state_dict(weights)
-    network = network.to(place)
-    features = extract_splits(network.backbone, run, splits, place)
-    classes = len(prepared.manifest.classes)
+    _, *others = study.data_sets()
+    milestone = Milestone(
+        network=network.to(place),
+        subject=run,
+        splits=splits,
+        classes=len(prepared.manifest.classes),
+        device=place,
+        others={data_set.name: load(DATA / data_set.name) for data_set in others},
+    )
+    batch_size = run.batch_size if isinstance(run, Run) else FOREIGN_BATCH_SIZE
     return {
         "format": 2,
         "study": name,
@@ -68,24 +70,17 @@ def asked(
         "run": run.model_dump(mode="json"),
         # All that the lineage hashes: the chain can be followed in probe files alone.
         "checkpoint": manifest.model_dump(mode="json", exclude={"format", "study", "run"}),
-        "signals": signals(network, run, splits, features),
-        "results": [
-            *run_probes(network, run, study.probes, splits, features, classes),
-            *_transferred(study, run, network, place),
-        ],
+        "signals": signals(milestone, batch_size),
+        "results": list(answers(study.probes, milestone)),
     }
 
 
-def _transferred(
-    study: Study, run: Run | ForeignRun, network: Network, device: torch.device
-) -> Iterator[dict[str, Any]]:
-    """The records of all targets that the study asks for."""
-    settings = study.probes.transfer
-    if settings is None:
-        return
-    for name in settings.targets:
-        target = TARGETS[name]
-        prepared = load(DATA / target.at(study.image_size).name)
-        splits = target_splits(prepared, run.protocol)
-        classes = len(prepared.manifest.classes)
-        yield from transfer(network.backbone, run, settings, target, splits, classes, device)
+def answers(probes: Probes, milestone: Milestone) -> Iterator[dict[str, Any]]:
+    """What a milestone answers to all probes of a study, as records.
+
+    Raises:
+        ProbeError: images that give no answer.
+    """
+    milestone.check_labels()
+    for kind, asked in probes.by_kind():
+        yield from kind.run(asked, milestone)

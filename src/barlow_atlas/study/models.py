@@ -10,16 +10,27 @@ Planning imports this module, so it loads neither torch nor numpy.
 import functools
 import itertools
 import operator
+from collections import Counter
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    SerializerFunctionWrapHandler,
+    create_model,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
-from barlow_atlas.data.catalog import TARGETS, DataSet, resolve
+from barlow_atlas.data.catalog import DataSet, resolve
 from barlow_atlas.data.choice import Data, Protocol
 from barlow_atlas.errors import not_allowed
 from barlow_atlas.objectives import METHODS
 from barlow_atlas.objectives.base import Method
-from barlow_atlas.probes.settings import KNN, Linear, LinearProbes, Transfer
+from barlow_atlas.probes import PROBES
+from barlow_atlas.probes.base import Probe
 from barlow_atlas.probes.subject import Subject
 from barlow_atlas.settings.augmentation import RECIPES, Recipe
 from barlow_atlas.settings.frozen import NAME, Frozen
@@ -38,19 +49,52 @@ from barlow_atlas.study.errors import StudyError
 Layout = Literal["mix-bt", "barlowtwins", "solo-learn", "lightly", "torchvision"]
 
 
-class Probes(Frozen):
-    """What every milestone is asked."""
+class AskedProbes(Frozen):
+    """What every milestone is asked: for each probe of `PROBES` that is, all its settings."""
 
-    knn: Annotated[tuple[KNN, ...], Field(min_length=1, strict=False)]
-    linear: LinearProbes = Field(description="one linear probe, or a list of them")
-    transfer: Transfer | None = Field(None, description="linear probes on other data sets")
+    @model_validator(mode="after")
+    def _something_is_asked_once(self) -> "AskedProbes":
+        named = Counter(self.variants())
+        if not named:
+            raise ValueError(f"nothing is asked: give at least one of {', '.join(PROBES)}")
+        (probe, variant), times = named.most_common(1)[0]
+        if times > 1:
+            raise ValueError(f"{probe}: two have the short name {variant!r} in tables; ask one")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _what_is_asked(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # What is not asked leaves no trace, so that another probe in `PROBES` changes no study's
+        # text, by which Snakemake tells what to probe again. Texts on record do name transfer.
+        told = whole(self)
+        return {name: told[name] for name in told if told[name] or name == "transfer"}
+
+    def by_kind(self) -> Iterator[tuple[type[Probe], tuple[Probe, ...]]]:
+        """The probes that are asked, each with its settings."""
+        for name, kind in PROBES.items():
+            if asked := getattr(self, name):
+                yield kind, asked
+
+    def kinds(self) -> tuple[type[Probe], ...]:
+        """The classes of the probes that are asked."""
+        return tuple(kind for kind, _ in self.by_kind())
+
+    def asked(self) -> tuple[Probe, ...]:
+        """All settings of all probes."""
+        return tuple(probe for _, asked in self.by_kind() for probe in asked)
+
+    def variants(self) -> list[tuple[str, str]]:
+        """Probe and variant of all numbers that the test images did not choose."""
+        return [(probe.name, variant) for probe in self.asked() for variant in probe.variants]
+
+    def data_sets(self, image_size: int) -> list[DataSet]:
+        """What the probes look at beside the study's images, each once."""
+        found = {each.name: each for probe in self.asked() for each in probe.data_sets(image_size)}
+        return list(found.values())
 
     def faults(self, protocol: Protocol) -> list[str]:
         """Which of these probes cannot be asked in a protocol, and why."""
-        asked: list[Linear | Transfer] = [*self.linear]
-        if self.transfer:
-            asked.append(self.transfer)
-        return [fault for settings in asked if (fault := settings.fault(protocol))]
+        return [fault for probe in self.asked() if (fault := probe.fault(protocol))]
 
 
 class Resources(Frozen):
@@ -89,9 +133,28 @@ TAGGED: dict[str, type[Frozen]] = {
 }
 
 
+def _one_or_several(value: Any) -> Any:
+    return [value] if isinstance(value, dict | Probe) else value
+
+
+def _field(kind: type[Probe]) -> tuple[Any, Any]:
+    """How a study asks a probe: by one set of settings, or a list of them."""
+    several = tuple[kind, ...]  # type: ignore[valid-type]
+    given = Annotated[
+        several,
+        BeforeValidator(_one_or_several, json_schema_input_type=kind | several),
+        Field(min_length=1, strict=False),
+    ]
+    return given | None, None
+
+
 if TYPE_CHECKING:
     MethodSettings = Method
     NamedRecipe = Recipe
+
+    class Probes(AskedProbes):
+        """What every milestone is asked; its fields are the names of `PROBES`."""
+
 else:  # types that follow from the registries, for pydantic and the JSON schema
     MethodSettings = Annotated[
         functools.reduce(operator.or_, METHODS.values()), Field(discriminator="objective")
@@ -100,6 +163,13 @@ else:  # types that follow from the registries, for pydantic and the JSON schema
         Recipe,
         BeforeValidator(_recipe_by_name, json_schema_input_type=Literal[tuple(RECIPES)] | Recipe),
     ]
+    Probes = create_model(
+        "Probes",
+        __base__=AskedProbes,
+        __module__=__name__,
+        __doc__="What every milestone is asked: each probe once, or several times as a list.",
+        **{name: _field(kind) for name, kind in PROBES.items()},
+    )
 
 
 class Run(Subject):
@@ -364,11 +434,10 @@ class Study(Frozen):
         return runs[name]
 
     def data_sets(self) -> list[DataSet]:
-        """The study's images, then the targets of transfer at the size that the network sees."""
-        data, transfer = self.data, self.probes.transfer
+        """The study's images, then what its probes look at beside them."""
+        data = self.data
         own = resolve(data.name, data.path, data.stored_size)
-        targets = transfer.targets if transfer else ()
-        return [own, *(TARGETS[target].at(self.image_size) for target in targets)]
+        return [own, *self.probes.data_sets(self.image_size)]
 
     def milestones_of(self, run: Run | ForeignRun) -> tuple[int, ...]:
         """The epochs at which a run is probed."""

@@ -43,7 +43,7 @@ def sizes_of(study: Study, run: Run | ForeignRun) -> Sizes:
 
 
 def target_sizes(study: Study) -> tuple[Sizes, ...]:
-    """The numbers of images of the data sets that probes are transferred to."""
+    """The numbers of images of the data sets that probes look at beside the study's."""
     _, *targets = study.data_sets()
     return tuple(_sizes(target, study.protocol, 1.0) for target in targets)
 

@@ -61,11 +61,12 @@ def probe_bytes(study: Study, run: Run | ForeignRun) -> int:
     """Bytes of one probe file: the run, and for each probe and split its settings and answers."""
     sizes = sizes_of(study, run)
     splits = [count for count in (sizes.validation, sizes.test) if count]
-    probes = [*study.probes.knn, *study.probes.linear]
+    probes = [probe for probe in study.probes.asked() if not probe.data_sets(study.image_size)]
+    answers = sum(len(probe.variants) for probe in probes)
     described = len(json.dumps(run.model_dump(mode="json"), indent=1))
     # Answers are bits in base64; a record around them has about 400 bytes, the file's head with its
     # hashes 1,300, the label-free signals of a space and a split 900. Correlations are bytes.
-    own = sum(400 + count // 6 for count in splits) * len(probes)
+    own = sum(400 + count // 6 for count in splits) * answers
     targets = sum(
         400 + count // 6 for one in target_sizes(study) for count in (one.validation, one.test)
     )

@@ -40,7 +40,7 @@ def adopt(name: str, study: Study, say: Callable[[str], None]) -> None:
     """
     jobs = jobs_of(name, study)
     here = [job for job in jobs if job.file.is_file()]
-    sound, foul = _judge(name, here, stale_milestones(name, jobs))
+    sound, foul = _judge(name, study, here, stale_milestones(name, jobs))
     records = SnakemakeRecords()
     unknown = {job.file for job in here if not _knows(records, job)}
     for job in foul:
@@ -69,14 +69,16 @@ def adopt(name: str, study: Study, say: Callable[[str], None]) -> None:
 _MILESTONES = ("pretrain", "cool_down", "import_weights")
 
 
-def _judge(name: str, here: list[Job], stale: dict[Path, str]) -> tuple[set[Path], list[Job]]:
+def _judge(
+    name: str, study: Study, here: list[Job], stale: dict[Path, str]
+) -> tuple[set[Path], list[Job]]:
     """Of the files that are here: those up to date with all behind them; the jobs to do again."""
     changed = dvc_stages.changes(name)
     sound: set[Path] = set()
     foul = []
     for job in here:  # each after those that it waits for, whose fate it shares
         if sound.issuperset(job.after):
-            holds = _holds(job, name, changed, stale)
+            holds = _holds(job, name, study, changed, stale)
             if holds:
                 sound.add(job.file)
             elif holds is False:
@@ -89,7 +91,9 @@ def _judge(name: str, here: list[Job], stale: dict[Path, str]) -> tuple[set[Path
     return whole, foul
 
 
-def _holds(job: Job, name: str, changed: set[str] | None, stale: dict[Path, str]) -> bool | None:
+def _holds(
+    job: Job, name: str, study: Study, changed: set[str] | None, stale: dict[Path, str]
+) -> bool | None:
     """Whether a file is what its job would make now of the files that the job waits for.
 
     None if only DVC could tell and has recorded nothing.
@@ -106,7 +110,8 @@ def _holds(job: Job, name: str, changed: set[str] | None, stale: dict[Path, str]
     if changed is None:
         return None
     if job.rule == "probe":
-        code = {*dvc_stages.relative({*sources.watched("probe"), *dvc_stages.RESOLVE_RUNS})}
+        asked = sources.watched("probe", study.probes.kinds())
+        code = {*dvc_stages.relative({*asked, *dvc_stages.RESOLVE_RUNS})}
         return f"{RESULTS / name / 'probes'}" not in changed and not any(
             change in code or change.endswith(":probes") for change in changed
         )

@@ -94,7 +94,7 @@ def _study_stage(name: str, study: Study, read: list[Path]) -> dict[str, Any]:
     files = {
         *sources.watched("pretrain", [type(method) for method in study.methods.values()]),
         *(sources.watched("import_weights") if study.foreign else ()),
-        *(file for step in BEHIND_TRAINING for file in sources.watched(step)),
+        *behind_training(study),
         *RESOLVE_RUNS,
     }
     tables = [f"{results}/{table}" for table in (*COLLECTED, *ANALYSED)]
@@ -115,6 +115,12 @@ def _study_stage(name: str, study: Study, read: list[Path]) -> dict[str, Any]:
     }
 
 
+def behind_training(study: Study) -> list[Path]:
+    """The code that probes a study's milestones and reports what was found."""
+    kinds = study.probes.kinds()
+    return [file for step in BEHIND_TRAINING for file in sources.watched(step, kinds)]
+
+
 def _commands(study: str, target: str) -> list[str]:
     """What DVC calls; after a pull Snakemake must first know what is here."""
     return [
@@ -129,14 +135,8 @@ def _kept_in_git(path: str) -> dict[str, Any]:
 
 def _plots(name: str, study: Study, up: str) -> list[dict[str, Any]]:
     """The study's curves; unlike a stage's, these paths are relative to the DVC file."""
-    asked = study.probes
-    probes = [
-        *(("knn", knn.label) for knn in asked.knn),
-        *(("linear", linear.form) for linear in asked.linear),
-        *(("transfer", target) for target in (asked.transfer.targets if asked.transfer else ())),
-    ]
     lines = dict.fromkeys((run.method, run.embedding_dim or 0) for run in study.runs())
-    columns = [column_name(*line, *probe) for line in lines for probe in probes]
+    columns = [column_name(*line, *probe) for line in lines for probe in study.probes.variants()]
     return [
         {
             f"accuracy-{name}": {

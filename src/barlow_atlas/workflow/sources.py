@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from barlow_atlas.errors import AtlasError
-from barlow_atlas.study.models import ForeignRun, Run
+from barlow_atlas.study.models import ForeignRun, Run, Study
 
 PACKAGE = Path(__file__).parents[1]
 
@@ -39,6 +39,8 @@ EXCUSED = {
     "data/choice.py": "carries parameters, which reach a step through its run",
     "data/errors.py": "names an exception",
     "errors.py": "names exceptions",
+    "probes/__init__.py": "names all probes; those that a study asks are watched beside a step",
+    "probes/base.py": "says what a probe is, computes nothing",
     "settings/augmentation.py": "carries parameters, which reach a step through its run",
     "settings/frozen.py": "checks parameters, which reach a step through its run",
     "settings/training.py": "carries parameters, which reach a step through its run",
@@ -108,9 +110,9 @@ def training_code(run: Run | ForeignRun) -> str:
     return fingerprint("import_weights")
 
 
-def probing_code() -> str:
+def probing_code(study: Study) -> str:
     """Fingerprint of the code that asks a milestone what its study asks."""
-    return fingerprint("probe")
+    return fingerprint("probe", study.probes.kinds())
 
 
 def _entries(step: Step, plugins: Iterable[type]) -> tuple[Path, ...]:

@@ -10,8 +10,7 @@ from scipy import stats
 
 from barlow_atlas.nn.networks import Network
 from barlow_atlas.probes.features import extract
-from barlow_atlas.probes.knn import knn_scores
-from barlow_atlas.probes.settings import KNN
+from barlow_atlas.probes.knn import KNN, knn_scores
 from barlow_atlas.study.models import Run
 from barlow_atlas.tools.bench.apart import Apart
 from barlow_atlas.tools.bench.baseline import Rival

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import torch
 
 from barlow_atlas.nn.randomness import generator
-from barlow_atlas.probes.knn import chunk_size, inner_products, knn_scores
-from barlow_atlas.probes.settings import KNN
+from barlow_atlas.probes.knn import KNN, knn_scores
+from barlow_atlas.probes.neighbours import chunk_size, inner_products
 from barlow_atlas.tools.bench import baseline
 from barlow_atlas.tools.bench.records import Record, alone, faster, fewer, more
 from barlow_atlas.tools.bench.timing import by_turns, cores, peak_memory

@@ -5,9 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from barlow_atlas.probes.knn import knn_scores
+from barlow_atlas.probes.knn import KNN, knn_scores
 from barlow_atlas.probes.milestone import record
-from barlow_atlas.probes.settings import KNN
 from barlow_atlas.verify import inputs
 from barlow_atlas.verify.values import Difference, Mismatch, Within
 
