@@ -30,10 +30,11 @@ format: .venv/installed
 	$(BIN)/ruff format .
 	$(BIN)/snakefmt Snakefile workflow
 
-# Tables and figures of STUDY from its stored probe files; trains and probes nothing.
+# Tables and figures of STUDY from its records and probe files; trains and probes nothing.
 report: .venv/installed
 	$(SNAKEMAKE) --profile profiles/local --config study=$(STUDY) partial=true \
-	    --allowed-rules reports collect analyse report_study ledger --forcerun collect -- reports
+	    --allowed-rules reports record collect analyse report_study ledger \
+	    --forcerun record collect -- reports
 
 # What follows from params/: the JSON schema and DVC's stages; after adding or changing a study.
 derive: .venv/installed

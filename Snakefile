@@ -18,6 +18,7 @@ from barlow_atlas.atlas.claims import entries, load_claims
 from barlow_atlas.data.catalog import TARGETS
 from barlow_atlas.errors import AtlasError
 from barlow_atlas.atlas.published import read_tables
+from barlow_atlas.atlas.studies import is_analysed
 from barlow_atlas.study.file import find_studies, load_study, study_file
 
 min_version("9.27")
@@ -63,6 +64,7 @@ localrules:
     all,
     reports,
     prepare_data,
+    record,
     collect,
     analyse,
     report_study,
@@ -83,7 +85,7 @@ rule all:
 
 
 rule reports:
-    # Tables and figures from the probe files that are here; see `make report`.
+    # Tables and figures from what is here; see `make report`.
     input:
         [report_files(study) for study in STUDIES],
         ledger_files(),

@@ -1,6 +1,7 @@
 """All probes and label-free signals of one milestone, as a probe file."""
 
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,11 @@ from barlow_atlas.probes.milestone import choose, extract_splits
 from barlow_atlas.probes.milestone import probe as run_probes
 from barlow_atlas.probes.signals import signals
 from barlow_atlas.probes.transfer import target_splits, transfer
+from barlow_atlas.store.provenance import device_name, made_by
 from barlow_atlas.store.snapshot import read_manifest_of, read_weights, write_atomically
 from barlow_atlas.study.models import ForeignRun, Run, Study
 from barlow_atlas.study.paths import DATA, probe_file, probed_milestone
+from barlow_atlas.workflow.adoption import probing_code
 
 
 def probe(name: str, study: Study, run_name: str, epoch: int, device: str | None) -> None:
@@ -43,6 +46,7 @@ def asked(
     device: str | None,
 ) -> dict[str, Any]:
     """The content of the probe file of the milestone whose manifest is `checkpoint`."""
+    started = time.monotonic()
     manifest = read_manifest_of(checkpoint, run)
     weights = read_weights(checkpoint, manifest)
     prepared = load(DATA / run.data.name)
@@ -60,19 +64,28 @@ def asked(
     network = network.to(place)
     features = extract_splits(network.backbone, run, splits, place)
     classes = len(prepared.manifest.classes)
+    found = {
+        "signals": signals(network, run, splits, features),
+        "results": [
+            *run_probes(network, run, study.probes, splits, features, classes),
+            *_transferred(study, run, network, place),
+        ],
+    }
     return {
-        "format": 2,
+        "format": 3,
         "study": name,
         "name": run.name,
         "epoch": epoch,
         "run": run.model_dump(mode="json"),
         # All that the lineage hashes: the chain can be followed in probe files alone.
         "checkpoint": manifest.model_dump(mode="json", exclude={"format", "study", "run"}),
-        "signals": signals(network, run, splits, features),
-        "results": [
-            *run_probes(network, run, study.probes, splits, features, classes),
-            *_transferred(study, run, network, place),
-        ],
+        # By which code, and what was asked: so it can be told whether another would ask the same.
+        "probed": {
+            "sources_sha256": probing_code(),
+            **made_by(device_name(place), time.monotonic() - started),
+        },
+        "asked": study.probes.model_dump(mode="json"),
+        **found,
     }
 
 

@@ -28,6 +28,7 @@ Step = Literal[
     "pretrain",
     "import_weights",
     "probe",
+    "record",
     "collect",
     "analyse",
     "report",
