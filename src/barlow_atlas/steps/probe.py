@@ -17,8 +17,9 @@ from barlow_atlas.probes.milestone import choose, extract_splits
 from barlow_atlas.probes.milestone import probe as run_probes
 from barlow_atlas.probes.signals import signals
 from barlow_atlas.probes.transfer import target_splits, transfer
+from barlow_atlas.store.atomic import write_atomically
 from barlow_atlas.store.provenance import device_name, made_by
-from barlow_atlas.store.snapshot import read_manifest_of, read_weights, write_atomically
+from barlow_atlas.store.snapshot import read_manifest_of, read_weights
 from barlow_atlas.study.models import ForeignRun, Run, Study
 from barlow_atlas.study.paths import DATA, probe_file, probed_milestone
 from barlow_atlas.workflow.adoption import probing_code

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from barlow_atlas.atlas.records import job_files, recorded
 from barlow_atlas.errors import AtlasError
-from barlow_atlas.store.snapshot import write_atomically
+from barlow_atlas.store.atomic import write_atomically
 from barlow_atlas.study.models import Study
 from barlow_atlas.workflow import dvc_stages
 from barlow_atlas.workflow.adoption import probing_code, standing

@@ -43,6 +43,7 @@ EXCUSED = {
     "settings/augmentation.py": "carries parameters, which reach a step through its run",
     "settings/frozen.py": "checks parameters, which reach a step through its run",
     "settings/training.py": "carries parameters, which reach a step through its run",
+    "store/atomic.py": "stores what it is given",
     "store/lock.py": "keeps a second trainer away",
     "store/provenance.py": "describes results, does not make them",
     "store/snapshot.py": "stores what it is given; verified by hash at every reading",
