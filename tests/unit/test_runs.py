@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from barlow_atlas.atlas.frames import read_contents
+from barlow_atlas.atlas import records
 from barlow_atlas.atlas.runs import (
     CHAIN_COLUMNS,
     RUN_COLUMNS,
@@ -24,7 +24,6 @@ from barlow_atlas.atlas.runs import (
 from barlow_atlas.study.file import load_study
 from barlow_atlas.study.lineage import lineage
 from barlow_atlas.study.models import Run
-from barlow_atlas.study.paths import probe_file
 
 STUDY = load_study(Path("params/demo.yaml"))
 PLANNED = {run.name: STUDY.milestones_of(run) for run in STUDY.runs()}
@@ -34,10 +33,8 @@ EPOCHS = (0, 5, 10, 25, 50, 100)
 
 @pytest.fixture
 def contents() -> list[dict[str, Any]]:
-    """The demo's own probe files."""
-    return read_contents(
-        probe_file("demo", run, epoch) for run in STUDY.runs() for epoch in STUDY.milestones_of(run)
-    )
+    """The demo's own milestones."""
+    return records.contents("demo", STUDY)
 
 
 def of(contents: Sequence[dict[str, Any]], name: str, epoch: int) -> dict[str, Any]:

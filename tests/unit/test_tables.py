@@ -16,16 +16,17 @@ import pytest
 from markdown_it import MarkdownIt
 
 from barlow_atlas.atlas import effects as atlas_effects
+from barlow_atlas.atlas import records
 from barlow_atlas.atlas.beside import COLUMNS, beside
 from barlow_atlas.atlas.curves import mean_curves
-from barlow_atlas.atlas.frames import probe_table, read_contents
+from barlow_atlas.atlas.frames import probe_table
 from barlow_atlas.atlas.lines import read_lines
 from barlow_atlas.atlas.published import read_published, read_tables
 from barlow_atlas.atlas.runs import RUN_COLUMNS, runs_table
 from barlow_atlas.report import tables, text
 from barlow_atlas.report.tables import Column, Table
 from barlow_atlas.study.file import find_studies, load_study
-from barlow_atlas.study.paths import PARAMS, probe_file
+from barlow_atlas.study.paths import PARAMS
 
 PDFLATEX = shutil.which("pdflatex")
 LATIN_1 = " ".join(chr(code) for code in range(0xA1, 0x100) if code != 0xAD)  # a soft hyphen
@@ -51,9 +52,7 @@ HOSTILE = [
 def demo() -> dict[str, Table]:
     study = load_study(PARAMS / "demo.yaml")
     planned = {run.name: study.milestones_of(run) for run in study.runs()}
-    contents = read_contents(
-        probe_file("demo", run, epoch) for run in study.runs() for epoch in study.milestones_of(run)
-    )
+    contents = records.contents("demo", study)
     lines = read_lines(contents, planned)
     return {
         "milestones": tables.milestone_table(mean_curves(probe_table(contents)), study.title),

@@ -17,9 +17,8 @@ CURVE = [*LINE, "split"]
 COLUMNS = [*CURVE, "metric", "run", "seed", "epoch", "count", "value"]
 METRICS = ("top1", "top5")
 SIGNAL_COLUMNS = [
-    *("study", "run", "method", "objective", "embedding_dim", "epochs", "protocol"),
-    *("seed", "epoch"),
-    *("space", "split", "count", "batch_size", "signal", "value"),
+    *("run", "method", "embedding_dim", "protocol", "seed", "epoch"),
+    *("space", "split", "count", "signal", "value"),
 ]
 TEXTS = (
     *("against", "note", "missing", "commit", "python", "torch", "torchvision"),
@@ -89,7 +88,6 @@ def signal_rows(content: Mapping[str, Any]) -> Iterable[dict[str, Any]]:
                 "space": record["space"],
                 "split": record["split"],
                 "count": record["count"],
-                "batch_size": record["settings"]["batch_size"],
                 "signal": name,
                 "value": value,
             }
