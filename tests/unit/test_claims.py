@@ -141,7 +141,7 @@ def test_every_test_and_signal_has_unit_and_words() -> None:
 
 def test_reading_claims_loads_no_heavy_library() -> None:
     code = (
-        "import sys; from pathlib import Path; from barlow_atlas.claims import load_claims;"
+        "import sys; from pathlib import Path; from barlow_atlas.atlas.claims import load_claims;"
         "load_claims(Path('params/claims.yaml'));"
         "print([name for name in ('torch', 'numpy', 'pandas') if name in sys.modules])"
     )

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -100,7 +101,7 @@ def graph_of(folder: Path) -> dict[str, dict[str, Any]]:
 
 def demo_contents(study: Study) -> list[dict[str, Any]]:
     runs = {run.name for run in study.runs()}
-    return [content for content in RECORDED if content["name"] in runs]
+    return deepcopy([content for content in RECORDED if content["name"] in runs])
 
 
 # --- the crate
@@ -708,8 +709,8 @@ def test_writing_again_replaces_and_gives_the_same_bytes(
 
 def test_event_files_do_not_depend_on_the_process(workspace: Path, seed_one: Study) -> None:
     code = (
-        "from pathlib import Path; from barlow_atlas.study import load_study;"
-        "from barlow_atlas.export.tracking import track;"
+        "from pathlib import Path; from barlow_atlas.study.file import load_study;"
+        "from barlow_atlas.tools.export.tracking import track;"
         "track('demo', load_study(Path('params/demo.yaml')), 'tensorboard', Path('there'))"
     )
     track("demo", seed_one, "tensorboard", Path("here"))
@@ -749,7 +750,7 @@ def test_names_from_files_make_no_way_out_of_the_folder(workspace: Path, seed_on
     path = Path(f"results/demo/probes/{NAME}/epoch_0000.json")
     content = json.loads(JOB_FILES[path])
     content["signals"][0] |= {"space": "../../../..", "split": "/etc", "values": {"a\nb": 1.0}}
-    path.write_text(json.dumps(content))
+    write({path: json.dumps(content).encode()})
     track("demo", seed_one, "dvclive", Path("live"))
     files = list(Path().rglob("a_b.tsv"))
     assert files == [Path(f"live/{NAME}/plots/metrics/signals/__.._.._../_etc/a_b.tsv")]

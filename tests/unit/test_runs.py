@@ -10,8 +10,8 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from demo_results import RECORDED, milestone_of
 
-from barlow_atlas.atlas import records
 from barlow_atlas.atlas.runs import (
     CHAIN_COLUMNS,
     RUN_COLUMNS,
@@ -33,8 +33,8 @@ EPOCHS = (0, 5, 10, 25, 50, 100)
 
 @pytest.fixture
 def contents() -> list[dict[str, Any]]:
-    """The demo's own milestones."""
-    return records.contents("demo", STUDY)
+    """The demo's own milestones, each by itself."""
+    return [copy.deepcopy(content) for content in RECORDED]
 
 
 def of(contents: Sequence[dict[str, Any]], name: str, epoch: int) -> dict[str, Any]:
@@ -55,10 +55,7 @@ def test_a_row_a_run_with_what_its_probe_files_say(contents: list[dict[str, Any]
     assert list(table.columns) == RUN_COLUMNS
     assert list(table["run"]) == list(PLANNED)
     row = table.set_index("run").loc[NAME]
-    files = [
-        json.loads(path.read_text())
-        for path in sorted(Path(f"results/demo/probes/{NAME}").glob("*"))
-    ]
+    files = [milestone_of(NAME, epoch) for epoch in EPOCHS]
     made = [file["checkpoint"]["made_by"] for file in files]
     assert row["seconds"] == pytest.approx(sum(entry["seconds"] for entry in made))
     assert (row["method"], row["embedding_dim"], row["epochs"], row["seed"]) == ("mix", 256, 100, 2)

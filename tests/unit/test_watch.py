@@ -334,9 +334,9 @@ def test_plan_is_asked_in_a_process_of_its_own(finished: Study) -> None:
     program = f"""
 import sys
 from pathlib import Path
-from barlow_atlas.study import load_study
-from barlow_atlas.watch import Live
-from barlow_atlas.watch.live import ask_plan
+from barlow_atlas.study.file import load_study
+from barlow_atlas.tools.watch import Live
+from barlow_atlas.tools.watch.live import ask_plan
 live = Live("demo", load_study(Path("params/demo.yaml")))
 live.status(), live.data(), live.page()
 print(ask_plan({question!r}), "torch" in sys.modules)

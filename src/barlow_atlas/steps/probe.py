@@ -22,7 +22,7 @@ from barlow_atlas.store.provenance import device_name, made_by
 from barlow_atlas.store.snapshot import read_manifest_of, read_weights
 from barlow_atlas.study.models import ForeignRun, Run, Study
 from barlow_atlas.study.paths import DATA, probe_file, probed_milestone
-from barlow_atlas.workflow.adoption import probing_code
+from barlow_atlas.workflow.sources import probing_code
 
 
 def probe(name: str, study: Study, run_name: str, epoch: int, device: str | None) -> None:

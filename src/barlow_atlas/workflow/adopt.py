@@ -20,11 +20,12 @@ from pathlib import Path
 
 from barlow_atlas.atlas.records import job_files, recorded
 from barlow_atlas.errors import AtlasError
+from barlow_atlas.store.adoptions import standing
 from barlow_atlas.store.atomic import write_atomically
 from barlow_atlas.study.models import Study
 from barlow_atlas.workflow import dvc_stages
-from barlow_atlas.workflow.adoption import probing_code, standing
 from barlow_atlas.workflow.jobs import Job, jobs_of, read_json, stale_milestones
+from barlow_atlas.workflow.sources import probing_code
 
 LONG_AGO = (1.0, 1.0)
 """Access and modification time of what has to be made again."""

@@ -29,11 +29,11 @@ from pathlib import Path
 
 import torch
 
-from barlow_atlas.data import load
-from barlow_atlas.networks import build
+from barlow_atlas.data.prepared import load
+from barlow_atlas.nn.networks import build
+from barlow_atlas.nn.randomness import generator
 from barlow_atlas.probes.features import extract
-from barlow_atlas.randomness import generator
-from barlow_atlas.snapshot import read_manifest, read_weights
+from barlow_atlas.store.snapshot import read_manifest, read_weights
 
 path = Path({path})
 manifest = read_manifest(path)
