@@ -30,10 +30,11 @@ format: .venv/installed
 	$(BIN)/ruff format .
 	$(BIN)/snakefmt Snakefile workflow
 
-# Tables and figures of STUDY from its stored probe files; trains and probes nothing.
+# Tables and figures of STUDY from its records and probe files; trains and probes nothing.
 report: .venv/installed
 	$(SNAKEMAKE) --profile profiles/local --config study=$(STUDY) partial=true \
-	    --allowed-rules reports collect analyse report_study ledger --forcerun collect -- reports
+	    --allowed-rules reports record collect analyse report_study ledger \
+	    --forcerun record collect -- reports
 
 # What follows from studies and code: the JSON schema, DVC's stages, tables and graph of docs/.
 derive: .venv/installed

@@ -17,6 +17,7 @@ from barlow_atlas.workflow import sources
 from barlow_atlas.atlas.claims import entries, load_claims
 from barlow_atlas.errors import AtlasError
 from barlow_atlas.atlas.published import read_tables
+from barlow_atlas.atlas.studies import is_analysed
 from barlow_atlas.study.file import find_studies, load_study, study_file
 
 min_version("9.27")
@@ -62,6 +63,7 @@ localrules:
     all,
     reports,
     prepare_data,
+    record,
     collect,
     analyse,
     report_study,
@@ -82,7 +84,7 @@ rule all:
 
 
 rule reports:
-    # Tables and figures from the probe files that are here; see `make report`.
+    # Tables and figures from what is here; see `make report`.
     input:
         [report_files(study) for study in STUDIES],
         ledger_files(),

@@ -80,6 +80,8 @@ def _parser() -> argparse.ArgumentParser:
                 metavar="SECONDS",
                 help="time between two saved states (default: 60)",
             )
+    added = add_with_study("record", record)
+    added.add_argument("--run", nargs="+", default=[], help="names of runs (default: all)")
     for name, step in (
         *(("runs", runs), ("collect", collect), ("analyse", analyse)),
         ("report", report),
@@ -234,13 +236,21 @@ def runs(options: argparse.Namespace) -> None:
         print(run.name)
 
 
+def record(options: argparse.Namespace) -> None:
+    """Joins what runs' jobs have found with what was recorded before, for git."""
+    from barlow_atlas.steps.record import record
+
+    study = _study(options)
+    record(options.study, study, options.run or [run.name for run in study.runs()])
+
+
 def collect(options: argparse.Namespace) -> None:
-    """Gathers a study's probe files into tidy tables: accuracies, label-free signals, runs."""
+    """Gathers a study's records into tidy tables: accuracies, label-free signals, runs."""
     from barlow_atlas.steps.collect import collect
 
     missing = collect(options.study, _study(options))
     if missing:
-        _log(f"{len(missing)} probe files are missing, such as {missing[0]}; runs.csv lists them")
+        _log(f"{len(missing)} milestones are not recorded, such as {missing[0]}; see runs.csv")
 
 
 def analyse(options: argparse.Namespace) -> None:
@@ -265,17 +275,20 @@ def ledger(options: argparse.Namespace) -> None:
 
 
 def verify_results(options: argparse.Namespace) -> int:
-    """Makes every table, figure and page anew from the probe files; 1 if any differs in a byte."""
+    """Makes tables, figures and pages anew from the records; 1 if one that is kept differs."""
     from barlow_atlas.steps.verify_results import differences
 
-    wrong = equal = 0
+    wrong = equal = besides = 0
     for file, fault in differences(options.study):
-        if fault:
+        if fault == "is not kept":
+            besides += 1
+        elif fault:
             _log(f"{file} {fault}")
             wrong += 1
         else:
             equal += 1
-    _log(f"{equal} files are what the probe files give, {wrong} are not")
+    _log(f"{equal} files are what the records give, {wrong} are not")
+    _log(f"{besides} more were made, which git does not hold: `make report` writes them")
     if wrong:
         _log("`make report STUDY=...` writes them anew; `git diff` then shows what was different")
     return int(bool(wrong))

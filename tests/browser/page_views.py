@@ -229,20 +229,19 @@ def view_of(lines: Sequence[Line], **others: object) -> StudyView:
 
 
 def demo_view() -> StudyView:
-    """The demo's stored probe files, with real figures."""
+    """What is recorded of the demo, with real figures."""
     from barlow_atlas.atlas.effects import losses
-    from barlow_atlas.atlas.frames import probe_table, read_contents
+    from barlow_atlas.atlas.frames import probe_table
     from barlow_atlas.atlas.lines import read_lines
+    from barlow_atlas.atlas.records import contents as recorded
     from barlow_atlas.atlas.runs import runs_table
     from barlow_atlas.report.figures import accuracy_curves, svg
     from barlow_atlas.report.figures.lost import lost_map
     from barlow_atlas.study.file import load_study
-    from barlow_atlas.study.paths import probe_file
 
     study = load_study(Path("params/demo.yaml"))
     planned = {run.name: study.milestones_of(run) for run in study.runs()}
-    files = [probe_file("demo", run, epoch) for run in study.runs() for epoch in planned[run.name]]
-    contents = list(read_contents(file for file in files if file.is_file()))
+    contents = recorded("demo", study)
     lines, probes = read_lines(contents, planned), probe_table(contents)
     curves, found = mean_curves(probes), losses(lines)
     return StudyView(

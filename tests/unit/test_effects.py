@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from demo_results import RECORDED
 from scipy import stats
 
 from barlow_atlas.atlas.effects import (
@@ -21,10 +22,9 @@ from barlow_atlas.atlas.effects import (
     losses,
     typed,
 )
-from barlow_atlas.atlas.frames import LINE, read_contents
+from barlow_atlas.atlas.frames import LINE, probe_table, signal_table
 from barlow_atlas.atlas.lines import Line, read_lines
 from barlow_atlas.study.file import load_study
-from barlow_atlas.study.paths import probe_file
 
 IMAGES = 200
 EPOCHS = (0, 10, 40)
@@ -112,8 +112,7 @@ def interval(images: np.ndarray) -> tuple[float, float]:
 def demo() -> list[Line]:
     study = load_study(Path("params/demo.yaml"))
     planned = {run.name: study.milestones_of(run) for run in study.runs()}
-    files = (probe_file("demo", run, e) for run in study.runs() for e in study.milestones_of(run))
-    return read_lines(read_contents(files), planned)
+    return read_lines(RECORDED, planned)
 
 
 def test_effects_of_a_known_line() -> None:
@@ -451,11 +450,11 @@ def test_rows_do_not_depend_on_the_order_of_lines(demo: list[Line]) -> None:
         pd.testing.assert_frame_equal(make(shuffled), make(demo), check_exact=True)
 
 
-def test_rows_do_not_depend_on_the_order_of_files(demo: list[Line]) -> None:
+def test_rows_do_not_depend_on_the_order_of_milestones(demo: list[Line]) -> None:
     study = load_study(Path("params/demo.yaml"))
     planned = {run.name: study.milestones_of(run) for run in reversed(study.runs())}
-    files = sorted(Path("results/demo/probes").glob("*/*.json"), key=lambda path: path.name[::-1])
-    lines = read_lines(read_contents(files), planned)
+    contents = sorted(RECORDED, key=lambda content: (str(content["epoch"])[::-1], content["name"]))
+    lines = read_lines(contents, planned)
     for make in (effects, losses, label_free):
         pd.testing.assert_frame_equal(make(lines), make(demo), check_exact=True)
 
@@ -463,7 +462,7 @@ def test_rows_do_not_depend_on_the_order_of_files(demo: list[Line]) -> None:
 @pytest.fixture(scope="module")
 def curves() -> dict[tuple[Any, ...], dict[int, float]]:
     """Top-1 by epoch of the demo's table, by method, probe, variant, split and seed."""
-    table = pd.read_csv("results/demo/probes.csv")
+    table = probe_table(RECORDED)
     table = table[table["metric"] == "top1"]
     keys = ["method", "probe", "variant", "split", "seed"]
     return {
@@ -512,7 +511,7 @@ def test_the_demo_again_by_loops_over_its_table(
 def test_the_demos_signals_again_by_loops_over_its_tables(
     demo: list[Line], curves: dict[tuple[Any, ...], dict[int, float]]
 ) -> None:
-    signals = pd.read_csv("results/demo/signals.csv")
+    signals = signal_table(RECORDED)
     rows = label_free(demo)
     found = rows.set_index(["method", "probe", "variant", "signal", "space", "split", "statistic"])[
         "estimate"

@@ -10,6 +10,8 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +19,22 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from demo_results import JOB_FILES, RECORDED, RECORDS, milestone_of, write
 from rocrate.rocrate import ROCrate
 from ruamel.yaml import YAML
 
 from barlow_atlas.atlas.curves import mean_curves
-from barlow_atlas.atlas.frames import probe_table, read_contents
+from barlow_atlas.atlas.frames import probe_table
+from barlow_atlas.atlas.records import RecordError, encoded
+from barlow_atlas.atlas.records import recorded as record_of
 from barlow_atlas.atlas.runs import ChainError, content_of
 from barlow_atlas.data.preparation import prepare
 from barlow_atlas.data.prepared import Manifest, load
 from barlow_atlas.store.snapshot import write_milestone
 from barlow_atlas.study.file import load_study
 from barlow_atlas.study.lineage import lineage
-from barlow_atlas.study.models import Run, Study
-from barlow_atlas.study.paths import DATA, of_run, probe_file
+from barlow_atlas.study.models import ForeignRun, Run, Study
+from barlow_atlas.study.paths import DATA, of_run, record_file
 from barlow_atlas.tools.export.cards import card_of, model_card
 from barlow_atlas.tools.export.citation import CitationError, read_citation
 from barlow_atlas.tools.export.crate import METADATA, CrateError, check_crate, export_crate
@@ -53,9 +58,8 @@ def workspace(tmp_path: Path, study: Study, monkeypatch: pytest.MonkeyPatch) -> 
     for name in ("CITATION.cff", "LICENSE", "pyproject.toml", "requirements.lock"):
         shutil.copy(REPOSITORY / name, tmp_path)
     shutil.copytree(REPOSITORY / "params", tmp_path / "params")
-    for folder in ("probes", "training"):
-        shutil.copytree(REPOSITORY / "results/demo" / folder, tmp_path / "results/demo" / folder)
     monkeypatch.chdir(tmp_path)
+    write(RECORDS)
     for path in Stored("demo", study).shown:
         path.parent.mkdir(parents=True, exist_ok=True)
         if (REPOSITORY / path).is_file():
@@ -74,11 +78,19 @@ def digits_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place / "digits"
 
 
-def edit(path: Path, **changes: Any) -> None:
-    """Changes keys of a probe file's checkpoint."""
-    content = json.loads(path.read_text())
-    content["checkpoint"] |= changes
-    path.write_text(json.dumps(content))
+def edit(run: Run | ForeignRun, epoch: int, change: Callable[[dict[str, Any]], None]) -> None:
+    """Changes a milestone in a run's record."""
+    record = record_of("demo", run)
+    change(record.milestones[epoch])
+    record_file("demo", run.name).write_bytes(encoded("demo", run, record))
+
+
+def remove(run: Run | ForeignRun, *epochs: int) -> None:
+    """Takes milestones out of a run's record."""
+    record = record_of("demo", run)
+    left = {epoch: one for epoch, one in record.milestones.items() if epoch not in epochs}
+    left_of_run = replace(record, milestones=left)
+    record_file("demo", run.name).write_bytes(encoded("demo", run, left_of_run))
 
 
 def graph_of(folder: Path) -> dict[str, dict[str, Any]]:
@@ -88,12 +100,8 @@ def graph_of(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def demo_contents(study: Study) -> list[dict[str, Any]]:
-    files = [
-        REPOSITORY / probe_file("demo", run, epoch)
-        for run in study.runs()
-        for epoch in study.milestones_of(run)
-    ]
-    return read_contents(files)
+    runs = {run.name for run in study.runs()}
+    return deepcopy([content for content in RECORDED if content["name"] in runs])
 
 
 # --- the crate
@@ -105,12 +113,12 @@ def test_a_crate_holds_what_the_study_is_made_of(workspace: Path, study: Study) 
     assert check_crate(folder) == []
     assert [path.name for path in folder.parent.iterdir()] == ["demo"]
     there = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
-    for path in [*Stored("demo", study).probe_files, *Stored("demo", study).shown]:
+    for path in [*RECORDS, *Stored("demo", study).shown]:
         assert (folder / path).read_bytes() == path.read_bytes()
     assert {
         *("params/demo.yaml", "requirements.lock", "CITATION.cff", "LICENSE", "chain.csv"),
         *(f"cards/{run.name}.md" for run in study.runs()),
-        f"results/demo/training/{NAME}/epoch_0100.jsonl",
+        f"results/demo/runs/{NAME}.jsonl",
     } <= there
     # As another reader sees it.
     crate = ROCrate(folder)
@@ -153,7 +161,7 @@ def test_each_run_is_an_action_with_its_software_machine_and_duration(
     assert float(seconds) == pytest.approx(sum(entry["seconds"] for entry in made))
     assert machine == f"{made[0]['device']} ({made[0]['machine']})"
     results = [reference["@id"] for reference in action["result"]]
-    assert f"results/demo/probes/{NAME}/epoch_0100.json" in results
+    assert f"results/demo/runs/{NAME}.jsonl" in results
     assert {reference["@id"] for reference in graph["./"]["mentions"]} >= set(actions)
 
 
@@ -175,8 +183,8 @@ def test_the_same_study_gives_the_same_bytes(workspace: Path, study: Study) -> N
 
 
 def test_an_unfinished_study_is_refused_unless_asked_for(workspace: Path, study: Study) -> None:
-    shutil.rmtree(f"results/demo/probes/{NAME}")
-    Path("results/demo/probes/mix-d256-e100-clean-s2/epoch_0050.json").unlink()
+    remove(study.run(NAME), 0, 5, 10, 25, 50, 100)
+    remove(study.run("mix-d256-e100-clean-s2"), 50)
     Path("results/demo/metrics.json").unlink()
     with pytest.raises(CrateError, match=rf"8 files are missing, such as \S*{NAME}/epoch_0000"):
         export_crate("demo", study, Path("out"))
@@ -210,10 +218,10 @@ def test_nothing_there_is_overwritten(workspace: Path, study: Study) -> None:
 
 
 @pytest.mark.parametrize("key", ["weights_sha256", "data_sha256", "lineage"])
-def test_a_tampered_probe_file_is_refused_by_run_and_epoch(
+def test_a_tampered_milestone_is_refused_by_run_and_epoch(
     workspace: Path, study: Study, key: str
 ) -> None:
-    edit(Path(f"results/demo/probes/{NAME}/epoch_0025.json"), **{key: "0" * 64})
+    edit(study.run(NAME), 25, lambda content: content["checkpoint"].update({key: "0" * 64}))
     with pytest.raises(ChainError, match=rf"{NAME}, epoch 25"):
         export_crate("demo", study, Path("out"))
     assert not Path("out").exists()
@@ -222,20 +230,21 @@ def test_a_tampered_probe_file_is_refused_by_run_and_epoch(
 
 def test_a_history_cut_in_two_is_refused(workspace: Path, study: Study) -> None:
     run = study.run(NAME)
-    path = Path(f"results/demo/probes/{NAME}/epoch_0100.json")
-    checkpoint = json.loads(path.read_text())["checkpoint"]
+    checkpoint = milestone_of(NAME, 100)["checkpoint"]
     hashes = [checkpoint[key] for key in ("weights_sha256", "data_sha256", "sources_sha256")]
     parent = "1" * 64
-    edit(path, parent=parent, lineage=lineage(run, 100, *hashes, parent))
+    made_up = {"parent": parent, "lineage": lineage(run, 100, *hashes, parent)}
+    edit(run, 100, lambda content: content["checkpoint"].update(made_up))
     with pytest.raises(ChainError, match=rf"{NAME}, epoch 100: it follows from 111111111111"):
         export_crate("demo", study, Path("out"))
 
 
 def test_exchanged_files_and_other_parameters_are_refused(workspace: Path, study: Study) -> None:
-    other = Path("results/demo/probes/bt-d256-e100-clean-s2/epoch_0025.json")
-    shutil.copy(other, f"results/demo/probes/{NAME}/epoch_0025.json")
-    with pytest.raises(StoredError, match=r"epoch_0025.json is of bt-d256-e100-clean-s2"):
+    own = Path(f"results/demo/runs/{NAME}.jsonl")
+    shutil.copy("results/demo/runs/bt-d256-e100-clean-s2.jsonl", own)
+    with pytest.raises(RecordError, match=rf"{NAME}.jsonl is of bt-d256-e100-clean-s2"):
         export_crate("demo", study, Path("out"))
+    own.write_bytes(RECORDS[own])
     wider = study.model_copy(update={"batch_size": 64})
     with pytest.raises(StoredError, match="made with other parameters"):
         export_crate("demo", wider, Path("out"))
@@ -254,7 +263,7 @@ def test_images_and_manifests_that_are_here_must_be_those_of_the_runs(
     with pytest.raises(CrateError, match=r"but bt-d256-e100-clean-s1 at epoch 0 was trained on"):
         export_crate("demo", study, Path("other"))
     shutil.rmtree(DATA)
-    content = json.loads(Path(f"results/demo/probes/{NAME}/epoch_0010.json").read_text())
+    content = milestone_of(NAME, 10)
     run = study.run(NAME)
     hashes = {key: content["checkpoint"][key] for key in ("data_sha256", "sources_sha256")}
     write_milestone(
@@ -398,7 +407,7 @@ def test_the_code_of_a_card_gives_the_accuracy_of_the_card(
     shutil.copytree(digits_folder, DATA / "digits")
     run = study.run(NAME)
     assert isinstance(run, Run)
-    content = json.loads(probe_file("demo", run, 0).read_text())
+    content = milestone_of(NAME, 0)
     checkpoint = content["checkpoint"]
     write_milestone(
         of_run("checkpoints", "demo", NAME),
@@ -430,11 +439,11 @@ def test_the_code_of_a_card_gives_the_accuracy_of_the_trained_network(
     folder.mkdir(parents=True)
     for ending in (".json", ".safetensors"):
         shutil.copy(REPOSITORY / folder / f"epoch_0100{ending}", folder)
-    content = json.loads(Path(f"results/demo/probes/{NAME}/epoch_0100.json").read_text())
+    content = milestone_of(NAME, 100)
     assert accuracy_by(card_of("demo", study, NAME)) == pytest.approx(recorded(content), abs=1e-9)
 
 
-def test_a_card_says_what_the_probe_file_says(study: Study) -> None:
+def test_a_card_says_what_is_recorded(study: Study) -> None:
     contents = demo_contents(study)
     content = next(c for c in contents if (c["name"], c["epoch"]) == (NAME, 100))
     curves = mean_curves(probe_table(contents))
@@ -507,13 +516,13 @@ def test_hostile_names_stay_within_their_string_of_the_code(study: Study) -> Non
 
 
 def test_a_card_of_a_manifest_has_no_results(workspace: Path, study: Study) -> None:
-    content = json.loads(Path(f"results/demo/probes/{NAME}/epoch_0100.json").read_text())
+    content = milestone_of(NAME, 100)
     manifest = {"format": 1, "study": "demo", "run": content["run"], **content["checkpoint"]}
     card = model_card(content_of(manifest), "t", pd.DataFrame(), read_citation())
     assert "Not probed." in card
     assert "model-index" not in front_matter(card, "1.2")
-    shutil.rmtree("results/demo/probes")
-    with pytest.raises(StoredError, match=rf"neither a probe file nor a manifest of {NAME} at any"):
+    shutil.rmtree("results/demo/runs")
+    with pytest.raises(StoredError, match=rf"neither a result nor a manifest of {NAME} at any"):
         card_of("demo", study, NAME)
     with pytest.raises(StoredError, match=r"at epoch 7 is here. Milestones: 0, 5, 10, 25, 50, 100"):
         card_of("demo", study, NAME, 7)
@@ -605,8 +614,9 @@ def test_tensorboard_reads_back_what_is_stored(workspace: Path, seed_one: Study)
     found = scalars(Path("runs") / NAME)
     lines = [
         json.loads(line)
-        for path in sorted(Path(f"results/demo/training/{NAME}").glob("*.jsonl"))
-        for line in path.read_text().splitlines()
+        for path in sorted(JOB_FILES)
+        if path.parent == Path(f"results/demo/training/{NAME}")
+        for line in JOB_FILES[path].splitlines()
     ]
     assert [step for step, _, _ in found["training/loss"]] == list(range(1, 101))
     for (step, wall, value), line in zip(found["training/loss"], lines, strict=True):
@@ -683,15 +693,16 @@ def test_writing_again_replaces_and_gives_the_same_bytes(
     track("demo", seed_one, writer, Path("out"))
     assert written() == first
     # A study that goes on: fewer milestones then, more of them now.
+    Path(f"results/demo/runs/{NAME}.jsonl").unlink()
+    write(JOB_FILES)
     last = Path(f"results/demo/probes/{NAME}/epoch_0100.json")
     metrics = Path(f"results/demo/training/{NAME}/epoch_0100.jsonl")
-    kept = last.read_text(), metrics.read_text()
     last.unlink()
     metrics.unlink()
     track("demo", seed_one, writer, Path("out"))
     assert written() != first
-    last.write_text(kept[0])
-    metrics.write_text(kept[1])
+    last.write_bytes(JOB_FILES[last])
+    metrics.write_bytes(JOB_FILES[metrics])
     track("demo", seed_one, writer, Path("out"))
     assert written() == first
 
@@ -711,7 +722,8 @@ def test_event_files_do_not_depend_on_the_process(workspace: Path, seed_one: Stu
 
 
 def test_a_study_that_still_runs_has_what_it_has(workspace: Path, seed_one: Study) -> None:
-    shutil.rmtree("results/demo/probes")
+    shutil.rmtree("results/demo/runs")
+    write(JOB_FILES, "training")
     for run in seed_one.runs()[1:]:
         shutil.rmtree(f"results/demo/training/{run.name}")
     assert track("demo", seed_one, "tensorboard", Path("runs")) == [Path("runs") / NAME]
@@ -725,10 +737,10 @@ def test_a_study_that_still_runs_has_what_it_has(workspace: Path, seed_one: Stud
 
 def test_a_signal_that_is_not_defined_is_left_out(workspace: Path, seed_one: Study) -> None:
     path = Path(f"results/demo/probes/{NAME}/epoch_0000.json")
-    content = json.loads(path.read_text())
+    content = json.loads(JOB_FILES[path])
     for record in content["signals"]:
         record["values"]["alpha_req"] = None
-    path.write_text(json.dumps(content))
+    write({path: json.dumps(content).encode()})
     history = history_of("demo", seed_one, seed_one.run(NAME))
     epochs = [p.epoch for p in history.points if p.name == "signals/backbone/train/alpha_req"]
     assert epochs == [5, 10, 25, 50, 100]
@@ -736,9 +748,9 @@ def test_a_signal_that_is_not_defined_is_left_out(workspace: Path, seed_one: Stu
 
 def test_names_from_files_make_no_way_out_of_the_folder(workspace: Path, seed_one: Study) -> None:
     path = Path(f"results/demo/probes/{NAME}/epoch_0000.json")
-    content = json.loads(path.read_text())
+    content = json.loads(JOB_FILES[path])
     content["signals"][0] |= {"space": "../../../..", "split": "/etc", "values": {"a\nb": 1.0}}
-    path.write_text(json.dumps(content))
+    write({path: json.dumps(content).encode()})
     track("demo", seed_one, "dvclive", Path("live"))
     files = list(Path().rglob("a_b.tsv"))
     assert files == [Path(f"live/{NAME}/plots/metrics/signals/__.._.._../_etc/a_b.tsv")]

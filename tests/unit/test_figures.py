@@ -1,6 +1,5 @@
 """Figures: bytes, sizes in print, what must be readable in grey and by any colour vision."""
 
-import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,7 +15,8 @@ from constructed import NINE, PROBES, Constructed, construct
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from barlow_atlas.atlas.training import TRAINING_COLUMNS, read_training
+from barlow_atlas.atlas.records import recorded
+from barlow_atlas.atlas.training import TRAINING_COLUMNS, training_table
 from barlow_atlas.probes.packing import pack_correlations
 from barlow_atlas.report import figures
 from barlow_atlas.report.figures import canvas, epochs, lost, palette
@@ -408,17 +408,14 @@ def test_figures_are_the_same_bytes_in_every_process(tmp_path: Path) -> None:
     assert found[0]["map.pdf"].startswith(b"%PDF")
 
 
-def test_training_metrics_are_read_a_row_an_epoch(tmp_path: Path) -> None:
-    run = load_study(Path("params/demo.yaml")).run("mix-d256-e100-clean-s2")
-    folder = Path("results/demo/training") / run.name
-    table = read_training((run, file) for file in sorted(folder.glob("*.jsonl")))
+def test_training_metrics_are_a_row_an_epoch() -> None:
+    run = load_study(Path("params/demo.yaml")).trained()[4]
+    record = recorded("demo", run)
+    table = training_table([(run, record)])
     assert list(table.columns) == TRAINING_COLUMNS
     assert table["epoch"].tolist() == list(range(1, 101))
-    last = json.loads((folder / "epoch_0100.jsonl").read_text().splitlines()[-1])
-    assert table["loss"].iloc[-1] == last["loss"]
-    assert set(table["method"]) == {"mix"}
-    assert list(read_training([]).columns) == TRAINING_COLUMNS
-    broken = tmp_path / "epoch_0005.jsonl"
-    broken.write_text('{"epoch": 1, "loss": 2.0}\n{"epoch": 2')
-    with pytest.raises(ValueError, match=r"epoch_0005\.jsonl, line 2: expected a JSON object"):
-        read_training([(run, broken)])
+    assert table["loss"].tolist() == [
+        loss for metrics in record.training.values() for loss in metrics.get("loss", ())
+    ]
+    assert set(table["run"]) == {run.name}
+    assert list(training_table([]).columns) == TRAINING_COLUMNS

@@ -1,19 +1,27 @@
-"""Everything behind `probe`, of the demo's probe files with gaps, under a hostile title."""
+"""Everything behind `probe`, of what the demo's jobs wrote, with gaps, under a hostile title."""
 
 import shutil
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from demo_results import JOB_FILES, RECORDS, write
 
 from barlow_atlas.__main__ import main
-from barlow_atlas.study.paths import LEDGER, REPORTED
+from barlow_atlas.study.paths import (
+    ANALYSED,
+    COLLECTED,
+    KEPT_TABLES,
+    LEDGER,
+    REPORTED,
+    is_kept,
+)
 
 ROOT = Path(__file__).parents[2]
 LOST, CUT = "bt-d256-e100-clean-s3", "mix-d256-e100-clean-s2"
 SCRIPT = "<script>alert(1)</script>"
 TITLE = f'{SCRIPT} & $x_1$ 100 % \\input{{/etc/passwd}} | "quoted" ../../{{{{ 7 * 7 }}}}'
-STEPS = ("collect", "analyse", "report")
+STEPS = ("record", "collect", "analyse", "report")
 
 
 @pytest.fixture(scope="module")
@@ -21,16 +29,15 @@ def gappy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The demo without one run's results and another's end, under another title; no weights."""
     folder = tmp_path_factory.mktemp("gappy")
     shutil.copytree(ROOT / "params", folder / "params")
-    for kind in ("probes", "training"):
-        shutil.copytree(ROOT / "results/demo" / kind, folder / "results/demo" / kind)
-    shutil.rmtree(folder / "results/demo/probes" / LOST)
-    (folder / "results/demo/probes" / CUT / "epoch_0100.json").unlink()
     file = folder / "params/demo.yaml"
     kept = [line for line in file.read_text().splitlines() if not line.startswith("title:")]
     quoted = TITLE.replace("'", "''")
     file.write_text("\n".join([*kept, f"title: '{quoted}'", ""]))
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
+        write(JOB_FILES)
+        shutil.rmtree(Path("results/demo/probes") / LOST)
+        (Path("results/demo/probes") / CUT / "epoch_0100.json").unlink()
         for step in STEPS:
             assert main([step, "--study", "demo"]) == 0
         assert main(["ledger"]) == 0
@@ -46,7 +53,7 @@ def test_every_file_is_written_without_weights(gappy: Path) -> None:
 def test_what_is_missing_is_named(gappy: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     monkeypatch.chdir(gappy)
     assert main(["collect", "--study", "demo"]) == 0
-    assert f"7 probe files are missing, such as results/demo/probes/{LOST}" in (
+    assert f"7 milestones are not recorded, such as results/demo/probes/{LOST}" in (
         capsys.readouterr().out
     )
     runs = pd.read_csv("results/demo/runs.csv", dtype={"missing": str}).set_index("run")
@@ -98,7 +105,10 @@ def test_verify_results_sees_every_byte(
     assert main(["verify-results", "--study", "demo"]) == 0
     told = capsys.readouterr().out
     assert "0 are not" in told
-    table, figure = Path("reports/demo/effects.csv"), Path("reports/demo/map.png")
+    besides = {file for file in REPORTED if not is_kept(Path("reports/demo") / file)}
+    tables = {*COLLECTED, *ANALYSED} - {*KEPT_TABLES}
+    assert f"{len(besides) + len(tables)} more were made, which git does not hold" in told
+    table, figure = Path("reports/demo/effects.md"), Path("reports/demo/map.png")
     kept = table.read_bytes(), figure.read_bytes()
     try:
         table.write_bytes(kept[0].replace(b"0", b"1", 1))
@@ -119,7 +129,7 @@ def test_without_any_result_it_says_what_to_run(
     shutil.copytree(ROOT / "params", tmp_path / "params")
     monkeypatch.chdir(tmp_path)
     assert main(["collect", "--study", "demo"]) == 1
-    assert "no probe file of demo is here" in capsys.readouterr().err
+    assert "no milestone of demo is recorded" in capsys.readouterr().err
 
 
 def test_a_clone_without_results_has_a_ledger_of_open_claims(
@@ -132,3 +142,24 @@ def test_a_clone_without_results_has_a_ledger_of_open_claims(
     assert "not yet run" in text
     assert "reproduced |" not in text
     assert "No study has results yet." in Path("reports/index.html").read_text()
+
+
+def test_the_ledger_needs_what_git_keeps_and_no_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a clone no study has been analysed; the ledger is the same before and after."""
+    shutil.copytree(ROOT / "params", tmp_path / "params")
+    monkeypatch.chdir(tmp_path)
+    write(RECORDS)
+    for table in ("effects.csv", "claims.csv"):
+        shutil.copy(ROOT / "results/demo" / table, "results/demo")
+    assert main(["ledger"]) == 0
+    clone = written(tmp_path / "reports")
+    assert "results yet" not in Path("reports/index.html").read_text()
+    for step in ("collect", "analyse", "ledger"):
+        assert main([step, *(["--study", "demo"] if step != "ledger" else [])]) == 0
+    assert written(tmp_path / "reports") == clone
+
+
+def written(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}

@@ -10,8 +10,8 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from demo_results import RECORDED, milestone_of
 
-from barlow_atlas.atlas.frames import read_contents
 from barlow_atlas.atlas.runs import (
     CHAIN_COLUMNS,
     RUN_COLUMNS,
@@ -24,7 +24,6 @@ from barlow_atlas.atlas.runs import (
 from barlow_atlas.study.file import load_study
 from barlow_atlas.study.lineage import lineage
 from barlow_atlas.study.models import Run
-from barlow_atlas.study.paths import probe_file
 
 STUDY = load_study(Path("params/demo.yaml"))
 PLANNED = {run.name: STUDY.milestones_of(run) for run in STUDY.runs()}
@@ -34,10 +33,8 @@ EPOCHS = (0, 5, 10, 25, 50, 100)
 
 @pytest.fixture
 def contents() -> list[dict[str, Any]]:
-    """The demo's own probe files."""
-    return read_contents(
-        probe_file("demo", run, epoch) for run in STUDY.runs() for epoch in STUDY.milestones_of(run)
-    )
+    """The demo's own milestones, each by itself."""
+    return [copy.deepcopy(content) for content in RECORDED]
 
 
 def of(contents: Sequence[dict[str, Any]], name: str, epoch: int) -> dict[str, Any]:
@@ -58,10 +55,7 @@ def test_a_row_a_run_with_what_its_probe_files_say(contents: list[dict[str, Any]
     assert list(table.columns) == RUN_COLUMNS
     assert list(table["run"]) == list(PLANNED)
     row = table.set_index("run").loc[NAME]
-    files = [
-        json.loads(path.read_text())
-        for path in sorted(Path(f"results/demo/probes/{NAME}").glob("*"))
-    ]
+    files = [milestone_of(NAME, epoch) for epoch in EPOCHS]
     made = [file["checkpoint"]["made_by"] for file in files]
     assert row["seconds"] == pytest.approx(sum(entry["seconds"] for entry in made))
     assert (row["method"], row["embedding_dim"], row["epochs"], row["seed"]) == ("mix", 256, 100, 2)

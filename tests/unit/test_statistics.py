@@ -1,6 +1,5 @@
 """Overfitting statistics: known answers on constructed curves, real bits, simulated studies."""
 
-import json
 import re
 import sys
 from itertools import combinations, product
@@ -9,8 +8,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from demo_results import RECORDED, milestone_of
 from scipy import stats
 
+from barlow_atlas.atlas.curves import mean_curves
+from barlow_atlas.atlas.frames import probe_table, signal_table
 from barlow_atlas.atlas.label_free import (
     SENSES,
     goodness,
@@ -72,17 +74,16 @@ def demo() -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Validation curves in percent and test bits of the demo's kNN probe (k = 200), by method."""
     found = {}
     for method in ("bt", "mix"):
-        records: dict[str, list[np.ndarray]] = {"validation": [], "test": []}
+        validation, test = [], []
         for seed, epoch in product((1, 2, 3), EPOCHS):
             run = f"{method}-d256-e100-clean-s{seed}"
-            content = json.loads(
-                Path(f"results/demo/probes/{run}/epoch_{epoch:04d}.json").read_text()
-            )
+            content = milestone_of(run, epoch)
             for result in content["results"]:
-                if result["settings"].get("k") == 200:
-                    records[result["split"]].append(unpack(result["correct"], result["count"]))
-        validation, test = (np.array(records[name]).reshape(3, 6, -1) for name in records)
-        found[method] = 100 * validation.mean(axis=2), test
+                if result["settings"].get("k") == 200 and result["split"] == "test":
+                    test.append(unpack(result["correct"], result["count"]))
+                elif result["settings"].get("k") == 200:
+                    validation.append(result["top1"])
+        found[method] = np.array(validation).reshape(3, 6), np.array(test).reshape(3, 6, -1)
     return found
 
 
@@ -541,7 +542,7 @@ def test_rank_correlation_is_over_seeds_along_milestones() -> None:
 
 
 def test_every_stored_signal_has_a_sense() -> None:
-    signals = pd.read_csv("results/demo/signals.csv")
+    signals = signal_table(RECORDED)
     assert set(signals["signal"]) == set(SENSES)
     for name, rows in signals.groupby("signal"):
         assert np.isfinite(goodness(str(name), rows["value"].dropna().to_numpy())).all()
@@ -549,7 +550,7 @@ def test_every_stored_signal_has_a_sense() -> None:
 
 def test_the_demo_from_its_table_alone(demo: dict[str, tuple[np.ndarray, np.ndarray]]) -> None:
     """Bits and table tell the same; the drop again, by loops over the table."""
-    table = pd.read_csv("results/demo/probes.csv")
+    table = probe_table(RECORDED)
     table = table[(table["metric"] == "top1") & (table["variant"].str.startswith("k=200"))]
     for method, (validation, correct) in demo.items():
         rows = table[table["method"] == method]
@@ -579,7 +580,7 @@ def test_methods_are_compared_seed_by_seed(
     found = effect(ends)
     seeds = stats.ttest_1samp(ends.values, 0).confidence_interval()
     assert found.low < seeds.low < seeds.high < found.high
-    table = pd.read_csv("results/demo/curves.csv")
+    table = mean_curves(probe_table(RECORDED))
     last = table[(table["split"] == "test") & (table["epoch"] == 100)]
     last = last[(last["metric"] == "top1") & last["setting"].str.startswith("k=200")]
     last = last.set_index("method")["mean"]

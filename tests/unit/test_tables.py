@@ -16,16 +16,17 @@ import pytest
 from markdown_it import MarkdownIt
 
 from barlow_atlas.atlas import effects as atlas_effects
+from barlow_atlas.atlas import records
 from barlow_atlas.atlas.beside import COLUMNS, beside
 from barlow_atlas.atlas.curves import mean_curves
-from barlow_atlas.atlas.frames import probe_table, read_contents
+from barlow_atlas.atlas.frames import probe_table
 from barlow_atlas.atlas.lines import read_lines
 from barlow_atlas.atlas.published import read_published, read_tables
 from barlow_atlas.atlas.runs import RUN_COLUMNS, runs_table
 from barlow_atlas.report import tables, text
 from barlow_atlas.report.tables import Column, Table
 from barlow_atlas.study.file import find_studies, load_study
-from barlow_atlas.study.paths import PARAMS, probe_file
+from barlow_atlas.study.paths import PARAMS
 
 PDFLATEX = shutil.which("pdflatex")
 LATIN_1 = " ".join(chr(code) for code in range(0xA1, 0x100) if code != 0xAD)  # a soft hyphen
@@ -51,9 +52,7 @@ HOSTILE = [
 def demo() -> dict[str, Table]:
     study = load_study(PARAMS / "demo.yaml")
     planned = {run.name: study.milestones_of(run) for run in study.runs()}
-    contents = read_contents(
-        probe_file("demo", run, epoch) for run in study.runs() for epoch in study.milestones_of(run)
-    )
+    contents = records.contents("demo", study)
     lines = read_lines(contents, planned)
     return {
         "milestones": tables.milestone_table(mean_curves(probe_table(contents)), study.title),
@@ -190,9 +189,8 @@ def test_real_tables_say_the_same_in_all_forms(real: dict[str, Table], tmp_path:
     for name, table in real.items():
         files = tables.write(table, tmp_path, name)
         assert [file.name for file in files] == [f"{name}.{end}" for end in tables.ENDINGS]
-        markdown, html = (tmp_path / f"{name}.{ending}" for ending in ("md", "html"))
-        assert Page(html.read_text(encoding="utf-8")).cells == shown(table)
-        page = rendered(markdown.read_text(encoding="utf-8"))
+        assert Page(tables.html(table)).cells == shown(table)
+        page = rendered((tmp_path / f"{name}.md").read_text(encoding="utf-8"))
         assert page.cells == shown(table)
         again = {file: file.read_bytes() for file in files}
         tables.write(table, tmp_path, name)
@@ -307,7 +305,7 @@ def test_tables_without_rows_keep_their_columns(tmp_path: Path) -> None:
     for name, table in empty.items():
         tables.write(table, tmp_path, name)
         assert table.cells() == []
-        assert tables.EMPTY in (tmp_path / f"{name}.html").read_text()
+        assert tables.EMPTY in tables.html(table)
         assert len(pd.read_csv(tmp_path / f"{name}.csv")) == 0
 
 
@@ -352,17 +350,16 @@ def test_further_published_columns_stand_beside_the_first(real: dict[str, Table]
     assert any(note.startswith("solo-learn: solo-learn (JMLR 23:56)") for note in table.notes)
 
 
-def test_committed_tables_have_the_published_numbers() -> None:
-    """Each number of reports/tables/*.csv stands in published.csv with that source."""
-    folder = Path("reports/tables")
+def test_the_papers_tables_have_the_published_numbers() -> None:
+    """Each number stands in published.csv with that source."""
     with (PARAMS / "published.csv").open(encoding="utf-8", newline="") as file:
         known = {
             (row["paper"], row["table"], row["dataset"], row["metric"], row["value"], row["source"])
             for row in csv.DictReader(file)
         }
     keys = ("paper", "paper_table", "dataset", "metric", "published", "source")
-    for name in read_tables(PARAMS / "tables.yaml"):
-        with (folder / f"{name}.csv").open(encoding="utf-8", newline="") as file:
-            rows = [row for row in csv.DictReader(file) if row["paper"]]
+    for table in of_papers().values():
+        found = csv.DictReader(io.StringIO(tables.csv(table), newline=""))
+        rows = [row for row in found if row["paper"]]
         assert rows
         assert {tuple(row[key] for key in keys) for row in rows} <= known

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from demo_results import JOB_FILES, RECORDS, write
 
 from barlow_atlas.__main__ import main
 from barlow_atlas.study.file import load_study
@@ -33,7 +34,7 @@ from snakemake_executor_plugin_submitit.ledger import Entry, Ledger
 ROOT = Path.cwd()
 RUNS = [f"{method}-d256-e100-clean-s{seed}" for method in ("bt", "mix") for seed in (1, 2, 3)]
 EPOCHS = (0, 5, 10, 25, 50, 100)
-TABLES = ("results/demo/probes.csv", "results/demo/curves.csv")
+TABLES = ("results/demo/probes.csv", "results/demo/effects.csv")
 REPORT = (f"reports/demo/{REPORTED[0]}", "reports/index.html")
 BT = RUNS[0]
 SUBMISSION = Path(f"logs/submitit/pretrain/study=demo,run={BT},epoch=0100")
@@ -51,9 +52,10 @@ def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
 @pytest.fixture
 def finished(study: Study) -> Study:
     """The demo with its probe files and, as far as `watch` looks at them, everything else."""
-    shutil.copytree(ROOT / "results/demo/probes", "results/demo/probes")
+    write(JOB_FILES, "probes")
     weights = [checkpoint(run, epoch) for run in RUNS for epoch in EPOCHS]
-    for file in ("results/data/digits/manifest.json", *weights, *TABLES, *REPORT):
+    empty = [recorded(run) for run in RUNS]
+    for file in ("results/data/digits/manifest.json", *weights, *empty, *TABLES, *REPORT):
         touch(Path(file))
     return study
 
@@ -64,6 +66,10 @@ def checkpoint(run: str, epoch: int) -> Path:
 
 def probe(run: str, epoch: int) -> Path:
     return Path(f"results/demo/probes/{run}/epoch_{epoch:04d}.json")
+
+
+def recorded(run: str) -> Path:
+    return Path(f"results/demo/runs/{run}.jsonl")
 
 
 def touch(file: Path, text: str = "") -> Path:
@@ -84,8 +90,10 @@ def counts(status: dict[str, Any]) -> tuple[int, ...]:
 
 # Jobs
 
-JOBS = 1 + 2 * len(RUNS) * len(EPOCHS) + 4
-"""Data, segments and probes, then collect, analyse, report and ledger."""
+JOBS = 1 + 2 * len(RUNS) * len(EPOCHS) + len(RUNS) + 4
+"""Data, segments and probes, records, then collect, analyse, report and ledger."""
+BEHIND = 5
+"""What follows from a probe: its run's record, then collect, analyse, report and ledger."""
 
 
 def test_before_anything_has_run_all_is_queued(study: Study) -> None:
@@ -105,12 +113,37 @@ def test_when_all_is_there_it_is_finished(finished: Study) -> None:
 
 def test_a_missing_probe_waits_and_so_does_what_follows_from_it(finished: Study) -> None:
     probe(BT, 50).unlink()
-    assert counts(told(finished)) == (5, 0, JOBS - 5, 0)
+    assert counts(told(finished)) == (1 + BEHIND, 0, JOBS - 1 - BEHIND, 0)
 
 
 def test_a_clone_without_weights_is_finished(finished: Study) -> None:
     shutil.rmtree("results/demo/checkpoints")
     assert told(finished)["finished"]
+
+
+def test_a_clone_with_its_records_is_finished(finished: Study) -> None:
+    shutil.rmtree("results/demo/checkpoints")
+    shutil.rmtree("results/demo/probes")
+    assert not told(finished)["finished"], "empty records hold no milestone"
+    write(RECORDS)
+    Path(TABLES[0]).unlink()
+    live = Live("demo", finished, lambda _: None)
+    assert live.status()["finished"]
+    Path("results/demo/effects.csv").unlink()
+    assert not live.status()["finished"]
+
+
+def test_what_is_recorded_is_shown_and_a_file_goes_before_it(finished: Study) -> None:
+    live = Live("demo", finished, lambda _: None)
+    before = live.data()
+    write(RECORDS)
+    assert live.data() == before
+    shutil.rmtree("results/demo/probes")
+    assert live.data() == before
+    content = json.loads(JOB_FILES[probe(BT, 100)])
+    content["results"][0]["top1"] = 0.0
+    touch(probe(BT, 100), json.dumps(content))
+    assert live.data() != before
 
 
 def test_what_snakemake_was_started_to_make_again_waits(finished: Study) -> None:
@@ -120,7 +153,7 @@ def test_what_snakemake_was_started_to_make_again_waits(finished: Study) -> None
     os.utime(lock, (started, started))
     os.utime(probe(BT, 0), (started - 1, started - 1))
     os.utime(probe(BT, 5), (started + 1, started + 1))
-    assert counts(told(finished)) == (5, 0, JOBS - 5, 0)
+    assert counts(told(finished)) == (1 + BEHIND, 0, JOBS - 1 - BEHIND, 0)
 
 
 # What runs
@@ -148,11 +181,11 @@ def test_a_job_runs_while_its_process_lives(
     finished: Study, submitted: subprocess.Popen[bytes]
 ) -> None:
     status = told(finished)
-    assert counts(status) == (5, 1, JOBS - 6, 0)
+    assert counts(status) == (1 + BEHIND, 1, JOBS - 2 - BEHIND, 0)
     assert status["running_now"] == [f"Training {BT} to epoch 100"]
     submitted.kill()
     submitted.wait()
-    assert counts(told(finished)) == (6, 0, JOBS - 6, 0)
+    assert counts(told(finished)) == (2 + BEHIND, 0, JOBS - 2 - BEHIND, 0)
 
 
 def test_a_result_ends_a_job(finished: Study, submitted: subprocess.Popen[bytes]) -> None:
@@ -188,12 +221,12 @@ def test_slurm_jobs_run_once_they_have_a_log(finished: Study) -> None:
     folder = Path("logs/submitit/probe")
     entry = Entry("71_4", str(folder.absolute()), (str(probe(BT, 50)),), "fingerprint")
     Ledger(Path(".snakemake/submitit")).record(entry)
-    assert counts(told(finished)) == (5, 0, JOBS - 5, 0)
+    assert counts(told(finished)) == (1 + BEHIND, 0, JOBS - 1 - BEHIND, 0)
     touch(folder / "71_4_0_log.out")
-    assert counts(told(finished)) == (4, 1, JOBS - 5, 0)
+    assert counts(told(finished)) == (BEHIND, 1, JOBS - 1 - BEHIND, 0)
     assert told(finished)["running_now"] == [f"Probing {BT} at epoch 50"]
     touch(folder / "71_4_0_result.pkl")
-    assert counts(told(finished)) == (5, 0, JOBS - 5, 0)
+    assert counts(told(finished)) == (1 + BEHIND, 0, JOBS - 1 - BEHIND, 0)
 
 
 def test_seeds_trained_together_are_one_job(finished: Study) -> None:
@@ -227,7 +260,7 @@ def test_a_failed_job_says_so_in_its_log(finished: Study, last: str, failed: int
     checkpoint(BT, 100).unlink()
     probe(BT, 100).unlink()
     log = touch(SUBMISSION / "999999_0_log.out", f"Traceback\n{last}\n")
-    assert counts(told(finished)) == (6 - failed, 0, JOBS - 6, failed)
+    assert counts(told(finished)) == (2 + BEHIND - failed, 0, JOBS - 2 - BEHIND, failed)
     # A Snakemake that was started since tries it again.
     touch(Path(".snakemake/locks/0.output.lock"))
     earlier = time.time() - 10
@@ -530,7 +563,7 @@ def test_which_addresses_are_private(host: str, local: bool) -> None:
 def test_a_new_probe_file_shows(server: Server) -> None:
     before = get(server, "/data.json")
     assert get(server, "/data.json").body == before.body
-    content = (ROOT / probe(BT, 100)).read_text()
+    content = JOB_FILES[probe(BT, 100)].decode()
     touch(probe(BT, 100), content[: len(content) // 2])
     assert get(server, "/data.json").body == before.body, "half a file is none"
     touch(probe(BT, 100), content)
@@ -595,9 +628,9 @@ def test_it_writes_nothing(server: Server) -> None:
 
 def test_a_study_of_500_checkpoints_answers_at_once(study: Study) -> None:
     large = study.model_copy(update={"seeds": tuple(range(1, 43))})
-    files = Live("demo", large)._probe_files
+    files = Live("demo", large)._probe_files.values()
     assert len(files) == 504
-    template = json.loads((ROOT / probe(BT, 0)).read_text())
+    template = json.loads(JOB_FILES[probe(BT, 0)])
     for file in files:
         run, epoch = file.parent.name, int(file.stem.removeprefix("epoch_"))
         own = {**template["run"], "seed": int(run.rpartition("-s")[2]), "method": run.split("-")[0]}

@@ -58,7 +58,7 @@ def test_dvc_shows_the_atlas_numbers(reproduced: Clone) -> None:
     shutil.rmtree(reproduced.folder / "plots")
 
 
-def test_committed_tables_and_figures_follow_from_committed_probes(tmp_path: Path) -> None:
+def test_committed_tables_and_figures_follow_from_committed_records(tmp_path: Path) -> None:
     fresh = Clone(tmp_path)
     for step in ("collect", "analyse", "report"):
         done = fresh.run("python", "-m", "barlow_atlas", step, "--study", "demo")

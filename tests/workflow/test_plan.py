@@ -30,6 +30,7 @@ def test_every_run_milestone_and_data_set_is_planned(clone: Clone) -> None:
         "prepare_data": 4,
         "pretrain": segments,
         "probe": segments,
+        "record": sum(len(study.runs()) for study in studies),
         "collect": 4,
         "analyse": 4,
         "report_study": 4,
@@ -43,7 +44,7 @@ def test_config_overrides_the_profiles_studies(clone: Clone) -> None:
 
 
 def test_committed_results_do_not_satisfy_a_clone_without_weights(clone: Clone) -> None:
-    assert list(clone.folder.glob("results/demo/probes/*/*.json"))
+    assert list(clone.folder.glob("results/demo/runs/*.jsonl"))
     assert not (clone.folder / "results/demo/checkpoints").exists()
     planned = clone.plan("all")
     assert (planned["pretrain"], planned["probe"]) == (36, 36)

@@ -24,6 +24,7 @@ SMALL = (
 STUDY = ("--config", "study=small", "--")
 RUN = "mix-d64-e6-clean-s2"
 ATLAS = ("collect", "analyse", "report_study", "ledger")
+REPORT = ("--allowed-rules", "reports", "record", *ATLAS, "--forcerun", "record", "collect", "--")
 
 
 @pytest.fixture(scope="module")
@@ -82,16 +83,17 @@ def test_what_cannot_change_a_number_plans_nothing(finished: Clone) -> None:
 
 def test_changes_plan_what_they_touch_and_no_more(finished: Clone) -> None:
     folder = finished.folder
-    study, views = folder / "params/small.yaml", folder / "src/barlow_atlas/views.py"
-    bt = folder / "src/barlow_atlas/objectives/mixed_barlow_twins.py"
+    study, views = folder / "params/small.yaml", folder / "src/barlow_atlas/nn/views.py"
+    mix = folder / "src/barlow_atlas/objectives/mixed_barlow_twins.py"
+    edited = ("\n\n\n", "\n\nEDITED = 1\n\n\n")
     atlas = dict.fromkeys(ATLAS, 1)
     for path, before, after, expected in (
-        (study, "k: 20,", "k: 21,", {"probe": 12}),
-        (study, "seeds: [1, 2]", "seeds: [1, 2, 3]", {"pretrain": 6, "probe": 6}),
-        (study, "[0, 3, 6]", "[0, 3, 5, 6]", {"pretrain": 8, "probe": 8}),
-        (study, "lambda_reg: 4.0", "lambda_reg: 2.0", {"pretrain": 6, "probe": 6}),
-        (views, '"""', '"""Edited. ', {"pretrain": 12, "probe": 12}),
-        (bt, '"""', '"""Edited. ', {"pretrain": 6, "probe": 6}),
+        (study, "k: 20,", "k: 21,", {"probe": 12, "record": 4}),
+        (study, "seeds: [1, 2]", "seeds: [1, 2, 3]", {"pretrain": 6, "probe": 6, "record": 2}),
+        (study, "[0, 3, 6]", "[0, 3, 5, 6]", {"pretrain": 8, "probe": 8, "record": 4}),
+        (study, "lambda_reg: 4.0", "lambda_reg: 2.0", {"pretrain": 6, "probe": 6, "record": 2}),
+        (views, *edited, {"pretrain": 12, "probe": 12, "record": 4}),
+        (mix, *edited, {"pretrain": 6, "probe": 6, "record": 2}),
     ):
         original = path.read_text()
         path.write_text(original.replace(before, after, 1))
@@ -114,12 +116,14 @@ def test_seeds_trained_together_are_what_they_are_alone(finished: Clone, tmp_pat
     """One job a group and segment, the same weights; `plan` and `adopt` know of the groups."""
     other = Clone(tmp_path)
     other.write_study("small", "demo", *SMALL, ("threads: 1", "threads: 1\nseeds_together: 2"))
-    # Data, two methods with three segments each, twelve probes, four steps of the atlas.
+    # Data, two methods with three segments each, twelve probes, four records, four steps more.
     planned = other.plan(*STUDY, "all")
     assert planned.pop("pretrain_together_0") == 6
-    assert planned == {"prepare_data": 1, "probe": 12} | dict.fromkeys(ATLAS, 1) | {"all": 1}
+    assert planned == {"prepare_data": 1, "probe": 12, "record": 4} | dict.fromkeys(ATLAS, 1) | {
+        "all": 1
+    }
     told = other.run(sys.executable, "-m", "barlow_atlas", "plan", "--study", "small")
-    assert "23 jobs, 0 done, 23 to run" in told.stdout
+    assert "27 jobs, 0 done, 27 to run" in told.stdout
     other.snakemake(*STUDY, "all")
     for epoch in (0, 3, 6):
         mine, theirs = probe_file(other, epoch), probe_file(finished, epoch)
@@ -136,16 +140,15 @@ def test_seeds_trained_together_are_what_they_are_alone(finished: Clone, tmp_pat
     assert other.plan(*STUDY, "all") == {}
 
 
-def test_reports_come_back_from_probe_files_alone(finished: Clone, tmp_path: Path) -> None:
-    """What `make report` does, in a clone that has the probe files and nothing else."""
+def test_reports_come_back_from_records_alone(finished: Clone, tmp_path: Path) -> None:
+    """What `make report` does, in a clone that has the records and nothing else."""
     bare = Clone(tmp_path)
     shutil.copy(finished.folder / "params/small.yaml", tmp_path / "params")
-    for kind in ("probes", "training"):
-        folder = Path("results/small") / kind
-        shutil.copytree(finished.folder / folder, tmp_path / folder)
-    rules = ("reports", *ATLAS)
-    partial = (*STUDY[:2], "partial=true")
-    bare.snakemake(*partial, "--allowed-rules", *rules, "--forcerun", "collect", "--", "reports")
+    records = Path("results/small/runs")
+    shutil.copytree(finished.folder / records, tmp_path / records)
+    bare.snakemake(*STUDY[:2], "partial=true", *REPORT, "reports")
+    for file in (tmp_path / records).iterdir():
+        assert file.read_bytes() == (finished.folder / records / file.name).read_bytes()
     assert not (tmp_path / "results/small/checkpoints").exists()
     assert set(REPORTED) <= {path.name for path in (tmp_path / "reports/small").iterdir()}
     for name in REPORTED:
@@ -155,14 +158,19 @@ def test_reports_come_back_from_probe_files_alone(finished: Clone, tmp_path: Pat
 
 def test_a_study_with_gaps_is_reported_and_completed_later(finished: Clone) -> None:
     """What `make report` does while jobs are missing; nothing but these is made afterwards."""
+    record = finished.folder / f"results/small/runs/{RUN}.jsonl"
+    whole = record.read_bytes()
     (finished.folder / f"results/small/probes/{RUN}/epoch_0006.json").unlink()
-    rules = ("--allowed-rules", "reports", *ATLAS, "--forcerun", "collect")
-    finished.snakemake(*STUDY[:2], "partial=true", *rules, "--", "reports")
+    finished.snakemake(*STUDY[:2], "partial=true", *REPORT, "reports")
+    assert record.read_bytes() == whole, "what was recorded was lost"
+    record.unlink()
+    finished.snakemake(*STUDY[:2], "partial=true", *REPORT, "reports")
     runs = finished.folder / "results/small/runs.csv"
     page = finished.folder / "reports/small/index.html"
     assert pd.read_csv(runs).set_index("run").loc[RUN, "missing"] == 6
     assert "This study is incomplete" in page.read_text()
-    assert finished.plan(*STUDY, "all") == {"all": 1, "probe": 1, **dict.fromkeys(ATLAS, 1)}
+    again = dict.fromkeys(("all", "probe", "record", *ATLAS), 1)
+    assert finished.plan(*STUDY, "all") == again
     finished.snakemake(*STUDY, "all")
     assert pd.read_csv(runs)["missing"].isna().all()
     assert "This study is incomplete" not in page.read_text()

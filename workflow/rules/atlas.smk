@@ -1,9 +1,29 @@
-"""Probe files -> tidy tables -> statistics -> a study's report -> the ledger of all studies."""
+"""Probe files -> records -> tidy tables -> statistics -> a study's report -> the ledger of all."""
+
+
+rule record:
+    # All that is kept in git of a run. What is recorded and no longer lies here stays recorded.
+    input:
+        probes=probe_files,
+        training=training_files,
+    output:
+        update("results/{study}/runs/{run}.jsonl"),
+    log:
+        "logs/{study}/record/{run}.log",
+    conda:
+        "../../environment.yml"
+    params:
+        code=sources.fingerprint("record"),
+    message:
+        "Recording {wildcards.run} of {wildcards.study}"
+    shell:
+        "python -m barlow_atlas record --study {wildcards.study} --run {wildcards.run}"
+        " > {log} 2>&1"
 
 
 rule collect:
     input:
-        probes=probe_files,
+        records=records,
     output:
         [f"results/{{study}}/{name}" for name in paths.COLLECTED],
     log:
@@ -13,7 +33,7 @@ rule collect:
     params:
         code=labelling_code("collect"),
     message:
-        "Gathering the probes of {wildcards.study}"
+        "Gathering the records of {wildcards.study}"
     shell:
         "python -m barlow_atlas collect --study {wildcards.study} > {log} 2>&1"
 
@@ -21,8 +41,8 @@ rule collect:
 rule analyse:
     input:
         table="results/{study}/probes.csv",
-        # Intervals need each image's answers, which only the probe files have.
-        probes=probe_files,
+        # Intervals need each image's answers, which only the records have.
+        records=records,
     output:
         [f"results/{{study}}/{name}" for name in paths.ANALYSED],
     log:
@@ -41,8 +61,7 @@ rule analyse:
 rule report_study:
     input:
         [f"results/{{study}}/{name}" for name in (*paths.COLLECTED, *paths.ANALYSED)],
-        probes=probe_files,
-        training=training_files,
+        records=records,
         published=paths.PUBLISHED,
     output:
         [

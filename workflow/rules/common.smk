@@ -144,27 +144,48 @@ def claims_of(wildcards):
 
 
 def probe_files(wildcards):
+    run = RUNS[wildcards.study][wildcards.run]
     return here(
         paths.probe_file(wildcards.study, run, epoch)
-        for run in RUNS[wildcards.study].values()
         for epoch in STUDIES[wildcards.study].milestones_of(run)
     )
 
 
 def training_files(wildcards):
-    study = STUDIES[wildcards.study]
+    """The training metrics of a run, and of the branches that are annealed from its milestones."""
+    run = RUNS[wildcards.study][wildcards.run]
+    if run.name in FOREIGN:
+        return []
     return here(
-        paths.milestone_path(
-            paths.of_run("training", wildcards.study, run.name), epoch, ".jsonl"
-        )
-        for run in study.trained()
-        for epoch in study.milestones_of(run)
+        paths.training_file(wildcards.study, run.name, epoch, cooled)
+        for epoch in STUDIES[wildcards.study].milestones_of(run)
+        for cooled in ((False, True) if run.cooldown_epochs and epoch else (False,))
     )
 
 
 def here(files):
     """All of these files; with `--config partial=true` those that are there."""
     return [file for file in files if not PARTIAL or file.is_file()]
+
+
+def records(wildcards):
+    """The records of a study's runs; with `partial=true` of those of which anything is here."""
+    return [
+        paths.record_file(wildcards.study, run.name)
+        for run in RUNS[wildcards.study].values()
+        if not PARTIAL or anything_of(wildcards.study, run)
+    ]
+
+
+def anything_of(study, run):
+    files = [
+        *(
+            paths.probe_file(study, run, epoch)
+            for epoch in STUDIES[study].milestones_of(run)
+        ),
+        paths.record_file(study, run.name),
+    ]
+    return any(file.is_file() for file in files)
 
 
 def what_studies_are():
@@ -178,10 +199,18 @@ def what_studies_are():
 
 
 def results_of_studies(wildcards):
-    """The tables of all studies that have been analysed, or will be by this call."""
+    """What is kept of all studies that have been analysed, or will be by this call."""
     return [
-        paths.RESULTS / name / table
+        file
         for name in EVERY_STUDY
-        if name in STUDIES or (paths.RESULTS / name / "claims.csv").is_file()
-        for table in (*paths.COLLECTED, *paths.ANALYSED)
+        if name in STUDIES or is_analysed(name)
+        for file in (
+            *(paths.RESULTS / name / table for table in paths.KEPT_TABLES),
+            *(
+                paths.record_file(name, run.name)
+                for run in EVERY_STUDY[name].runs()
+                if paths.record_file(name, run.name).is_file()
+                or (name in STUDIES and not PARTIAL)
+            ),
+        )
     ]

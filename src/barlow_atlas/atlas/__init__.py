@@ -1,1 +1,1 @@
-"""From stored probe files to curves with intervals. Imports no torch."""
+"""From records to curves with intervals. Imports no torch."""

@@ -1,6 +1,5 @@
-"""Tidy tables of probe files: a row for each accuracy, and for each label-free signal."""
+"""Tidy tables of what the probes found: a row for each accuracy, and for each label-free signal."""
 
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,15 +18,16 @@ CURVE = [*LINE, "split"]
 COLUMNS = [*CURVE, "metric", "run", "seed", "epoch", "count", "value"]
 METRICS = ("top1", "top5")
 SIGNAL_COLUMNS = [
-    *("study", "run", "method", "objective", "embedding_dim", "epochs", "protocol"),
-    *("seed", "epoch"),
-    *("space", "split", "count", "batch_size", "signal", "value"),
+    *("run", "method", "embedding_dim", "protocol", "seed", "epoch"),
+    *("space", "split", "count", "signal", "value"),
 ]
 TEXTS = (
     *("against", "note", "missing", "commit", "python", "torch", "torchvision"),
     *("device", "machine", "data_sha256", "weights_sha256", "lineage"),
 )
 """Columns whose texts may be empty, or look like numbers."""
+DIGITS = "%.6g"
+"""Of derived numbers: more than any interval needs, fewer than rounding errors reach."""
 NONE = 0
 """Stands for an embedding width or a last epoch that does not exist, so that columns stay whole
 numbers and no row is lost in grouping: imported weights have neither, a trunk has no last epoch."""
@@ -37,14 +37,15 @@ class UnknownProbe(AtlasError):
     """A probe file of other code."""
 
 
-def read_contents(files: Iterable[Path]) -> list[dict[str, Any]]:
-    """Probe files, parsed."""
-    return [json.loads(file.read_text()) for file in files]
+def write_table(table: pd.DataFrame, file: Path) -> None:
+    """Writes a table of derived numbers."""
+    table.to_csv(file, index=False, float_format=DIGITS)
 
 
-def read_table(file: Path) -> pd.DataFrame:
-    """A study's table as it was written: what is text stays text, also where it looks otherwise."""
-    table = pd.read_csv(file, dtype=dict.fromkeys(TEXTS, str))
+def table_of(results: Path, name: str) -> pd.DataFrame:
+    """A table in a study's folder of results: what is text stays text, also where it looks
+    otherwise or is empty."""
+    table = pd.read_csv(results / f"{name}.csv", dtype=dict.fromkeys(TEXTS, str))
     texts = [name for name in TEXTS if name in table]
     table[texts] = table[texts].fillna("")
     return table
@@ -90,7 +91,6 @@ def signal_rows(content: Mapping[str, Any]) -> Iterable[dict[str, Any]]:
                 "space": record["space"],
                 "split": record["split"],
                 "count": record["count"],
-                "batch_size": record["settings"]["batch_size"],
                 "signal": name,
                 "value": value,
             }

@@ -77,9 +77,10 @@ def _lines_of(group: list[list[Mapping[str, Any]]]) -> Iterator[Line]:
     of_all = subject(first)
     results = [[_by_probe(content) for content in contents] for contents in group]
     for probe in dict.fromkeys(key[:-1] for key in results[0][0]):
-        validation, test = (_answers(results, (*probe, split)) for split in ("validation", "test"))
+        test = _column(results, (*probe, "test"))
         if test is None:
             continue
+        validation = _column(results, (*probe, "validation"))
         yield Line(
             **{key: of_all[key] for key in OF_ALL_SEEDS},
             probe=probe[0],
@@ -88,8 +89,12 @@ def _lines_of(group: list[list[Mapping[str, Any]]]) -> Iterator[Line]:
             run={key: value for key, value in first["run"].items() if key != "seed"},
             seeds=tuple(int(contents[0]["run"]["seed"]) for contents in group),
             milestones=np.array([content["epoch"] for content in group[0]]),
-            validation=None if validation is None else 100 * validation.mean(axis=2),
-            correct=test,
+            validation=None
+            if validation is None
+            else np.array([[found["top1"] for found in row] for row in validation]),
+            correct=np.array(
+                [[unpack(found["correct"], found["count"]) for found in row] for row in test]
+            ),
             signals=_signals(group),
         )
 
@@ -99,19 +104,14 @@ def _by_probe(content: Mapping[str, Any]) -> dict[tuple[str, str, str, str], Map
     return {(*labels(result).values(), result["split"]): result for result in content["results"]}
 
 
-def _answers(
+def _column(
     results: list[list[dict[tuple[str, str, str, str], Mapping[str, Any]]]],
     key: tuple[str, str, str, str],
-) -> np.ndarray | None:
-    """A probe's answers on one split, bool (n, m, images); None unless all milestones have them."""
-    if not all(key in by_probe for milestones in results for by_probe in milestones):
+) -> list[list[Mapping[str, Any]]] | None:
+    """A probe's results on one split, seeds x milestones; None unless all milestones have them."""
+    if not all(key in found for milestones in results for found in milestones):
         return None
-    return np.array(
-        [
-            [unpack(by_probe[key]["correct"], by_probe[key]["count"]) for by_probe in milestones]
-            for milestones in results
-        ]
-    )
+    return [[found[key] for found in milestones] for milestones in results]
 
 
 def _signals(group: list[list[Mapping[str, Any]]]) -> dict[tuple[str, str, str], np.ndarray]:

@@ -1,4 +1,4 @@
-"""What a study's page shows, and how figures and tables are written beside it."""
+"""What a study's page shows, and the figures and tables that are written beside it."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from barlow_atlas.atlas import ledger
-from barlow_atlas.atlas.stored import claims_of
+from barlow_atlas.atlas.studies import claims_of
 from barlow_atlas.data.catalog import resolve
 from barlow_atlas.report import figures, page, tables
 from barlow_atlas.study.models import Study
@@ -63,6 +63,7 @@ def study_view(
 
 
 def methods_of(study: Study) -> tuple[str, ...]:
+    """All methods in the study's order, which decides their colours."""
     return (*study.methods, *study.foreign)
 
 
@@ -73,7 +74,7 @@ def _data_in_words(study: Study) -> str:
     return f"{title}{share}, {study.image_size} x {study.image_size} pixels"
 
 
-def drawn_figures(
+def embedded_figures(
     drawn: Mapping[str, Figure], titles: Mapping[str, str], folder: Path
 ) -> tuple[page.Figure, ...]:
     """Saves figures, and gives them as a page embeds them."""
@@ -85,7 +86,9 @@ def drawn_figures(
     )
 
 
-def written_tables(written: Mapping[str, tables.Table], folder: Path) -> tuple[page.TableView, ...]:
+def embedded_tables(
+    written: Mapping[str, tables.Table], folder: Path
+) -> tuple[page.TableView, ...]:
     """Writes tables, and gives them as a page embeds them."""
     for name, table in written.items():
         tables.write(table, folder, name)

@@ -19,7 +19,7 @@ from barlow_atlas.report.text import MINUS, markdown_table, plain
 from barlow_atlas.report.text import latex as in_latex
 from barlow_atlas.report.text import markdown as in_markdown
 
-ENDINGS = ("csv", "md", "tex", "html")
+ENDINGS = ("csv", "md", "tex")
 INFINITY = "\N{INFINITY}"
 EMPTY = "Nothing to show yet."
 # Too long for a column: what the short name stands for is written once, below the table.
@@ -123,7 +123,7 @@ class Table:
 def write(table: Table, folder: Path, name: str) -> list[Path]:
     """Writes `folder/name` in its four forms, and returns the files."""
     folder.mkdir(parents=True, exist_ok=True)
-    texts = {"csv": csv, "md": markdown, "tex": latex, "html": html}
+    texts = {"csv": csv, "md": markdown, "tex": latex}
     files = [folder / f"{name}.{ending}" for ending in ENDINGS]
     for file in files:
         file.write_text(texts[file.suffix[1:]](table), encoding="utf-8", newline="\n")

@@ -1,35 +1,48 @@
 """What is said over all studies."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
 
-from barlow_atlas.atlas import beside, ledger
+from barlow_atlas.atlas import beside, curves, frames, ledger, records, runs
 from barlow_atlas.atlas.claims import entries, load_claims
 from barlow_atlas.atlas.published import read_published, read_tables
-from barlow_atlas.atlas.stored import DIGITS, HERE, all_studies, folder_at, reader
+from barlow_atlas.atlas.studies import all_studies, is_analysed, planned
 from barlow_atlas.report import figures, page, tables
 from barlow_atlas.report import ledger as ledger_text
-from barlow_atlas.report.study import drawn_figures, study_view, written_tables
+from barlow_atlas.report.study import embedded_figures, embedded_tables, study_view
 from barlow_atlas.study import paths
+from barlow_atlas.study.models import Study
 from barlow_atlas.study.paths import REPORTS, RESULTS
 
 
-def write_ledger(into: Path = HERE) -> None:
-    """Writes what is said over all studies: claims, the papers' tables, the first page."""
-    folder = folder_at(into / REPORTS)
+def write_ledger(root: Path = Path()) -> None:
+    """Writes what is said over all studies: claims, the papers' tables, the first page.
+
+    Reads of a study only what is kept in git: its records, effects and claims. So it says the same
+    in a clone in which other studies have not been analysed.
+
+    Args:
+        root: below which effects and claims lie and the ledger is written, as `reports/`.
+
+    Raises:
+        RecordError: a record is damaged.
+    """
+    folder = root / REPORTS
+    (folder / "tables").mkdir(parents=True, exist_ok=True)
     studies = all_studies()
     found = {
-        name: reader(into / RESULTS / name)
+        name: _tables(name, studies[name], root / RESULTS / name)
         for name in studies
-        if (into / RESULTS / name / "claims.csv").is_file()
+        if is_analysed(name)
     }
     told = ledger.ledger(
         entries(load_claims(paths.CLAIMS), studies),
         {name: table("claims") for name, table in found.items()},
     )
     (folder / "claims.md").write_text(ledger_text.markdown(told))
-    told.to_csv(folder / "claims.csv", index=False, float_format=DIGITS)
+    frames.write_table(told, folder / "claims.csv")
     effects_of = {name: table("effects") for name, table in found.items()}
     published = read_published(paths.PUBLISHED)
     joined = {
@@ -49,11 +62,25 @@ def write_ledger(into: Path = HERE) -> None:
     view = page.IndexView(
         studies=tuple(study_view(name, studies[name], table) for name, table in found.items()),
         claims=told,
-        figures=drawn_figures(drawn, titles, folder),
-        tables=written_tables(written, folder_at(folder / "tables")),
+        figures=embedded_figures(drawn, titles, folder),
+        tables=embedded_tables(written, folder / "tables"),
         command="python -m barlow_atlas ledger",
     )
     (folder / paths.PAGE).write_text(page.index_page(view))
+
+
+def _tables(name: str, study: Study, results: Path) -> Callable[[str], pd.DataFrame]:
+    """A study's tables by name, of what is kept in git of it."""
+    contents = records.contents(name, study)
+    probes = frames.probe_table(contents)
+    made = {
+        "probes": probes,
+        "curves": curves.mean_curves(probes),
+        "runs": runs.runs_table(planned(study), contents),
+        "effects": frames.table_of(results, "effects"),
+        "claims": frames.table_of(results, "claims"),
+    }
+    return made.__getitem__
 
 
 def _for_figure(rows: pd.DataFrame) -> pd.DataFrame:

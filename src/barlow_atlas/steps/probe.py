@@ -1,6 +1,7 @@
 """All probes and label-free signals of one milestone, as a probe file."""
 
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,12 @@ from barlow_atlas.nn.networks import build
 from barlow_atlas.nn.randomness import generator
 from barlow_atlas.probes.milestone import Milestone, choose
 from barlow_atlas.probes.signals import FOREIGN_BATCH_SIZE, signals
-from barlow_atlas.store.snapshot import read_manifest_of, read_weights, write_atomically
+from barlow_atlas.store.atomic import write_atomically
+from barlow_atlas.store.provenance import device_name, made_by
+from barlow_atlas.store.snapshot import read_manifest_of, read_weights
 from barlow_atlas.study.models import ForeignRun, Probes, Run, Study
 from barlow_atlas.study.paths import DATA, probe_file, probed_milestone
+from barlow_atlas.workflow.sources import probing_code
 
 
 def probe(name: str, study: Study, run_name: str, epoch: int, device: str | None) -> None:
@@ -38,6 +42,7 @@ def asked(
     device: str | None,
 ) -> dict[str, Any]:
     """The content of the probe file of the milestone whose manifest is `checkpoint`."""
+    started = time.monotonic()
     manifest = read_manifest_of(checkpoint, run)
     weights = read_weights(checkpoint, manifest)
     prepared = load(DATA / run.data.name)
@@ -62,16 +67,25 @@ def asked(
         others={data_set.name: load(DATA / data_set.name) for data_set in others},
     )
     batch_size = run.batch_size if isinstance(run, Run) else FOREIGN_BATCH_SIZE
+    told = {
+        "signals": signals(milestone, batch_size),
+        "results": list(answers(study.probes, milestone)),
+    }
     return {
-        "format": 2,
+        "format": 3,
         "study": name,
         "name": run.name,
         "epoch": epoch,
         "run": run.model_dump(mode="json"),
         # All that the lineage hashes: the chain can be followed in probe files alone.
         "checkpoint": manifest.model_dump(mode="json", exclude={"format", "study", "run"}),
-        "signals": signals(milestone, batch_size),
-        "results": list(answers(study.probes, milestone)),
+        # By which code, and what was asked: so it can be told whether another would ask the same.
+        "probed": {
+            "sources_sha256": probing_code(study),
+            **made_by(device_name(place), time.monotonic() - started),
+        },
+        "asked": study.probes.model_dump(mode="json"),
+        **told,
     }
 
 

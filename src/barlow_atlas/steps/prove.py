@@ -266,7 +266,7 @@ def draw(
     every = {change for of_run in changes.values() for change in of_run}
     beyond = every - unmet
     if beyond:
-        names = ", ".join(sorted({change.code for change in beyond}))  # type: ignore[attr-defined]
+        names = ", ".join(sorted({change.code for change in beyond}))
         raise AdoptionError(
             f"nothing trained is here of the results of {names}: train it, or adopt with --accept"
         )

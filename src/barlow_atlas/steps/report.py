@@ -1,23 +1,32 @@
 """A study's figures, tables and page."""
 
+from functools import partial
 from pathlib import Path
 
-from barlow_atlas.atlas import beside, training
+from barlow_atlas.atlas import beside, frames, records
 from barlow_atlas.atlas.published import read_published
-from barlow_atlas.atlas.stored import HERE, contents, folder_at, reader, training_files
+from barlow_atlas.atlas.training import training_table
 from barlow_atlas.report import figures, page, tables
-from barlow_atlas.report.study import drawn_figures, methods_of, study_view, written_tables
+from barlow_atlas.report.study import embedded_figures, embedded_tables, methods_of, study_view
 from barlow_atlas.study import paths
 from barlow_atlas.study.models import Study
 from barlow_atlas.study.paths import REPORTS, RESULTS
 
 
-def report(name: str, study: Study, into: Path = HERE) -> None:
-    """Draws a study's figures and writes its tables and its page."""
-    folder, results = folder_at(into / REPORTS / name), into / RESULTS / name
-    table = reader(results)
+def report(name: str, study: Study, root: Path = Path()) -> None:
+    """Draws a study's figures and writes its tables and its page.
+
+    Args:
+        root: below which the results lie and the report is written, as `reports/<study>/`.
+
+    Raises:
+        RecordError: a record is damaged.
+    """
+    folder = root / REPORTS / name
+    folder.mkdir(parents=True, exist_ok=True)
+    table = partial(frames.table_of, root / RESULTS / name)
     title, methods = study.title, methods_of(study)
-    epochs = training.read_training(training_files(name, study))
+    losses = training_table((run, records.recorded(name, run)) for run in study.trained())
     drawn = {
         "curves": figures.accuracy_curves(title, table("probes"), table("curves"), methods),
         "map": figures.lost_map(title, table("losses"), methods),
@@ -25,8 +34,8 @@ def report(name: str, study: Study, into: Path = HERE) -> None:
         "signals": figures.signals(
             title, table("signals"), table("curves"), table("label_free"), methods
         ),
-        "dynamics": figures.dynamics(title, table("signals"), epochs, methods),
-        "correlations": figures.correlations(title, contents(name, study), methods),
+        "dynamics": figures.dynamics(title, table("signals"), losses, methods),
+        "correlations": figures.correlations(title, records.contents(name, study), methods),
     }
     published = beside.matches(name, study, table("effects"), read_published(paths.PUBLISHED))
     written = {
@@ -40,7 +49,7 @@ def report(name: str, study: Study, into: Path = HERE) -> None:
         name,
         study,
         table,
-        drawn_figures(drawn, paths.FIGURES, folder),
-        written_tables(written, folder),
+        embedded_figures(drawn, paths.FIGURES, folder),
+        embedded_tables(written, folder),
     )
     (folder / paths.PAGE).write_text(page.study_page(view))

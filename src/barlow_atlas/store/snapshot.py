@@ -18,11 +18,8 @@ Every file appears whole or not at all, and survives a power cut once it is ther
 or a milestone that belongs to another history is never continued.
 """
 
-import contextlib
 import hashlib
 import io
-import os
-import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -35,13 +32,14 @@ from torch import Tensor
 
 from barlow_atlas.errors import AtlasError
 from barlow_atlas.settings.frozen import Frozen
+from barlow_atlas.store.atomic import remove_temporaries as remove_temporaries
+from barlow_atlas.store.atomic import write_atomically as write_atomically
 from barlow_atlas.study.lineage import lineage as lineage
 from barlow_atlas.study.models import ForeignRun, Run
 from barlow_atlas.study.paths import COOLED, milestone_path
 
 STATE_HEADER = b"barlow-atlas state 1\n"
 DIGEST_LENGTH = 64
-TEMPORARY = ".tmp"
 
 
 class SnapshotError(AtlasError):
@@ -64,40 +62,6 @@ class Manifest(Frozen):
     made_by: dict[str, Any]
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Writes a file so that a crash at any moment leaves the old content or the new one.
-
-    Raises:
-        SnapshotError: if the folder cannot be written or is full; the old file is untouched.
-    """
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}{TEMPORARY}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with temporary.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        except BaseException:
-            with contextlib.suppress(OSError):  # as on a read-only disk: there is nothing then
-                temporary.unlink(missing_ok=True)
-            raise
-        _sync_folder(path.parent)
-    except OSError as error:
-        raise SnapshotError(
-            f"cannot write {path} ({len(content):,} bytes): {error.strerror}. What was there "
-            "before is unchanged; make room or make the folder writable, then start the same "
-            "command again"
-        ) from error
-
-
-def remove_temporaries(folder: Path, stem: str) -> None:
-    """Removes what writers of `stem*` left that were killed; the caller is the only writer now."""
-    for path in folder.glob(f".{stem}*{TEMPORARY}"):
-        path.unlink(missing_ok=True)
-
-
 def set_aside(path: Path, why: SnapshotError, say: Callable[[str], None]) -> None:
     """Renames a file that cannot be used to `*.damaged`, where it does no harm, and says so."""
     if not path.exists():
@@ -106,15 +70,6 @@ def set_aside(path: Path, why: SnapshotError, say: Callable[[str], None]) -> Non
     aside = path.with_name(f"{path.name}.damaged")
     path.replace(aside)
     say(f"{why}; set aside as {aside.name}")
-
-
-def _sync_folder(folder: Path) -> None:
-    """Makes a rename in the folder durable; the file's own fsync does not cover its name."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def write_milestone(

@@ -15,8 +15,8 @@ from barlow_atlas.settings.frozen import NAME, Frozen
 from barlow_atlas.study.errors import StudyError
 from barlow_atlas.study.models import TAGGED, Study
 
-NO_STUDIES = ("dvc.yaml", "claims.yaml", "tables.yaml")
-"""YAML files beside the studies: DVC's stages, the ledger of claims, the papers' tables."""
+NO_STUDIES = ("claims.yaml", "tables.yaml")
+"""YAML files beside the studies: the ledger of claims, the papers' tables."""
 
 
 def find_studies(params: Path) -> dict[str, Path]:

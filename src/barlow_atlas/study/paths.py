@@ -22,6 +22,8 @@ ANALYSED = (
     "metrics.json",
 )
 """With those of `COLLECTED`, the tables of a study in `results/<study>/`."""
+KEPT_TABLES = ("accuracy.csv", "effects.csv", "claims.csv", "metrics.json")
+"""Those in git; the others are made of the records in seconds."""
 
 FIGURES = {
     "curves": "accuracy along pre-training",
@@ -32,7 +34,7 @@ FIGURES = {
     "correlations": "cross-correlation matrices before and after training",
 }
 TABLES = ("milestones", "effects", "label_free", "published", "runs")
-TABLE_ENDINGS = (".csv", ".md", ".tex", ".html")
+TABLE_ENDINGS = (".csv", ".md", ".tex")
 PICTURE_ENDINGS = (".png", ".pdf")
 PAGE = "index.html"
 
@@ -47,6 +49,9 @@ REPORTED = (PAGE, *files_of(FIGURES, PICTURE_ENDINGS), *files_of(TABLES, TABLE_E
 
 LEDGER = (PAGE, "claims.md", "claims.csv", *files_of(("claims", "published"), PICTURE_ENDINGS))
 """What is said over all studies, in `reports/`, beside the papers' tables in `reports/tables/`."""
+
+KEPT_ENDINGS = (".html", ".png", ".md")
+"""Of what is in git of the reports: what people look at."""
 
 COOLED = "cooled"
 """Folder of annealed branches, beside the milestones of their trunk."""
@@ -67,11 +72,34 @@ def probed_milestone(study: str, run: Run | ForeignRun, epoch: int) -> Path:
 
     Epoch 0 is probed as it is: nothing has been trained that could be annealed.
     """
-    folder = of_run("checkpoints", study, run.name)
     branch = isinstance(run, Run) and run.cooldown_epochs and epoch
-    return milestone_path(folder / COOLED if branch else folder, epoch, ".json")
+    return manifest_file(study, run.name, epoch, bool(branch))
+
+
+def manifest_file(study: str, run: str, epoch: int, cooled: bool = False) -> Path:
+    """The manifest of a milestone's checkpoint, or of the branch annealed from there."""
+    folder = of_run("checkpoints", study, run)
+    return milestone_path(folder / COOLED if cooled else folder, epoch, ".json")
 
 
 def probe_file(study: str, run: Run | ForeignRun, epoch: int) -> Path:
     """What the probes found at a milestone."""
     return milestone_path(of_run("probes", study, run.name), epoch, ".json")
+
+
+def training_file(study: str, run: str, until: int, cooled: bool = False) -> Path:
+    """The metrics of a run's training up to a milestone, or of the branch annealed from there."""
+    folder = of_run("training", study, run)
+    return milestone_path(folder / COOLED if cooled else folder, until, ".jsonl")
+
+
+def record_file(study: str, run: str) -> Path:
+    """All that is kept of a run: training metrics, and what the probes found."""
+    return RESULTS / study / "runs" / f"{run}.jsonl"
+
+
+def is_kept(file: Path) -> bool:
+    """Whether a table, figure or page is kept in git."""
+    if file.is_relative_to(RESULTS):
+        return file.name in KEPT_TABLES
+    return file.suffix in KEPT_ENDINGS

@@ -7,8 +7,9 @@ would not be noticed. So what is here is compared with the study, the code and t
 - what they would give now is recorded, as if it had been made here;
 - what they would not, and Snakemake does not know, is dated back, so that it is made again.
 
-Milestones and probe files are judged by what they say of themselves. What they do not say, which
-code probed for instance, is judged by what has changed since DVC recorded the results.
+Milestones and probe files are judged by what they say of themselves, images by what has changed
+since DVC recorded them. A clone has neither probe files nor training metrics: they are written
+again from the runs' records. Records, tables and figures take seconds and are left to Snakemake.
 """
 
 import os
@@ -17,12 +18,15 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from barlow_atlas.atlas.records import job_files, recorded
 from barlow_atlas.errors import AtlasError
+from barlow_atlas.store.adoptions import standing
+from barlow_atlas.store.atomic import write_atomically
 from barlow_atlas.study.models import Study
-from barlow_atlas.study.paths import RESULTS
-from barlow_atlas.workflow import dvc_stages, sources
+from barlow_atlas.workflow import dvc_stages
 from barlow_atlas.workflow.jobs import Job, jobs_of, read_json, stale_milestones
 from barlow_atlas.workflow.private import SnakemakeRecords
+from barlow_atlas.workflow.sources import probing_code
 
 LONG_AGO = (1.0, 1.0)
 """Access and modification time of what has to be made again."""
@@ -37,8 +41,10 @@ def adopt(name: str, study: Study, say: Callable[[str], None]) -> None:
 
     Raises:
         AdoptError: if Snakemake refuses, since it is running here for instance.
+        RecordError: a record is damaged.
     """
-    jobs = jobs_of(name, study)
+    restored = restore(name, study)
+    jobs = [job for job in jobs_of(name, study) if job.rule in JUDGED]
     here = [job for job in jobs if job.file.is_file()]
     sound, foul = _judge(name, study, here, stale_milestones(name, jobs))
     records = SnakemakeRecords()
@@ -55,6 +61,7 @@ def adopt(name: str, study: Study, say: Callable[[str], None]) -> None:
     say(
         f"{name}: of {len(jobs)} jobs, the results of {len(here)} are here and those of "
         f"{len(sound)} up to date, {len(new)} of them new to Snakemake"
+        + (f"; {restored} files were written from the runs' records" if restored else "")
     )
     judged = sound | {job.file for job in foul}
     for images in (job.file for job in here if job.rule == "prepare_data"):
@@ -67,18 +74,50 @@ def adopt(name: str, study: Study, say: Callable[[str], None]) -> None:
 
 
 _MILESTONES = ("pretrain", "cool_down", "import_weights")
+JUDGED = (*_MILESTONES, "prepare_data", "probe")
+"""Rules whose files may take long to make."""
+
+
+def restore(name: str, study: Study) -> int:
+    """Writes probe files and training metrics that are not here as the runs' records have them.
+
+    Where the checkpoint is here that they are of: without it, it has to be trained and probed
+    again anyway. A probe file of another checkpoint is replaced.
+
+    Returns:
+        How many files were written.
+
+    Raises:
+        RecordError: a record is damaged.
+    """
+    written = 0
+    for run in study.runs():
+        for file in job_files(name, run, recorded(name, run)):
+            if not file.checkpoint.is_file():
+                continue
+            is_of_it = file.lineage in (None, read_json(file.checkpoint).get("lineage"))
+            if is_of_it and not (file.path.is_file() and _lineage_in(file.path) == file.lineage):
+                file.path.parent.mkdir(parents=True, exist_ok=True)
+                write_atomically(file.path, file.content)
+                written += 1
+    return written
+
+
+def _lineage_in(file: Path) -> str | None:
+    """The checkpoint that a probe file says to be of; other files say none."""
+    lineage: str | None = read_json(file).get("checkpoint", {}).get("lineage")
+    return lineage
 
 
 def _judge(
     name: str, study: Study, here: list[Job], stale: dict[Path, str]
 ) -> tuple[set[Path], list[Job]]:
     """Of the files that are here: those up to date with all behind them; the jobs to do again."""
-    changed = dvc_stages.changes(name)
     sound: set[Path] = set()
     foul = []
     for job in here:  # each after those that it waits for, whose fate it shares
         if sound.issuperset(job.after):
-            holds = _holds(job, name, study, changed, stale)
+            holds = _holds(job, name, study, stale)
             if holds:
                 sound.add(job.file)
             elif holds is False:
@@ -91,32 +130,23 @@ def _judge(
     return whole, foul
 
 
-def _holds(
-    job: Job, name: str, study: Study, changed: set[str] | None, stale: dict[Path, str]
-) -> bool | None:
+def _holds(job: Job, name: str, study: Study, stale: dict[Path, str]) -> bool | None:
     """Whether a file is what its job would make now of the files that the job waits for.
 
-    None if only DVC could tell and has recorded nothing.
+    None of images if DVC has recorded nothing, since only DVC could tell.
     """
     if job.rule in _MILESTONES:
         return job.file not in stale and _is_intact(job.file)
     if job.rule == "prepare_data":
         changed = dvc_stages.changes(f"data/{job.file.parent.name}")
         return None if changed is None else not changed
-    if job.rule == "probe":
-        weights = read_json(job.file).get("checkpoint", {}).get("lineage")
-        if weights != read_json(job.after[0]).get("lineage"):
-            return False
-    if changed is None:
-        return None
-    if job.rule == "probe":
-        asked = sources.watched("probe", study.probes.kinds())
-        code = {*dvc_stages.relative({*asked, *dvc_stages.RESOLVE_RUNS})}
-        return f"{RESULTS / name / 'probes'}" not in changed and not any(
-            change in code or change.endswith(":probes") for change in changed
-        )
-    # Tables and figures take seconds: any change makes them again.
-    return not changed - {f"{RESULTS / name / 'checkpoints'}"}
+    content = read_json(job.file)
+    asked_by = content.get("probed", {}).get("sources_sha256", "")
+    return (
+        _lineage_in(job.file) == read_json(job.after[0]).get("lineage")
+        and standing(name, asked_by) == standing(name, probing_code(study))
+        and content.get("asked") == study.probes.model_dump(mode="json")
+    )
 
 
 def _is_intact(manifest: Path) -> bool:

@@ -195,7 +195,10 @@ def _metrics(path: Path, epochs: range) -> Iterator[Observation]:
     try:
         rows = [json.loads(line)["epoch"] for line in path.read_text().splitlines()]
     except FileNotFoundError:
-        yield Observation("not here", f"metrics: {path} (`git checkout` or `dvc pull` brings it)")
+        yield Observation(
+            "not here",
+            f"metrics: {path} (`python -m barlow_atlas adopt` takes it from the run's record)",
+        )
         return
     except (ValueError, KeyError, TypeError) as error:
         yield Observation("damaged", f"{path} is no list of epochs: {error}")

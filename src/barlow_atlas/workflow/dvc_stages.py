@@ -13,7 +13,7 @@ from typing import Any
 from barlow_atlas.atlas.curves import column_name
 from barlow_atlas.study.file import file_with, files_of, find_studies, load_study
 from barlow_atlas.study.models import Study
-from barlow_atlas.study.paths import ANALYSED, CLAIMS, COLLECTED, PAPER_TABLES, PARAMS, PUBLISHED
+from barlow_atlas.study.paths import CLAIMS, KEPT_TABLES, PAPER_TABLES, PUBLISHED
 from barlow_atlas.workflow import sources
 from barlow_atlas.workflow.private import stage_status
 
@@ -22,7 +22,11 @@ ROOT_PARTS = ("demo", "data/digits")
 # The profile is no part of the command that dvc.lock records: the same results may come from a
 # laptop or a cluster. DVC's own templating makes the escape necessary.
 SNAKEMAKE = "snakemake --profile \\${SNAKEMAKE_PROFILE:-profiles/local}"
-BEHIND_TRAINING: tuple[sources.Step, ...] = ("probe", "collect", "analyse", "report", "ledger")
+BEHIND_TRAINING: tuple[sources.Step, ...] = (
+    *("probe", "record"),
+    *("collect", "analyse", "report", "ledger"),
+)
+STAGES = Path("workflow/dvc")
 # What parameters are resolved with: named recipes and defaults, facts of data sets.
 RESOLVE_RUNS = tuple(
     sources.PACKAGE / name
@@ -33,7 +37,7 @@ HEAD = "# Made by `python -m barlow_atlas derive` from params/ and sources.py; d
 
 
 def stage_files(params: Path) -> dict[Path, dict[str, Any]]:
-    """Path and content of every DVC file: the demo's in the root, one for each other study below
+    """Path and content of every DVC file: the demo's in the root, one for each other study of
     `params`, and one for each data set that is not the demo's."""
     files: dict[Path, dict[str, Any]] = {}
     paths = find_studies(params)
@@ -59,7 +63,7 @@ def stage_files(params: Path) -> dict[Path, dict[str, Any]]:
 
 def dvc_file(part: str) -> Path:
     """Where the stage of a study or data set (`data/digits`) stands."""
-    return Path("dvc.yaml") if part in ROOT_PARTS else PARAMS / part / "dvc.yaml"
+    return Path("dvc.yaml") if part in ROOT_PARTS else STAGES / part / "dvc.yaml"
 
 
 def changes(part: str) -> set[str] | None:
@@ -97,7 +101,7 @@ def _study_stage(name: str, study: Study, read: list[Path]) -> dict[str, Any]:
         *behind_training(study),
         *RESOLVE_RUNS,
     }
-    tables = [f"{results}/{table}" for table in (*COLLECTED, *ANALYSED)]
+    tables = [f"{results}/{table}" for table in KEPT_TABLES]
     metrics = f"{results}/metrics.json"
     told = [str(path) for path in (CLAIMS, PUBLISHED, PAPER_TABLES)]
     return {
@@ -106,8 +110,7 @@ def _study_stage(name: str, study: Study, read: list[Path]) -> dict[str, Any]:
         "params": [{str(path): None} for path in read],
         "outs": [
             {f"{results}/checkpoints": {"persist": True}},
-            _kept_in_git(f"{results}/probes"),
-            _kept_in_git(f"{results}/training"),
+            _kept_in_git(f"{results}/runs"),
             *(_kept_in_git(table) for table in tables if table != metrics),
             _kept_in_git(f"reports/{name}"),
         ],

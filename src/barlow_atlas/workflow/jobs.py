@@ -25,6 +25,7 @@ from barlow_atlas.study.paths import (
     of_run,
     probe_file,
     probed_milestone,
+    record_file,
 )
 from barlow_atlas.workflow.sources import training_code
 
@@ -49,23 +50,34 @@ def jobs_of(name: str, study: Study) -> list[Job]:
     """All jobs of a study, each after those that it waits for; `all` itself is none."""
     data, *others = (DATA / data_set.name / MANIFEST for data_set in study.data_sets())
     found = [Job("prepare_data", file) for file in (data, *others)]
-    probes = []
+    probes, records = [], []
     for group in study.groups():
         found += _together([[*_chain(name, study, run, data)] for run in group])
     for foreign in study.imported():
         found += _chain(name, study, foreign, data)
     for run in study.runs():
-        for epoch in study.milestones_of(run):
-            file, asked = probe_file(name, run, epoch), probed_milestone(name, run, epoch)
-            probes.append(Job("probe", file, (asked, data, *others), run, epoch))
-    table, curves = (RESULTS / name / file for file in ("probes.csv", "curves.csv"))
+        asked = [
+            Job(
+                "probe",
+                probe_file(name, run, epoch),
+                (probed_milestone(name, run, epoch), data, *others),
+                run,
+                epoch,
+            )
+            for epoch in study.milestones_of(run)
+        ]
+        probes += asked
+        recorded = record_file(name, run.name)
+        records.append(Job("record", recorded, tuple(job.file for job in asked)))
+    table, effects = (RESULTS / name / file for file in ("probes.csv", "effects.csv"))
     return [
         *found,
         *probes,
-        Job("collect", table, tuple(job.file for job in probes)),
-        Job("analyse", curves, (table,)),
-        Job("report_study", _report(name), (table, curves)),
-        Job("ledger", REPORTS / LEDGER[0], (table, curves)),
+        *records,
+        Job("collect", table, tuple(job.file for job in records)),
+        Job("analyse", effects, (table,)),
+        Job("report_study", _report(name), (table, effects)),
+        Job("ledger", REPORTS / LEDGER[0], (effects,)),
     ]
 
 

@@ -47,7 +47,7 @@ def dynamics(
 
     Args:
         signals: as `frames.read_signals` gives it.
-        training: as `training.read_training` gives it.
+        training: as `training.training_table` gives it.
         methods: as in `palette.looks`.
     """
     terms = signals[(signals["space"] == "projector") & signals["signal"].isin(TERMS)]

@@ -95,7 +95,8 @@ def card_of(name: str, study: Study, run: str, epoch: int | None = None) -> str:
 
     Raises:
         StudyError: if the study has no such run.
-        StoredError: if nothing is stored of the milestone, or another one in its place.
+        StoredError: if nothing is stored of the milestone, or of other parameters.
+        RecordError: if the record or a probe file is damaged.
         CitationError: if CITATION.cff lacks something.
     """
     stored = Stored(name, study)

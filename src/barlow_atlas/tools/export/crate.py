@@ -4,7 +4,7 @@ RO-Crate 1.1 with the profile Process Run Crate 0.5, whose actions are the study
 within the crate are those of the repository, so that it can be laid over a clone. The metadata
 follow from the copied files alone: no time, host or random name is in them, and the same study
 gives the same bytes on another day. `datePublished` is the date of the software's release
-(CITATION.cff), since neither manifests nor probe files hold a date.
+(CITATION.cff), since neither manifests nor records hold a date.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ from barlow_atlas.atlas.runs import chain_table, content_of
 from barlow_atlas.data.prepared import sha256_of
 from barlow_atlas.errors import AtlasError
 from barlow_atlas.study.models import ForeignRun, Run, Study
-from barlow_atlas.study.paths import CLAIMS, PAPER_TABLES, PUBLISHED, RESULTS, probe_file
+from barlow_atlas.study.paths import CLAIMS, PAPER_TABLES, PUBLISHED, RESULTS
 from barlow_atlas.tools.export.cards import model_card
 from barlow_atlas.tools.export.citation import CITATION, Author, Citation, read_citation
 from barlow_atlas.tools.export.stored import Stored
@@ -92,8 +92,9 @@ def export_crate(name: str, study: Study, folder: Path, partial: bool = False) -
     Raises:
         CrateError: if the folder holds something, the study is not finished, or the prepared
             images here are not those of the runs.
-        StoredError: if a probe file is of another run, epoch or parameters than its place says.
-        ChainError: if the hashes of a probe file do not belong together.
+        RecordError: if a record is damaged or another run's.
+        StoredError: if a milestone was made with other parameters.
+        ChainError: if the hashes of a milestone do not belong together.
         CitationError: if CITATION.cff lacks something.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -169,13 +170,11 @@ def _parts(stored: Stored, citation: Citation) -> Iterator[Part]:
     for path in stored.parameters:
         yield _copy(path, "parameters of the study, or of one that it builds on")
     for run in stored.study.runs():
-        for path in stored.training(run):
-            yield _copy(path, f"training metrics of {run.name}, a line an epoch")
+        if stored.record(run).is_file():
+            about = "training metrics, and what the probes found at each milestone"
+            yield _copy(stored.record(run), f"record of {run.name}: {about}")
         for path in stored.manifests(run):
             yield _copy(path, f"manifest of a checkpoint of {run.name}")
-    for path in stored.probe_files:
-        if path.is_file():
-            yield _copy(path, "what the probes found at a milestone, answer by answer")
     for path in stored.shown:
         if path.is_file():
             yield _copy(path, "results" if path.is_relative_to(RESULTS) else "report")
@@ -204,7 +203,7 @@ def _copy(path: Path, about: str) -> Part:
 
 
 def _chain(stored: Stored) -> pd.DataFrame:
-    """The chain behind all milestones, of probe files and of the manifests that are here.
+    """The chain behind all milestones, of the records and of the manifests that are here.
 
     Raises:
         ChainError: if it does not hold.
@@ -308,8 +307,7 @@ def _description(stored: Stored) -> str:
         for run, epochs in zip(runs["run"], runs["missing"], strict=True)
         if epochs
     ]
-    probed = set(stored.probe_files)
-    files = [path.as_posix() for path in missing if path not in probed]
+    files = [path.as_posix() for path in missing if path in stored.shown]
     return f"{text} NOT FINISHED. Missing: {'; '.join([*lacking, *files])}."
 
 
@@ -320,7 +318,7 @@ def _redo(stored: Stored) -> str:
         f"{made}In a clone of the repository, with the environment of requirements.lock: "
         f"`snakemake --profile profiles/local --config study={stored.name} -- all` trains and "
         f"probes everything; `make report STUDY={stored.name}` makes tables, figures and page from "
-        "the probe files alone."
+        "the records alone."
     )
 
 
@@ -339,9 +337,8 @@ def _action(
     epochs = stored.study.milestones_of(run)
     made = [content["checkpoint"]["made_by"] for content in contents]
     results = [
-        *stored.training(run),
+        stored.record(run),
         *stored.manifests(run),
-        *(probe_file(stored.name, run, epoch) for epoch in epochs),
         CARDS / f"{run.name}.md",
     ]
     trained = isinstance(run, Run)

@@ -1,14 +1,16 @@
 """What is stored of a study, as far as an export takes it along."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
+from barlow_atlas.atlas.curves import mean_curves
+from barlow_atlas.atlas.frames import probe_table
+from barlow_atlas.atlas.records import Content, Stretch, contents, current, recorded
 from barlow_atlas.atlas.runs import content_of, runs_table
 from barlow_atlas.data.prepared import MANIFEST, Manifest
 from barlow_atlas.errors import AtlasError
@@ -16,17 +18,17 @@ from barlow_atlas.study.file import files_of, study_file
 from barlow_atlas.study.models import ForeignRun, Run, Study
 from barlow_atlas.study.paths import (
     ANALYSED,
-    COLLECTED,
-    COOLED,
     DATA,
     PARAMS,
     REPORTED,
     REPORTS,
     RESULTS,
-    milestone_path,
-    of_run,
+    is_kept,
+    manifest_file,
     probe_file,
     probed_milestone,
+    record_file,
+    training_file,
 )
 
 
@@ -55,80 +57,68 @@ class Stored:
         """Each run's name and the milestones it is to have."""
         return {run.name: self.study.milestones_of(run) for run in self.study.runs()}
 
-    @property
-    def probe_files(self) -> list[Path]:
-        """All that there are to be."""
-        return [
-            probe_file(self.name, run, epoch)
-            for run in self.study.runs()
-            for epoch in self.study.milestones_of(run)
-        ]
+    def record(self, run: Run | ForeignRun) -> Path:
+        """Where a run's record lies."""
+        return record_file(self.name, run.name)
 
     @property
     def shown(self) -> list[Path]:
-        """Tables, figures and page; all that there are to be."""
-        return [
-            *(RESULTS / self.name / table for table in (*COLLECTED, *ANALYSED)),
+        """Of tables, figures and page those that are kept; all that there are to be."""
+        made = [
+            *(RESULTS / self.name / table for table in ANALYSED),
             *(REPORTS / self.name / file for file in REPORTED),
         ]
+        return [path for path in made if is_kept(path)]
 
     @cached_property
     def missing(self) -> list[Path]:
-        """What a finished study has in `results/` and `reports/`, and this one has not."""
-        training = [
-            milestone_path(of_run("training", self.name, run.name), epoch, ".jsonl")
-            for run in self.study.trained()
-            for epoch in self.study.milestones_of(run)
-        ]
-        wanted = [*self.probe_files, *training, *self.shown]
-        return [path for path in wanted if not path.is_file()]
+        """What a finished study has, and this one has not: what jobs write, and what is shown.
 
-    def training(self, run: Run | ForeignRun) -> list[Path]:
-        """The files of a run's training metrics that are here."""
-        return self._here(run, "training", ".jsonl")
+        Raises:
+            RecordError: a record is damaged.
+        """
+        lacking = []
+        for run in self.study.runs():
+            known = recorded(self.name, run)
+            for epoch in self.study.milestones_of(run):
+                if epoch not in known.milestones:
+                    lacking.append(probe_file(self.name, run, epoch))
+                if isinstance(run, Run) and Stretch(epoch) not in known.training:
+                    lacking.append(training_file(self.name, run.name, epoch))
+        return [*lacking, *(path for path in self.shown if not path.is_file())]
 
     def manifests(self, run: Run | ForeignRun) -> list[Path]:
         """The manifests of a run's checkpoints that are here; they are stored with the weights."""
-        return self._here(run, "checkpoints", ".json")
-
-    def _here(self, run: Run | ForeignRun, kind: str, ending: str) -> list[Path]:
-        """A run's files of one kind, of its milestones and of their branches."""
-        folder = of_run(kind, self.name, run.name)
         paths = [
-            milestone_path(place, epoch, ending)
-            for place in (folder, folder / COOLED)
+            manifest_file(self.name, run.name, epoch, cooled)
+            for cooled in (False, True)
             for epoch in self.study.milestones_of(run)
         ]
         return [path for path in paths if path.is_file()]
 
     @cached_property
-    def contents(self) -> list[dict[str, Any]]:
-        """The probe files that are here, parsed, in the order of runs and epochs.
+    def contents(self) -> list[Content]:
+        """The milestones that are recorded, in the order of runs and epochs.
 
         Raises:
-            StoredError: if one is not of the run and epoch it is named for, or was made with other
-                parameters.
+            StoredError: one was made with other parameters than the study has.
+            RecordError: a record is damaged.
         """
-        contents = []
-        for run in self.study.runs():
-            for epoch in self.study.milestones_of(run):
-                path = probe_file(self.name, run, epoch)
-                if path.is_file():
-                    content = json.loads(path.read_text())
-                    _check_place(path, content, self.name, run, epoch)
-                    contents.append(content)
-        return contents
+        found = contents(self.name, self.study)
+        runs = {run.name: run for run in self.study.runs()}
+        for content in found:
+            _check_parameters(content, runs[content["name"]])
+        return found
 
     @cached_property
     def runs(self) -> pd.DataFrame:
         """How each run was made, as `runs_table` says it."""
         return runs_table(self.planned, self.contents)
 
-    @property
+    @cached_property
     def curves(self) -> pd.DataFrame:
-        """Means over seeds; empty if they have not been computed."""
-        path = RESULTS / self.name / "curves.csv"
-        return pd.read_csv(path) if path.is_file() else pd.DataFrame()
+        """Means over seeds, as `mean_curves` gives them."""
+        return mean_curves(probe_table(self.contents))
 
     @property
     def images(self) -> dict[Path, Manifest]:
@@ -145,40 +135,33 @@ class Stored:
         """Where the manifest of the pre-training images lies."""
         return DATA / self.study.data.name / MANIFEST
 
-    def milestone(self, run: Run | ForeignRun, epoch: int | None = None) -> Mapping[str, Any]:
-        """A milestone's probe file, parsed, else its manifest in that form; by default the last.
+    def milestone(self, run: Run | ForeignRun, epoch: int | None = None) -> Content:
+        """What was found at a milestone, else its manifest in that form; by default the last.
 
         Raises:
-            StoredError: if there is neither.
+            StoredError: there is neither, or it was made with other parameters.
+            RecordError: the record or a probe file is damaged.
         """
+        known = current(self.name, self.study, run).milestones
         epochs: Iterable[int] = self.study.milestones_of(run) if epoch is None else (epoch,)
         for wanted in reversed(tuple(epochs)):
-            probed = probe_file(self.name, run, wanted)
-            if probed.is_file():
-                content: dict[str, Any] = json.loads(probed.read_text())
-                _check_place(probed, content, self.name, run, wanted)
-                return content
+            if wanted in known:
+                _check_parameters(known[wanted], run)
+                return known[wanted]
             manifest = probed_milestone(self.name, run, wanted)
             if manifest.is_file():
                 return content_of(json.loads(manifest.read_text()))
         asked = "any milestone" if epoch is None else f"epoch {epoch}"
         raise StoredError(
-            f"neither a probe file nor a manifest of {run.name} at {asked} is here. Milestones: "
+            f"neither a result nor a manifest of {run.name} at {asked} is here. Milestones: "
             f"{', '.join(map(str, self.study.milestones_of(run)))}. Run `snakemake --profile "
             f"profiles/local --config study={self.name} -- all`"
         )
 
 
-def _check_place(
-    path: Path, content: Mapping[str, Any], study: str, run: Run | ForeignRun, epoch: int
-) -> None:
-    if (content["study"], content["name"], content["epoch"]) != (study, run.name, epoch):
-        raise StoredError(
-            f"{path} is of {content['name']}, epoch {content['epoch']}, in the study "
-            f"{content['study']}: files were exchanged. `git checkout` it"
-        )
+def _check_parameters(content: Content, run: Run | ForeignRun) -> None:
     if content["run"] != run.model_dump(mode="json"):
         raise StoredError(
-            f"{path} was made with other parameters than the study now gives to {run.name}. Run "
-            "the study again, or check out its parameters of then"
+            f"{content['name']}, epoch {content['epoch']}, was made with other parameters than the "
+            "study now has. Run the study again, or check out its parameters of then"
         )

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from barlow_atlas.atlas.frames import probe_rows, signal_rows
+from barlow_atlas.atlas.records import Metrics, current
 from barlow_atlas.errors import AtlasError
 from barlow_atlas.study.models import ForeignRun, Run, Study
-from barlow_atlas.study.paths import milestone_path, of_run, probe_file
 
 EVENTS = "events.out.tfevents.0000000000.barlow-atlas"
 """TensorBoard finds a file by the middle of this name; its own writers put time and host around."""
@@ -72,7 +72,7 @@ def track(name: str, study: Study, writer: str, folder: Path) -> list[Path]:
     told = [history for run in study.runs() if (history := history_of(name, study, run)).points]
     if not told:
         raise TrackingError(
-            f"nothing of {name} is stored yet: no training metrics, no probe files. Run "
+            f"nothing of {name} is stored yet: no training metrics, no probe results. Run "
             f"`snakemake --profile profiles/local --config study={name} -- all`"
         )
     for history in told:
@@ -87,25 +87,25 @@ def history_of(name: str, study: Study, run: Run | ForeignRun) -> History:
     - `<probe>/<split>/<metric>/<variant>`: percent, at each milestone;
     - `signals/<space>/<split>/<signal>`: at each milestone, where it is defined.
     """
-    points = []
-    for epoch in study.milestones_of(run):
-        metrics = milestone_path(of_run("training", name, run.name), epoch, ".jsonl")
-        if metrics.is_file():
-            points += [
-                point for line in metrics.read_text().splitlines() for point in _trained(line)
-            ]
-        probes = probe_file(name, run, epoch)
-        if probes.is_file():
-            points += _probed(json.loads(probes.read_text()))
+    known = current(name, study, run)
+    points = [
+        *(
+            point
+            for stretch, metrics in known.training.items()
+            if not stretch.cooled
+            for point in _trained(metrics)
+        ),
+        *(point for content in known.milestones.values() for point in _probed(content)),
+    ]
     points.sort(key=lambda point: (point.epoch, point.name))
     return History(run.name, dict(_flat(run.model_dump(mode="json"))), tuple(points))
 
 
-def _trained(line: str) -> Iterator[Point]:
-    row = json.loads(line)
-    for term, value in row.items():
+def _trained(metrics: Metrics) -> Iterator[Point]:
+    for term, values in metrics.items():
         if term != "epoch":
-            yield Point(row["epoch"], f"training/{term}", value)
+            for epoch, value in zip(metrics["epoch"], values, strict=True):
+                yield Point(int(epoch), f"training/{term}", value)
 
 
 def _probed(content: Mapping[str, Any]) -> Iterator[Point]:

@@ -6,17 +6,17 @@ import math
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from barlow_atlas.atlas.records import Content, RecordError, recorded
 from barlow_atlas.errors import AtlasError
-from barlow_atlas.study.file import find_studies, load_study
 from barlow_atlas.study.models import Study
-from barlow_atlas.study.paths import CLAIMS, PAGE, PARAMS, REPORTS, probe_file
+from barlow_atlas.study.paths import PAGE, REPORTS, probe_file, record_file
 from barlow_atlas.tools.watch.activity import Activity, activity, files_in, wanted
 from barlow_atlas.tools.watch.remaining import seconds_left
 from barlow_atlas.workflow.jobs import Job, jobs_of, submissions, to_run
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from barlow_atlas.atlas.claims import Entry
     from barlow_atlas.report.page import StudyView
 
-MEANS = ("prepare_data", "pretrain", "cool_down", "import_weights")
-"""Rules whose files are means to an end: a clone may do without weights and be finished."""
+MEANS = ("prepare_data", "pretrain", "cool_down", "import_weights", "collect")
+"""Rules whose files are means to an end: a clone may do without them and be finished."""
 SECONDS_BETWEEN_QUESTIONS = 60.0
 Stamp = tuple[int, int]
 
@@ -86,7 +86,7 @@ def pending_files(
 ) -> set[Path]:
     """The files of the jobs that are still to run.
 
-    They are what the probe files and tables lack, and what a Snakemake that runs was started to
+    They are what records, tables and reports lack, and what a Snakemake that runs was started to
     make and has not made since. Whether code or parameters have changed is Snakemake's to find out.
 
     Args:
@@ -103,16 +103,18 @@ def pending_files(
 
 
 class Contents:
-    """Parsed probe files, each read again only when it has changed."""
+    """Parsed files, each read again only when it has changed.
 
-    def __init__(self) -> None:
-        self._known: dict[Path, tuple[Stamp, dict[str, Any] | None]] = {}
+    Args:
+        parse: the milestones that a file holds; none if it is being written, or damaged.
+    """
 
-    def read(self, files: Mapping[Path, os.stat_result]) -> tuple[bool, list[dict[str, Any]]]:
-        """Whether anything has changed since the last call, and what the files hold.
+    def __init__(self, parse: Callable[[Path], list[Content]]) -> None:
+        self._parse = parse
+        self._known: dict[Path, tuple[Stamp, list[Content]]] = {}
 
-        A file that holds no probe results is left out: it is being written, or damaged.
-        """
+    def read(self, files: Mapping[Path, os.stat_result]) -> tuple[bool, list[Content]]:
+        """Whether anything has changed since the last call, and what the files hold."""
         stamps = {file: (stat.st_mtime_ns, stat.st_size) for file, stat in files.items()}
         if stamps == {file: stamp for file, (stamp, _) in self._known.items()}:
             changed = False
@@ -121,22 +123,23 @@ class Contents:
             self._known = {
                 file: known
                 if (known := self._known.get(file)) and known[0] == stamp
-                else (stamp, _probe_content(file))
+                else (stamp, self._parse(file))
                 for file, stamp in stamps.items()
             }
-        return changed, [content for _, content in self._known.values() if content is not None]
+        return changed, [content for _, found in self._known.values() for content in found]
 
 
-def _probe_content(file: Path) -> dict[str, Any] | None:
+def _probed(file: Path) -> list[Content]:
+    """The milestone that a probe file is of."""
     from barlow_atlas.atlas.frames import probe_rows, signal_rows
 
     try:
-        content: dict[str, Any] = json.loads(file.read_bytes())
+        content: Content = json.loads(file.read_bytes())
         # All that the page reads of it.
         _ = [*probe_rows(content), *signal_rows(content), content["checkpoint"]]
     except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return content
+        return []
+    return [content]
 
 
 Ask = Callable[[AbstractSet[Path], Mapping[Path, float | None], int], float | None]
@@ -190,14 +193,15 @@ class Live:
         self._submissions = submissions(self._jobs)
         self._folders = list(dict.fromkeys(job.file.parent for job in self._jobs))
         self._planned = {run.name: study.milestones_of(run) for run in study.runs()}
-        self._probe_files = [
-            probe_file(name, run, epoch)
+        self._probe_files = {
+            (run.name, epoch): probe_file(name, run, epoch)
             for run in study.runs()
             for epoch in study.milestones_of(run)
-        ]
+        }
+        self._runs = {record_file(name, run.name): run for run in study.runs()}
         self._methods = (*study.methods, *study.foreign)
         self._left = TimeLeft(ask or functools.partial(seconds_left, name, study))
-        self._contents = Contents()
+        self._records, self._probed = Contents(self._recorded), Contents(_probed)
         self._data: bytes | None = None
         self._page: bytes | None = None
         self._status_lock = threading.Lock()
@@ -215,6 +219,13 @@ class Live:
 
     def _pending(self) -> set[Path]:
         made = {file: stat.st_mtime for file, stat in files_in(self._folders).items()}
+        with self._contents_lock:
+            known = self._read_records()
+        for content in known:
+            # What is recorded need not lie here once more.
+            file = self._probe_files.get((content["name"], content["epoch"]))
+            if file is not None:
+                made.setdefault(file, made.get(record_file(self.name, content["name"]), -math.inf))
         return pending_files(self._jobs, made, wanted())
 
     def data(self) -> bytes:
@@ -241,14 +252,30 @@ class Live:
                 self._page = study_page(self._view(contents), live=True).encode()
             return self._page
 
-    def _read(self) -> list[dict[str, Any]]:
-        """The probe files that are here; what was made of others is forgotten."""
-        stats = files_in(dict.fromkeys(file.parent for file in self._probe_files))
-        files = {file: stats[file] for file in self._probe_files if file in stats}
-        changed, contents = self._contents.read(files)
+    def _read(self) -> list[Content]:
+        """The milestones of which there is a probe file, else those that are recorded.
+
+        What was made of others is forgotten.
+        """
+        changed, probed = self._probed.read(_here(self._probe_files.values()))
         if changed:
             self._data = self._page = None
-        return contents
+        found = {
+            (content["name"], content["epoch"]): content
+            for content in (*self._read_records(), *probed)
+        }
+        return [found[place] for place in self._probe_files if place in found]
+
+    def _read_records(self) -> list[Content]:
+        changed, recorded = self._records.read(_here(self._runs))
+        if changed:
+            self._data = self._page = None
+        return recorded
+
+    def _recorded(self, file: Path) -> list[Content]:
+        with suppress(RecordError, OSError):
+            return [*recorded(self.name, self._runs[file]).milestones.values()]
+        return []
 
     def _view(self, contents: Sequence[Mapping[str, Any]]) -> "StudyView":
         """Without figures and tables, which are drawn once the study is done."""
@@ -274,7 +301,13 @@ class Live:
     @functools.cached_property
     def _claims(self) -> "list[Entry]":
         """The ledger's entries about this study."""
-        from barlow_atlas.atlas.claims import entries, load_claims
+        from barlow_atlas.atlas.studies import claims_of
 
-        known = {name: load_study(path) for name, path in find_studies(PARAMS).items()}
-        return [one for one in entries(load_claims(CLAIMS), known) if one.study == self.name]
+        return claims_of(self.name)
+
+
+def _here(files: Iterable[Path]) -> dict[Path, os.stat_result]:
+    """Those of some files that are here."""
+    files = tuple(files)
+    here = files_in(dict.fromkeys(file.parent for file in files))
+    return {file: here[file] for file in files if file in here}

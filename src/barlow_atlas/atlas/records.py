@@ -1,0 +1,280 @@
+"""The record of a run: all that is kept of it, a file of JSON lines that lies in git.
+
+Its first line is the run and what many milestones say alike. Then come a line for each stretch of
+training between two milestones, its metrics as columns over the epochs, and a line a milestone:
+which checkpoint it is and what the probes found.
+
+Jobs write a file a stretch and a file a milestone; `current` joins them with the record that is
+here, so that a clone, which has the record alone, can go on. What nothing reads is left out: single
+answers on images other than the test's, and correlation matrices but those of the first milestone
+and the last, of the first seed. Imports neither torch nor pandas.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from barlow_atlas.errors import AtlasError
+from barlow_atlas.study.models import ForeignRun, Run, Study
+from barlow_atlas.study.paths import (
+    manifest_file,
+    probe_file,
+    probed_milestone,
+    record_file,
+    training_file,
+)
+
+FORMAT = 1
+DIGITS = ".9g"
+"""Of training metrics: as many as tell any two float32 apart."""
+SAID_ONCE = ("settings", "libraries", "asked")
+"""Keys of what many milestones share: the first line holds it, the others say where there."""
+
+Content = dict[str, Any]
+"""What the probes found at a milestone: a probe file, parsed."""
+Metrics = dict[str, list[float]]
+"""Training metrics of a stretch: a column each, an entry an epoch; `epoch` is one of them."""
+
+
+class RecordError(AtlasError):
+    """A record, or a file that belongs into one, that cannot be read."""
+
+
+class Stretch(NamedTuple):
+    """Training from the milestone before to `until`; `cooled`: the annealed branch from there."""
+
+    until: int
+    cooled: bool = False
+
+
+@dataclass(frozen=True)
+class Record:
+    """What is kept of a run: training metrics by stretch and milestones by epoch, both in order."""
+
+    training: Mapping[Stretch, Metrics] = field(default_factory=dict)
+    milestones: Mapping[int, Content] = field(default_factory=dict)
+
+
+def recorded(study: str, run: Run | ForeignRun) -> Record:
+    """The record of a run as it lies here; empty if there is none.
+
+    Raises:
+        RecordError: it is damaged, or of another format or run.
+    """
+    file = record_file(study, run.name)
+    if not file.is_file():
+        return Record()
+    try:
+        first, *others = (json.loads(line) for line in file.read_text().splitlines())
+        if (first["format"], first["study"], first["name"]) != (FORMAT, study, run.name):
+            raise RecordError(
+                f"{file} is of {first['name']} in {first['study']}, format {first['format']}; "
+                f"expected {run.name} in {study}, format {FORMAT}. `git checkout {file}`"
+            )
+        said = first.pop("said_once")
+        named = {key: value for key, value in first.items() if key != "format"}
+        return Record(
+            {
+                Stretch(line["until"], line["cooled"]): line["metrics"]
+                for line in others
+                if "until" in line
+            },
+            {
+                line["epoch"]: named | _spelled_out(line, said)
+                for line in others
+                if "until" not in line
+            },
+        )
+    except (ValueError, KeyError, TypeError, IndexError) as error:
+        raise RecordError(f"{file} is damaged ({error!r}). `git checkout {file}`") from error
+
+
+def current(name: str, study: Study, run: Run | ForeignRun) -> Record:
+    """The record of a run as it is now: what its jobs' files say, else what was recorded.
+
+    A milestone counts only if it is of the checkpoint that is here, where one is. What was recorded
+    of other parameters no longer counts once there is a file of the new ones.
+
+    Raises:
+        RecordError: the record or a job's file is damaged.
+    """
+    epochs = study.milestones_of(run)
+    known = recorded(name, run)
+    found = {
+        epoch: _read(file, json.loads)
+        for epoch in epochs
+        if (file := probe_file(name, run, epoch)).is_file()
+    }
+    metrics = {
+        stretch: metrics_in(file)
+        for epoch in epochs
+        for stretch in (Stretch(epoch), Stretch(epoch, cooled=True))
+        if (file := training_file(name, run.name, *stretch)).is_file()
+    }
+    new = [content["run"] for content in found.values()]
+    if any(content["run"] not in new for content in known.milestones.values() if new):
+        known = Record()
+    milestones = {}
+    for epoch in epochs:
+        lineage = _lineage_of(probed_milestone(name, run, epoch))
+        for content in (found.get(epoch), known.milestones.get(epoch)):
+            if content and lineage in (None, content["checkpoint"].get("lineage")):
+                milestones[epoch] = content
+                break
+    training = {
+        stretch: columns
+        for stretch, columns in sorted({**known.training, **metrics}.items())
+        if stretch.until in epochs
+    }
+    # The figure of correlations shows a line's lowest seed; imported weights have the first.
+    ends = {*list(milestones)[:1], *list(milestones)[-1:]}
+    shown = ends if run.seed <= study.seeds[0] else ()
+    return Record(
+        training,
+        {epoch: _slim(content, epoch in shown) for epoch, content in milestones.items()},
+    )
+
+
+def encoded(study: str, run: Run | ForeignRun, record: Record) -> bytes:
+    """The file of a record; the same record gives the same bytes."""
+    said: list[Content] = []
+    parameters = {json.dumps(content["run"]) for content in record.milestones.values()}
+    told = json.loads(parameters.pop()) if len(parameters) == 1 else run.model_dump(mode="json")
+    named = ("study", "name", "run")
+    lines = [
+        *(
+            {"until": until, "cooled": cooled, "metrics": columns}
+            for (until, cooled), columns in record.training.items()
+        ),
+        *(
+            _referring({key: content[key] for key in content if key not in named}, said)
+            for content in record.milestones.values()
+        ),
+    ]
+    first = {"format": FORMAT, "study": study, "name": run.name, "run": told, "said_once": said}
+    return b"".join(
+        json.dumps(line, separators=(",", ":")).encode() + b"\n" for line in (first, *lines)
+    )
+
+
+class JobFile(NamedTuple):
+    """A file as the job of a milestone would have written it."""
+
+    path: Path
+    content: bytes
+    checkpoint: Path
+    """The manifest of the checkpoint that it is of."""
+    lineage: str | None
+    """Of that checkpoint; None where the record does not say it."""
+
+
+def job_files(study: str, run: Run | ForeignRun, record: Record) -> Iterator[JobFile]:
+    """The files of a run's jobs, as far as the record holds them."""
+    for stretch, columns in record.training.items():
+        rows = zip(*columns.values(), strict=True)
+        lines = [json.dumps(dict(zip(columns, row, strict=True))) + "\n" for row in rows]
+        path = training_file(study, run.name, *stretch)
+        checkpoint = manifest_file(study, run.name, *stretch)
+        yield JobFile(path, "".join(lines).encode(), checkpoint, None)
+    for epoch, content in record.milestones.items():
+        path, checkpoint = probe_file(study, run, epoch), probed_milestone(study, run, epoch)
+        text = json.dumps(content, indent=1) + "\n"
+        yield JobFile(path, text.encode(), checkpoint, content["checkpoint"].get("lineage"))
+
+
+def contents(name: str, study: Study) -> list[Content]:
+    """The milestones that are recorded of a study, of those that are planned, as probe files.
+
+    Raises:
+        RecordError: as `recorded`.
+    """
+    found = []
+    for run in study.runs():
+        milestones = recorded(name, run).milestones
+        found += [milestones[epoch] for epoch in study.milestones_of(run) if epoch in milestones]
+    return found
+
+
+def metrics_in(file: Path) -> Metrics:
+    """The training metrics that a job wrote.
+
+    Raises:
+        RecordError: the file is damaged.
+    """
+    metrics: Metrics = _read(file, _columns)
+    return metrics
+
+
+def _read(file: Path, parse: Callable[[str], Any]) -> Any:
+    try:
+        return parse(file.read_text())
+    except (ValueError, KeyError, TypeError) as error:
+        raise RecordError(
+            f"{file} cannot be read ({error!r}). Remove it: its job writes it again"
+        ) from error
+
+
+def _columns(text: str) -> Metrics:
+    """The columns of training metrics that are JSON lines, one an epoch."""
+    rows = [json.loads(line) for line in text.splitlines()]
+    names = list(rows[0]) if rows else []
+    if any(list(row) != names for row in rows):
+        raise ValueError("its lines have different metrics")
+    return {name: [_rounded(row[name]) for row in rows] for name in names}
+
+
+def _rounded(value: float) -> float:
+    return float(format(value, DIGITS)) if isinstance(value, float) else value
+
+
+def _lineage_of(manifest: Path) -> str | None:
+    return _read(manifest, json.loads).get("lineage") if manifest.is_file() else None
+
+
+def _slim(content: Content, is_shown: bool) -> Content:
+    """Without what nothing reads; correlations are drawn of some milestones only."""
+    return content | {
+        "signals": [
+            {key: value for key, value in entry.items() if is_shown or key != "correlation"}
+            for entry in content["signals"]
+        ],
+        "results": [
+            {
+                key: value
+                for key, value in entry.items()
+                if entry["split"] == "test" or key != "correct"
+            }
+            for entry in content["results"]
+        ],
+    }
+
+
+def _referring(value: Any, said: list[Content]) -> Any:
+    """A value in which what is said once stands as its place in `said`, where it is put."""
+    if isinstance(value, list):
+        return [_referring(each, said) for each in value]
+    if not isinstance(value, dict):
+        return value
+    told = {}
+    for key, each in value.items():
+        if key in SAID_ONCE:
+            if each not in said:
+                said.append(each)
+            told[key] = said.index(each)
+        else:
+            told[key] = _referring(each, said)
+    return told
+
+
+def _spelled_out(value: Any, said: Sequence[Content]) -> Any:
+    """What `_referring` was given."""
+    if isinstance(value, list):
+        return [_spelled_out(each, said) for each in value]
+    if not isinstance(value, dict):
+        return value
+    return {
+        key: said[each] if key in SAID_ONCE else _spelled_out(each, said)
+        for key, each in value.items()
+    }

@@ -1,0 +1,24 @@
+"""What a run's jobs have found -> its record, which is kept in git."""
+
+from collections.abc import Sequence
+
+from barlow_atlas.atlas.records import current, encoded
+from barlow_atlas.store.atomic import write_atomically
+from barlow_atlas.study.models import Study
+from barlow_atlas.study.paths import record_file
+
+
+def record(name: str, study: Study, run_names: Sequence[str]) -> None:
+    """Joins what is here of runs with what was recorded of them before; nothing leaves no record.
+
+    Raises:
+        StudyError: no such run.
+        RecordError: a record or a job's file is damaged.
+    """
+    for run_name in run_names:
+        run = study.run(run_name)
+        now = current(name, study, run)
+        if now.training or now.milestones:
+            file = record_file(name, run.name)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(file, encoded(name, run, now))
