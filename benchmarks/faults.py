@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests/faults"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests/support"))
 from all_faults import TRAINER, WORKFLOW, kills
 from row import Row
 from trainer_faults import NotPossibleHere

@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-
-# The helpers that the executor's tests on one machine use too.
-sys.path.insert(0, str(Path(__file__).parents[1] / "executor"))
-
 from loopback_slurm import LoopbackSlurm, require_packages
 
 

@@ -1,15 +1,10 @@
 """The atlas itself on a real Slurm: `snakemake --profile slurm`, a study on digits, made small."""
 
 import json
-import sys
-from pathlib import Path
 
 import pytest
-from loopback_slurm import LoopbackSlurm
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "workflow"))
-
 from fresh_clone import Clone
+from loopback_slurm import LoopbackSlurm
 
 SMALL = (
     ("width: 16", "width: 8"),

@@ -23,14 +23,10 @@ from pathlib import Path
 from threading import Event, Lock
 
 import pytest
-from loopback_slurm import LoopbackSlurm
-from submitit_project import wait_for
-
-sys.path.append(str(Path(__file__).parents[1] / "faults"))
-sys.path.append(str(Path(__file__).parents[1] / "workflow"))
-
 from fresh_clone import Clone
+from loopback_slurm import LoopbackSlurm
 from row import Row
+from submitit_project import wait_for
 from workspace import CHANGES, STUDY, Workspace
 
 EPOCHS = 24

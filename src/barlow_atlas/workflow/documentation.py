@@ -1,7 +1,7 @@
 """What the documentation tells of the code, derived from it: keys of a study, modules, the graph.
 
 A page holds such a part between `<!-- derived: NAME -->` and `<!-- end -->`; `derive` writes it
-anew. tests/unit/test_documentation.py compares the committed pages with these.
+anew. tests/unit/workflow/test_documentation.py compares the committed pages with these.
 """
 
 import ast

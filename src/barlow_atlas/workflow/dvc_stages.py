@@ -3,7 +3,7 @@
 DVC decides whether to call Snakemake at all, so it must watch all that Snakemake's rules watch:
 the lists come from `sources.py`. Where Snakemake compares resolved parameters, DVC watches the
 files they are resolved from; Snakemake then finds out whether anything that matters has changed.
-tests/unit/test_dvc.py compares the committed stages with these.
+tests/unit/workflow/test_dvc.py compares the committed stages with these.
 """
 
 import os

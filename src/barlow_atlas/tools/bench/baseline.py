@@ -4,7 +4,7 @@ PIL images go one by one through torchvision's transforms, in as many workers as
 the network keeps torch's default layout and float32 and sees one view after the other; the losses
 hold every d x d matrix, and kNN votes through one-hot labels, both as the methods' published
 small-data code does. It computes what the package computes, from the same initial weights:
-tests/unit/test_bench.py compares losses, gradients and scores.
+tests/unit/tools/test_bench.py compares losses, gradients and scores.
 """
 
 import os

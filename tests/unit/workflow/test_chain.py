@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from training import pretrain_segment
+from segments import pretrain_segment
 
 from barlow_atlas.settings.training import Trunk
 from barlow_atlas.store import snapshot

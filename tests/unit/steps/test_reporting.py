@@ -17,7 +17,7 @@ from barlow_atlas.study.paths import (
     is_kept,
 )
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 LOST, CUT = "bt-d256-e100-clean-s3", "mix-d256-e100-clean-s2"
 SCRIPT = "<script>alert(1)</script>"
 TITLE = f'{SCRIPT} & $x_1$ 100 % \\input{{/etc/passwd}} | "quoted" ../../{{{{ 7 * 7 }}}}'

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest_data import flip_a_byte, small_cifar, small_stl10, tree, truncate
 from numpy.testing import assert_array_equal
+from small_data import flip_a_byte, small_cifar, small_stl10, tree, truncate
 
 from barlow_atlas.data.catalog import CATALOG, DataSet, class_folder
 from barlow_atlas.data.errors import DataError

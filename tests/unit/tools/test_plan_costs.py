@@ -24,7 +24,7 @@ from barlow_atlas.training.loop import initial_state
 from barlow_atlas.workflow.jobs import Job, jobs_of, stale_milestones, targets, to_run
 from barlow_atlas.workflow.sources import fingerprint
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 CPU = torch.device("cpu")
 
 

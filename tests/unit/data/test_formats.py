@@ -7,7 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest_data import (
+from numpy.testing import assert_array_equal
+from PIL import Image
+from small_data import (
     CIFAR_FILES,
     CIFAR_SIDE,
     TINY_CLASSES,
@@ -19,8 +21,6 @@ from conftest_data import (
     with_facts_of,
     write_image,
 )
-from numpy.testing import assert_array_equal
-from PIL import Image
 
 from barlow_atlas.data.catalog import CATALOG, DataSet, class_folder
 from barlow_atlas.data.errors import DataError

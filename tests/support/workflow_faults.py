@@ -10,11 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
-from row import Row
-from workspace import CHANGES, ROOT, STUDY, Workspace, wait_for
-
-sys.path.append(str(ROOT / "tests/workflow"))
 from fresh_clone import Clone
+from row import Row
+from workspace import CHANGES, STUDY, Workspace, wait_for
 
 EPOCHS = 60
 """Long enough that Snakemake, which looks at its jobs now and then, is met while one runs."""

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest_data import (
+from numpy.testing import assert_array_equal
+from PIL import Image
+from small_data import (
     TARGET_SIDE,
     flip_a_byte,
     idx_bytes,
@@ -22,8 +24,6 @@ from conftest_data import (
     with_archive_of,
     with_checksums_of,
 )
-from numpy.testing import assert_array_equal
-from PIL import Image
 
 from barlow_atlas.data.catalog import CATALOG, TARGETS, DataSet, class_folder, resolve
 from barlow_atlas.data.errors import DataError

@@ -377,7 +377,7 @@ def test_svgs_can_stand_together_in_one_page() -> None:
 PROGRAM = """
 import sys
 from pathlib import Path
-sys.path.insert(0, "tests/unit")
+sys.path[:0] = ["tests/support", "tests/unit/report"]
 from constructed import construct
 from test_figures import all_figures
 from barlow_atlas.report import figures

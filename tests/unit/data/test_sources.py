@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from conftest_data import flip_a_byte, served, small_cifar, tree, truncate, with_facts_of
+from small_data import flip_a_byte, served, small_cifar, tree, truncate, with_facts_of
 
 from barlow_atlas.data.catalog import CATALOG, DataSet
 from barlow_atlas.data.errors import DataError

@@ -11,7 +11,7 @@ from barlow_atlas.study.models import Resources
 from barlow_atlas.tools import doctor
 from barlow_atlas.tools.doctor import Check
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 SINFO = "cpu*|infinite|(null)\ngpu|1-00:00:00|gpu:a100:4(S:0-1)\nshort|30:00|gpu:2\n"
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from training import segments, whole
+from segments import segments, whole
 
 from barlow_atlas.store import snapshot
 from barlow_atlas.study.models import Run

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest_data import small_gtsdb, small_mnist
 from numpy.testing import assert_array_equal
+from small_data import small_gtsdb, small_mnist
 from torch import nn
 
 from barlow_atlas.data.catalog import TARGETS
