@@ -492,7 +492,7 @@ def _leaves(place: str, value: Any) -> Iterator[tuple[str, Any]]:
         for key, inner in value.items():
             if key == "correct":
                 yield f"{place}, answers", unpack(inner, value["count"])
-            elif key == "correlation":
+            elif key == "correlation" and isinstance(inner, dict):
                 corner = unpack_correlations(inner["values"], inner["dimensions"])
                 yield f"{place}, correlations", corner
             else:
