@@ -7,7 +7,8 @@ SNAKEMAKE := $(BIN)/python -m snakemake
 # Jobs call `python`: the environment's, also in shells that have not activated it.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: demo test lint format report derive lock
+.PHONY: demo test test-all lint format report derive lock
+PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
 demo: .venv/installed
 	$(SNAKEMAKE) --profile profiles/local all
@@ -15,8 +16,15 @@ demo: .venv/installed
 	@echo "The demo's report:  reports/demo/index.html   open it in a browser"
 	@echo "                    reports/demo/map.png, milestones.md, effects.md ...   the same in files"
 
-test: .venv/installed lint
-	$(BIN)/python -m pytest
+# What a newcomer needs: methods, data, statistics, golden values, one small study from end to end.
+test: .venv/installed
+	$(PYTEST) -m "not slow" tests/unit tests/golden
+	$(BIN)/python -m pytest tests/workflow/test_own_method.py
+
+# Everything; what starts clusters, browsers or whole workflows one after another.
+test-all: .venv/installed
+	$(PYTEST) tests/unit tests/golden
+	$(BIN)/python -m pytest tests/executor tests/faults tests/workflow tests/browser tests/cluster
 
 lint: .venv/installed
 	$(BIN)/ruff check .
@@ -49,9 +57,10 @@ derive: .venv/installed
 	$(BIN)/python -m pip install --quiet --no-deps --editable .
 	touch $@
 
-# Local version labels such as +cpu are dropped: the lock serves CPU and CUDA builds alike.
+# Local version labels such as +cpu are dropped, and what only a CUDA build of torch asks for, at the
+# versions it names itself: the lock serves CPU and CUDA builds alike.
 lock: .venv/installed
 	$(BIN)/python -m piptools compile --quiet --upgrade --extra dev --extra tracking \
 	    --strip-extras --no-annotate --no-header --no-emit-options \
 	    --constraint requirements.pins -o requirements.lock pyproject.toml
-	sed -i 's/+[a-z0-9]*$$//' requirements.lock
+	sed -i -e 's/+[a-z0-9]*$$//' -e '/^\(nvidia-\|cuda-\|triton=\)/d' requirements.lock

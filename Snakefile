@@ -12,7 +12,7 @@ from pathlib import Path
 from snakemake.utils import min_version
 
 from barlow_atlas.study import paths
-from barlow_atlas.store.adoptions import standing
+from barlow_atlas.store.adoptions import adoptions, standing
 from barlow_atlas.workflow import sources
 from barlow_atlas.atlas.claims import entries, load_claims
 from barlow_atlas.errors import AtlasError

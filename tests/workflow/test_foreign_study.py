@@ -4,9 +4,8 @@ import json
 
 import pandas as pd
 import torch
+import torchvision
 from fresh_clone import Clone
-
-from barlow_atlas.nn.vision import torchvision
 
 STUDY = """\
 base: demo.yaml

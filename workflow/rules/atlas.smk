@@ -32,6 +32,7 @@ rule collect:
         "../../environment.yml"
     params:
         code=labelling_code("collect"),
+        adopted=lambda wildcards: [str(each) for each in adoptions(wildcards.study)],
     message:
         "Gathering the records of {wildcards.study}"
     shell:

@@ -23,7 +23,7 @@ SIGNAL_COLUMNS = [
 ]
 TEXTS = (
     *("against", "note", "missing", "commit", "python", "torch", "torchvision"),
-    *("device", "machine", "data_sha256", "weights_sha256", "lineage"),
+    *("device", "machine", "adopted", "data_sha256", "weights_sha256", "lineage"),
 )
 """Columns whose texts may be empty, or look like numbers."""
 DIGITS = "%.6g"

@@ -10,6 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from barlow_atlas.atlas.frames import subject
 from barlow_atlas.errors import AtlasError
+from barlow_atlas.store.adoptions import adopted_by
 from barlow_atlas.study.lineage import lineage
 from barlow_atlas.study.models import ForeignRun, Run
 
@@ -17,7 +18,7 @@ RUN_COLUMNS = [
     *("run", "method", "embedding_dim", "epochs", "protocol", "seed"),
     *("milestones", "planned", "missing"),
     *("commit", "changed", "python", "torch", "torchvision", "device", "machine", "seconds"),
-    *("data_sha256", "weights_sha256", "lineage"),
+    *("adopted", "data_sha256", "weights_sha256", "lineage"),
 ]
 HASHES = ("weights_sha256", "data_sha256", "sources_sha256", "parent", "lineage")
 CHAIN_COLUMNS = ["run", "epoch", "cooldown_epochs", *HASHES, "follows"]
@@ -147,9 +148,21 @@ def _run_row(
             "commit": _distinct(code, "commit"),
             "changed": any(entry["changed"] for entry in code) if all(code) else None,
             "seconds": sum(entry.get("seconds", 0.0) for entry in made),
+            "adopted": _adopted(contents),
         }
         | {key: last.get(key) for key in ("data_sha256", "weights_sha256", "lineage")}
     )
+
+
+def _adopted(contents: Iterable[Mapping[str, Any]]) -> str | None:
+    """By what results of earlier code count as made by later code; None if there are none."""
+    entries = (
+        str(entry)
+        for content in contents
+        for code in (content["checkpoint"], content.get("probed", {}))
+        for entry in adopted_by(content["study"], code.get("sources_sha256", ""))
+    )
+    return "; ".join(dict.fromkeys(entries)) or None
 
 
 def _distinct(entries: Iterable[Mapping[str, Any]], key: str) -> str | None:

@@ -6,9 +6,9 @@ from itertools import pairwise
 from typing import Any
 
 import torch
+import torchvision
 from torch import Tensor, nn
 
-from barlow_atlas.nn.vision import torchvision
 from barlow_atlas.settings.training import Architecture, Backbone, Precision, Projector
 
 

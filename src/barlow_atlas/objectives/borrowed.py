@@ -1,11 +1,5 @@
-"""The one place that imports lightly, whose losses equal the authors' values (docs/methods.md).
+"""The one place that imports lightly, whose losses equal the authors' values (docs/methods.md)."""
 
-lightly imports torchvision, so `vision` has to be imported before it.
-"""
-
-import barlow_atlas.nn.vision  # noqa: F401
-
-# isort: split
 from lightly.loss import NegativeCosineSimilarity, SwaVLoss, Whitening2d
 from lightly.loss.swav_loss import sinkhorn
 from lightly.loss.vicreg_loss import invariance_loss, variance_loss

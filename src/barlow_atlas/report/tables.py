@@ -417,6 +417,7 @@ def runs_table(runs: pd.DataFrame, title: str) -> Table:
         Column("machine", "machine"),
         Column("torch", "torch"),
         Column("code", "code"),
+        Column("adopted", "counts as made by later code"),
     ]
     return _shortened(title, shown, rows, [], ["probed", "took", "code"])
 

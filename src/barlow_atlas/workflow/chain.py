@@ -11,11 +11,13 @@ from typing import Literal
 import torch
 
 from barlow_atlas.store import snapshot
+from barlow_atlas.store.adoptions import adopted_by, standing
 from barlow_atlas.store.provenance import LIBRARIES
 from barlow_atlas.store.snapshot import Manifest, SnapshotError
 from barlow_atlas.study.models import ForeignRun, Run
 from barlow_atlas.study.paths import COOLED, milestone_path, of_run
 from barlow_atlas.training.loop import initial_state
+from barlow_atlas.workflow.sources import training_code
 
 Condition = Literal["whole", "not here", "damaged"]
 ORDER: tuple[Condition, ...] = ("whole", "not here", "damaged")
@@ -59,9 +61,9 @@ def walk(study: str, run: Run | ForeignRun, milestones: tuple[int, ...]) -> list
     for epoch in reversed([epoch for epoch in milestones if made and epoch <= made[-1]]):
         before = [other for other in made if other < epoch]
         parent = before[-1] if before and isinstance(run, Run) else None
-        links.append(_link(checkpoints, training, run, epoch, parent))
+        links.append(_link(study, checkpoints, training, run, epoch, parent))
         if isinstance(run, Run) and run.cooldown_epochs and epoch:
-            links += _branch(checkpoints, training, run, epoch)
+            links += _branch(study, checkpoints, training, run, epoch)
     return links
 
 
@@ -82,7 +84,12 @@ def _is_there(folder: Path, epoch: int) -> bool:
 
 
 def _link(
-    checkpoints: Path, training: Path, run: Run | ForeignRun, epoch: int, parent: int | None
+    study: str,
+    checkpoints: Path,
+    training: Path,
+    run: Run | ForeignRun,
+    epoch: int,
+    parent: int | None,
 ) -> Link:
     """A milestone of the trunk, or of foreign weights."""
     name = f"epoch {epoch}"
@@ -91,6 +98,7 @@ def _link(
     if manifest is None:
         return Link(name, faults)
     observations = [*_weights(path, manifest), *_state(path, manifest)]
+    observations += _code(study, run, manifest)
     if isinstance(run, Run):
         observations += _parentage(checkpoints, run, manifest, parent)
         if parent is not None:
@@ -99,7 +107,7 @@ def _link(
     return Link(name, tuple(observations))
 
 
-def _branch(checkpoints: Path, training: Path, run: Run, epoch: int) -> Iterator[Link]:
+def _branch(study: str, checkpoints: Path, training: Path, run: Run, epoch: int) -> Iterator[Link]:
     """The annealed branch of a milestone; none if it has not been made."""
     if not _is_there(checkpoints / COOLED, epoch):
         return
@@ -108,6 +116,7 @@ def _branch(checkpoints: Path, training: Path, run: Run, epoch: int) -> Iterator
     observations = list(faults)
     if manifest is not None:
         observations += [*_weights(path, manifest), *_parentage(checkpoints, run, manifest, epoch)]
+        observations += _code(study, run, manifest)
         metrics = milestone_path(training / COOLED, epoch, ".jsonl")
         observations += _metrics(metrics, range(epoch + 1, epoch + manifest.cooldown_epochs + 1))
     yield Link(f"epoch {epoch} cooled", tuple(observations))
@@ -138,6 +147,16 @@ def _weights(path: Path, manifest: Manifest) -> Iterator[Observation]:
             f"{weights} has sha256 {digest[:12]}, its manifest says "
             f"{manifest.weights_sha256[:12]}: delete it, then `dvc pull` it or run the study again",
         )
+
+
+def _code(study: str, run: Run | ForeignRun, manifest: Manifest) -> Iterator[Observation]:
+    """Where the milestone is not by today's code: whether it counts as such, and by what."""
+    made_by, today = manifest.sources_sha256, training_code(run)
+    if standing(study, made_by) != standing(study, today):
+        yield Observation("whole", "made by other code than today's")
+    elif made_by != today:
+        for entry in adopted_by(study, made_by):
+            yield Observation("whole", f"made by earlier code; {entry}")
 
 
 def _state(path: Path, manifest: Manifest) -> Iterator[Observation]:

@@ -1,7 +1,7 @@
 """What is used of Snakemake and DVC that they do not promise to keep, and why.
 
-Written for Snakemake 9.27 and DVC 3.67; tests/unit/workflow/test_private.py fails once a later version has
-something else. torch's `_foreach` functions, in nn/optim.py, are documented.
+Written for Snakemake 9.27 and DVC 3.67; tests/unit/workflow/test_private.py fails once a later
+version has something else. torch's `_foreach` functions, in nn/optim.py, are documented.
 """
 
 from pathlib import Path

@@ -57,7 +57,7 @@ def test_facts(name: str, classes: int, size: int, counts: Counts) -> None:
     ("name", "theirs"), [("cifar10", "CIFAR10"), ("cifar100", "CIFAR100"), ("stl10", "STL10")]
 )
 def test_checksums_and_urls_are_those_of_torchvision(name: str, theirs: str) -> None:
-    from barlow_atlas.nn.vision import torchvision
+    import torchvision
 
     official = getattr(torchvision.datasets, theirs)
     sums = dict(map(tuple, official.train_list + official.test_list))

@@ -150,7 +150,7 @@ def test_stl10_runs_down_the_columns(tmp_path: Path, keep: str) -> None:
 
 
 def test_stl10_is_read_as_torchvision_reads_it(tmp_path: Path) -> None:
-    from barlow_atlas.nn.vision import torchvision
+    import torchvision
 
     facts, folder, _ = small_stl10(tmp_path / "mirror", side=96, unlabeled=10)
     data = prepared(facts, tmp_path, folder.parent)
@@ -319,7 +319,7 @@ def folders(tmp_path: Path) -> Path:
 def test_class_folders_are_resized_and_cropped_as_torchvision_does(
     folders: Path, tmp_path: Path
 ) -> None:
-    from barlow_atlas.nn.vision import torchvision
+    import torchvision
 
     functional = torchvision.transforms.functional
     data = prepared(class_folder("insects", str(folders), 12), tmp_path)

@@ -55,7 +55,7 @@ def prepared(facts: DataSet, tmp_path: Path, folder: Path) -> Prepared:
 
 def squashed(path: Path, box: tuple[int, int, int, int] | None = None) -> np.ndarray:
     """torchvision's Resize((S, S)) of a PIL image, as the reference has it."""
-    from barlow_atlas.nn.vision import torchvision
+    import torchvision
 
     image = Image.open(path).convert("RGB")
     if box:
@@ -93,7 +93,7 @@ def test_a_target_is_named_with_its_size() -> None:
     ("name", "theirs"), [("mnist", "MNIST"), ("fashion-mnist", "FashionMNIST")]
 )
 def test_idx_files_are_those_that_torchvision_knows(name: str, theirs: str) -> None:
-    from barlow_atlas.nn.vision import torchvision
+    import torchvision
 
     official = getattr(torchvision.datasets, theirs)
     facts = TARGETS[name]
@@ -103,7 +103,7 @@ def test_idx_files_are_those_that_torchvision_knows(name: str, theirs: str) -> N
 
 
 def test_archives_are_those_that_torchvision_knows() -> None:
-    from barlow_atlas.nn.vision import torchvision
+    import torchvision
 
     sets = torchvision.datasets
     dtd, aircraft = TARGETS["dtd"].archive, TARGETS["aircraft"].archive

@@ -23,6 +23,7 @@ import pytest
 import scipy.stats
 import torch
 import torch._inductor.metrics as compiler_metrics
+import torchvision
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFilter
@@ -31,7 +32,6 @@ from torch import Tensor
 
 from barlow_atlas.nn import views
 from barlow_atlas.nn.views import ViewParameters, apply, draw, evaluate
-from barlow_atlas.nn.vision import torchvision
 from barlow_atlas.settings.augmentation import RECIPES, Augmentation
 
 transforms = importlib.import_module(f"{torchvision.__name__}.transforms")

@@ -9,16 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from lightly.loss import BarlowTwinsLoss
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor
 
 from barlow_atlas.nn.networks import build
 from barlow_atlas.nn.randomness import generator
-from barlow_atlas.nn.vision import torchvision  # isort: split
-
-from lightly.loss import BarlowTwinsLoss
-
 from barlow_atlas.objectives.barlow_twins import BarlowTwins
 from barlow_atlas.probes.features import extract
 from barlow_atlas.probes.knn import KNN, knn_scores
@@ -26,7 +23,6 @@ from barlow_atlas.probes.linear import Linear, clean_probe
 from barlow_atlas.probes.signals import LAMBDA_BT, barlow_twins_terms
 from barlow_atlas.study.models import Run
 
-assert torchvision  # through vision.py and before lightly, which imports it too
 CPU = torch.device("cpu")
 TRAIN, TEST = slice(0, 1000), slice(1000, 1797)
 Split = tuple[Tensor, Tensor]

@@ -277,7 +277,7 @@ def test_the_imagenet_form_is_barlow_twins_evaluation(
 
 
 def test_crop_and_flip_are_torchvisions_defaults() -> None:
-    from barlow_atlas.nn.vision import torchvision
+    import torchvision
 
     crop = torchvision.transforms.RandomResizedCrop(224)
     flip = torchvision.transforms.RandomHorizontalFlip()

@@ -30,5 +30,5 @@ def test_the_lock_pins_every_requirement_once_and_exactly() -> None:
     for requirement in [*PROJECT["dependencies"], *optional["dev"], *optional["tracking"]]:
         name = re.match(r"[\w.-]+", requirement)[0]
         assert re.sub(r"[-_.]+", "-", name).lower() in pins
-    assert (pins["torch"], pins["torchvision"]) == ("2.13.0", "0.28.0")
+    assert (pins["torch"], pins["torchvision"]) == ("2.14.1", "0.29.1")
     assert not [version for version in pins.values() if "+" in version]

@@ -13,12 +13,12 @@ from typing import Any, get_args
 
 import pytest
 import torch
+import torchvision
 from omegaconf import OmegaConf
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from barlow_atlas.nn.networks import build_backbone
-from barlow_atlas.nn.vision import torchvision
 from barlow_atlas.settings.training import Backbone
 from barlow_atlas.store.foreign import LAYOUTS, ForeignError, read_foreign
 from barlow_atlas.store.snapshot import weights_hash

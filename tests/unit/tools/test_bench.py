@@ -13,13 +13,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torchvision
 from torch import Tensor
 
 from barlow_atlas.__main__ import main
 from barlow_atlas.nn.devices import device_for
 from barlow_atlas.nn.optim import learning_rate
 from barlow_atlas.nn.randomness import generator
-from barlow_atlas.nn.vision import torchvision
 from barlow_atlas.objectives.barlow_twins import BarlowTwins
 from barlow_atlas.study.models import Run
 from barlow_atlas.tools import bench

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torchvision
 from torch import Tensor
 from torch.nn.functional import normalize, one_hot
 from torch.utils.data import DataLoader, Dataset
@@ -21,7 +22,6 @@ from torch.utils.data import DataLoader, Dataset
 from barlow_atlas.nn.networks import build
 from barlow_atlas.nn.optim import learning_rate
 from barlow_atlas.nn.randomness import generator
-from barlow_atlas.nn.vision import torchvision
 from barlow_atlas.objectives.barlow_twins import BarlowTwins
 from barlow_atlas.objectives.mixed_barlow_twins import MixedBarlowTwins
 from barlow_atlas.settings.augmentation import Augmentation

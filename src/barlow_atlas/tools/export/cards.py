@@ -14,6 +14,7 @@ from barlow_atlas.atlas.frames import CURVE, probe_rows, subject
 from barlow_atlas.atlas.runs import ANY_RUN
 from barlow_atlas.data.prepared import Manifest
 from barlow_atlas.report.text import PROTOCOLS, markdown, markdown_table
+from barlow_atlas.store.adoptions import adopted_by
 from barlow_atlas.study.models import ForeignRun, Run, Study
 from barlow_atlas.study.paths import DATA, probed_milestone
 from barlow_atlas.tools.export.citation import Citation, read_citation
@@ -77,7 +78,7 @@ def model_card(
     parts = [
         _front_matter(content, run, accuracies, citation, data),
         _what_it_is(content, run, title, data),
-        _how_it_was_made(content["checkpoint"]),
+        _how_it_was_made(content["study"], content["checkpoint"]),
         _how_to_load(content, run),
         _results(accuracies, curves, run),
         _limits(run, data),
@@ -193,8 +194,9 @@ def _what_it_is(
     return f"# {name}\n\n{said}.\n\n{_facts(facts)}"
 
 
-def _how_it_was_made(checkpoint: Mapping[str, Any]) -> str:
+def _how_it_was_made(study: str, checkpoint: Mapping[str, Any]) -> str:
     made = checkpoint.get("made_by", {})
+    adopted = "; ".join(map(str, adopted_by(study, checkpoint.get("sources_sha256", ""))))
     code = made.get("code") or {}
     changed = ", with uncommitted changes" if code.get("changed") else ""
     libraries = ", ".join(f"{name} {version}" for name, version in made["libraries"].items())
@@ -203,6 +205,7 @@ def _how_it_was_made(checkpoint: Mapping[str, Any]) -> str:
         "commit": f"{code['commit']}{changed}" if code else "not from a git checkout",
         "versions": f"Python {made['python']}, {libraries}",
         "device": f"{made['device']} ({made['machine']})",
+        **({"counts as made by later code": adopted} if adopted else {}),
         "time": f"since the milestone before: {made['seconds']:g} s",
         **{key: made[key] for key in ("file", "file_sha256") if key in made},
     }

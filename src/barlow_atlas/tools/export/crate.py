@@ -24,6 +24,7 @@ from rocrate.rocrate import ROCrate
 from barlow_atlas.atlas.runs import chain_table, content_of
 from barlow_atlas.data.prepared import sha256_of
 from barlow_atlas.errors import AtlasError
+from barlow_atlas.store.adoptions import adoptions_file
 from barlow_atlas.study.models import ForeignRun, Run, Study
 from barlow_atlas.study.paths import CLAIMS, PAPER_TABLES, PUBLISHED, RESULTS
 from barlow_atlas.tools.export.cards import model_card
@@ -178,6 +179,10 @@ def _parts(stored: Stored, citation: Citation) -> Iterator[Part]:
     for path in stored.shown:
         if path.is_file():
             yield _copy(path, "results" if path.is_relative_to(RESULTS) else "report")
+    if adoptions_file(stored.name).is_file():
+        yield _copy(
+            adoptions_file(stored.name), "which code's results count as later code's, and why"
+        )
     for path, images in stored.images.items():
         yield _copy(
             path,
