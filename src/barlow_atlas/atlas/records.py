@@ -51,21 +51,28 @@ class Stretch(NamedTuple):
 
 @dataclass(frozen=True)
 class Record:
-    """What is kept of a run: training metrics by stretch and milestones by epoch, both in order."""
+    """What is kept of a run.
 
+    Attributes:
+        run: its parameters, as all of its milestones have them.
+        training: metrics by stretch, in order.
+        milestones: by epoch, in order.
+    """
+
+    run: Content
     training: Mapping[Stretch, Metrics] = field(default_factory=dict)
     milestones: Mapping[int, Content] = field(default_factory=dict)
 
 
 def recorded(study: str, run: Run | ForeignRun) -> Record:
-    """The record of a run as it lies here; empty if there is none.
+    """The record of a run as it lies here; an empty one if there is none.
 
     Raises:
         RecordError: it is damaged, or of another format or run.
     """
     file = record_file(study, run.name)
     if not file.is_file():
-        return Record()
+        return Record(run.model_dump(mode="json"))
     try:
         first, *others = (json.loads(line) for line in file.read_text().splitlines())
         if (first["format"], first["study"], first["name"]) != (FORMAT, study, run.name):
@@ -76,6 +83,7 @@ def recorded(study: str, run: Run | ForeignRun) -> Record:
         said = first.pop("said_once")
         named = {key: value for key, value in first.items() if key != "format"}
         return Record(
+            first["run"],
             {
                 Stretch(line["until"], line["cooled"]): line["metrics"]
                 for line in others
@@ -94,54 +102,69 @@ def recorded(study: str, run: Run | ForeignRun) -> Record:
 def current(name: str, study: Study, run: Run | ForeignRun) -> Record:
     """The record of a run as it is now: what its jobs' files say, else what was recorded.
 
-    A milestone counts only if it is of the checkpoint that is here, where one is. What was recorded
-    of other parameters no longer counts once there is a file of the new ones.
+    A milestone counts only if it is of the checkpoint that is here, where one is. What is of other
+    parameters no longer counts once there is a result of the run's own.
 
     Raises:
         RecordError: the record or a job's file is damaged.
     """
     epochs = study.milestones_of(run)
     known = recorded(name, run)
-    found = {
-        epoch: _read(file, json.loads)
+    probed = [
+        _read(file, json.loads)
         for epoch in epochs
         if (file := probe_file(name, run, epoch)).is_file()
+    ]
+    there = [*known.milestones.values(), *probed]
+    parameters = _parameters(run, there)
+    milestones = {
+        content["epoch"]: content
+        for content in there
+        if content["run"] == parameters and _is_of_what_is_here(content, name, run)
     }
-    metrics = {
+    ordered = {epoch: milestones[epoch] for epoch in epochs if epoch in milestones}
+    # The figure of correlations shows a line's lowest seed; imported weights have the first.
+    shown = {*list(ordered)[:1], *list(ordered)[-1:]} if run.seed <= study.seeds[0] else set()
+    training = known.training if known.run == parameters else {}
+    return Record(
+        parameters,
+        {
+            stretch: columns
+            for stretch, columns in sorted({**training, **_trained(name, run, epochs)}.items())
+            if stretch.until in epochs
+        },
+        {epoch: _slim(content, epoch in shown) for epoch, content in ordered.items()},
+    )
+
+
+def _parameters(run: Run | ForeignRun, there: Sequence[Content]) -> Content:
+    """Those of the run if any result has them, else those of the last result that is there."""
+    own = run.model_dump(mode="json")
+    found = [content["run"] for content in there]
+    return own if own in found or not found else found[-1]
+
+
+def _is_of_what_is_here(content: Content, name: str, run: Run | ForeignRun) -> bool:
+    """Whether a milestone is of the checkpoint that is here, if one is."""
+    manifest = probed_milestone(name, run, content["epoch"])
+    if not manifest.is_file():
+        return True
+    return bool(content["checkpoint"].get("lineage") == _read(manifest, json.loads).get("lineage"))
+
+
+def _trained(name: str, run: Run | ForeignRun, epochs: Sequence[int]) -> dict[Stretch, Metrics]:
+    """The training metrics that lie here as jobs wrote them."""
+    return {
         stretch: metrics_in(file)
         for epoch in epochs
         for stretch in (Stretch(epoch), Stretch(epoch, cooled=True))
         if (file := training_file(name, run.name, *stretch)).is_file()
     }
-    new = [content["run"] for content in found.values()]
-    if any(content["run"] not in new for content in known.milestones.values() if new):
-        known = Record()
-    milestones = {}
-    for epoch in epochs:
-        lineage = _lineage_of(probed_milestone(name, run, epoch))
-        for content in (found.get(epoch), known.milestones.get(epoch)):
-            if content and lineage in (None, content["checkpoint"].get("lineage")):
-                milestones[epoch] = content
-                break
-    training = {
-        stretch: columns
-        for stretch, columns in sorted({**known.training, **metrics}.items())
-        if stretch.until in epochs
-    }
-    # The figure of correlations shows a line's lowest seed; imported weights have the first.
-    ends = {*list(milestones)[:1], *list(milestones)[-1:]}
-    shown = ends if run.seed <= study.seeds[0] else ()
-    return Record(
-        training,
-        {epoch: _slim(content, epoch in shown) for epoch, content in milestones.items()},
-    )
 
 
-def encoded(study: str, run: Run | ForeignRun, record: Record) -> bytes:
+def encoded(study: str, name: str, record: Record) -> bytes:
     """The file of a record; the same record gives the same bytes."""
     said: list[Content] = []
-    parameters = {json.dumps(content["run"]) for content in record.milestones.values()}
-    told = json.loads(parameters.pop()) if len(parameters) == 1 else run.model_dump(mode="json")
     named = ("study", "name", "run")
     lines = [
         *(
@@ -153,7 +176,7 @@ def encoded(study: str, run: Run | ForeignRun, record: Record) -> bytes:
             for content in record.milestones.values()
         ),
     ]
-    first = {"format": FORMAT, "study": study, "name": run.name, "run": told, "said_once": said}
+    first = {"format": FORMAT, "study": study, "name": name, "run": record.run, "said_once": said}
     return b"".join(
         json.dumps(line, separators=(",", ":")).encode() + b"\n" for line in (first, *lines)
     )
@@ -227,10 +250,6 @@ def _columns(text: str) -> Metrics:
 
 def _rounded(value: float) -> float:
     return float(format(value, DIGITS)) if isinstance(value, float) else value
-
-
-def _lineage_of(manifest: Path) -> str | None:
-    return _read(manifest, json.loads).get("lineage") if manifest.is_file() else None
 
 
 def _slim(content: Content, is_shown: bool) -> Content:

@@ -21,4 +21,4 @@ def record(name: str, study: Study, run_names: Sequence[str]) -> None:
         if now.training or now.milestones:
             file = record_file(name, run.name)
             file.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(file, encoded(name, run, now))
+            write_atomically(file, encoded(name, run.name, now))

@@ -274,8 +274,8 @@ def test_the_order_of_lines_is_that_of_epochs() -> None:
     write(RECORDS)
     known = recorded("demo", RUN)
     backwards = Record(
-        dict(reversed(known.training.items())), dict(reversed(known.milestones.items()))
+        known.run, dict(reversed(known.training.items())), dict(reversed(known.milestones.items()))
     )
-    write({FILE: encoded("demo", RUN, backwards)})
+    write({FILE: encoded("demo", RUN.name, backwards)})
     record("demo", STUDY, [RUN.name])
     assert FILE.read_bytes() == RECORDS[FILE]

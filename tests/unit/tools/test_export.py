@@ -82,7 +82,7 @@ def edit(run: Run | ForeignRun, epoch: int, change: Callable[[dict[str, Any]], N
     """Changes a milestone in a run's record."""
     record = record_of("demo", run)
     change(record.milestones[epoch])
-    record_file("demo", run.name).write_bytes(encoded("demo", run, record))
+    record_file("demo", run.name).write_bytes(encoded("demo", run.name, record))
 
 
 def remove(run: Run | ForeignRun, *epochs: int) -> None:
@@ -90,7 +90,7 @@ def remove(run: Run | ForeignRun, *epochs: int) -> None:
     record = record_of("demo", run)
     left = {epoch: one for epoch, one in record.milestones.items() if epoch not in epochs}
     left_of_run = replace(record, milestones=left)
-    record_file("demo", run.name).write_bytes(encoded("demo", run, left_of_run))
+    record_file("demo", run.name).write_bytes(encoded("demo", run.name, left_of_run))
 
 
 def graph_of(folder: Path) -> dict[str, dict[str, Any]]:
