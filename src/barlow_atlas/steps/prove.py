@@ -55,6 +55,7 @@ from barlow_atlas.study.paths import (
     training_file,
 )
 from barlow_atlas.training.segment import Monitor, pretrain_together
+from barlow_atlas.workflow import dvc_stages
 from barlow_atlas.workflow.sources import probing_code, training_code
 
 Say = Callable[[str], None]
@@ -187,7 +188,12 @@ def _adopt(
     standing.cache_clear()
     for entry in new:
         say(f"adopted {entry}")
-    say(f"{adoptions_file(name)} says so: commit it with the change of code")
+    refreshed = dvc_stages.refresh(name)
+    say(
+        f"{adoptions_file(name)} says so"
+        + (f", and {dvc_stages.dvc_file(name).with_suffix('.lock')}" if refreshed else "")
+        + ": commit it with the change of code"
+    )
 
 
 def _changes(

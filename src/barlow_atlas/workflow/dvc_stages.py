@@ -15,7 +15,7 @@ from barlow_atlas.study.file import file_with, files_of, find_studies, load_stud
 from barlow_atlas.study.models import Study
 from barlow_atlas.study.paths import CLAIMS, KEPT_TABLES, PAPER_TABLES, PUBLISHED
 from barlow_atlas.workflow import sources
-from barlow_atlas.workflow.private import stage_status
+from barlow_atlas.workflow.private import refresh_stage, stage_status
 
 # The demo and its data: a plain `dvc repro` runs these.
 ROOT_PARTS = ("demo", "data/digits")
@@ -64,6 +64,12 @@ def stage_files(params: Path) -> dict[Path, dict[str, Any]]:
 def dvc_file(part: str) -> Path:
     """Where the stage of a study or data set (`data/digits`) stands."""
     return Path("dvc.yaml") if part in ROOT_PARTS else STAGES / part / "dvc.yaml"
+
+
+def refresh(part: str) -> bool:
+    """Makes DVC's record of a stage, if it has one, that of the code and parameters of today."""
+    file = dvc_file(part)
+    return file.is_file() and refresh_stage(file, part.rpartition("/")[2])
 
 
 def changes(part: str) -> set[str] | None:

@@ -54,3 +54,25 @@ def stage_status(file: Path, name: str) -> dict[str, Any] | None:
         for item in items:
             found |= item.workspace_status()
     return found
+
+
+def refresh_stage(file: Path, name: str) -> bool:
+    """Records what a stage depends on as it is now, and its outputs that DVC does not cache.
+
+    What is not here keeps its record. `dvc commit` does the same, but asks for all outputs, cached
+    ones that were never pulled among them.
+
+    Returns:
+        Whether there was a record to refresh.
+    """
+    from dvc.repo import Repo
+
+    with Repo() as repo, repo.lock:
+        stage = repo.stage.load_one(str(file), name)
+        if not any(item.hash_info for item in (*stage.deps, *stage.outs)):
+            return False
+        for item in (*stage.deps, *(out for out in stage.outs if not out.use_cache)):
+            if item.exists:
+                item.save()
+        stage.dump(update_pipeline=False)
+    return True
