@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 
 DOCS = sorted([Path("README.md"), *Path("docs").glob("*.md")])
-TESTS = {path.name: path.read_text() for path in Path("tests").glob("*/test_*.py")}
+TESTS: dict[str, str] = {}
+for file in sorted(Path("tests").rglob("test_*.py")):  # a name may stand in two folders
+    TESTS[file.name] = TESTS.get(file.name, "") + file.read_text()
 
 
 @pytest.mark.parametrize("path", DOCS, ids=str)

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from barlow_atlas.store import snapshot
+from barlow_atlas.store import atomic, snapshot
+from barlow_atlas.store.atomic import WriteError
 from barlow_atlas.store.provenance import made_by
 from barlow_atlas.store.snapshot import ResumeFolder, SnapshotError
 from barlow_atlas.study.models import Run
@@ -158,14 +159,14 @@ def test_a_failed_write_leaves_the_old_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "file"
-    snapshot.write_atomically(path, b"old")
+    atomic.write_atomically(path, b"old")
 
     def full_disk(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(snapshot.os, "fsync", full_disk)
-    with pytest.raises(SnapshotError, match=r"No space left.*unchanged"):
-        snapshot.write_atomically(path, b"new")
+    monkeypatch.setattr(atomic.os, "fsync", full_disk)
+    with pytest.raises(WriteError, match=r"No space left.*unchanged"):
+        atomic.write_atomically(path, b"new")
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
 

@@ -108,7 +108,7 @@ def test_damage_is_named(
     [
         ("checkpoints", "epoch_0001.safetensors", "epoch 1", "dvc pull results/small/checkpoints"),
         ("checkpoints", "epoch_0001.json", "epoch 1", "dvc pull"),
-        ("training", "epoch_0002.jsonl", "epoch 2", "git checkout"),
+        ("training", "epoch_0002.jsonl", "epoch 2", "barlow_atlas adopt"),
     ],
 )
 def test_what_is_elsewhere_is_no_damage(
