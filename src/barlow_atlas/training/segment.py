@@ -105,8 +105,8 @@ def pretrain_together(
 
     Raises:
         PretrainError: too few images, or a loss that is not finite.
-        SnapshotError: a checkpoint that is missing, damaged, exchanged meanwhile, or cannot be
-            written.
+        SnapshotError: a checkpoint that is missing, damaged or exchanged meanwhile.
+        WriteError: a file that cannot be written.
         LockError: another trainer holds one of the runs.
         Interrupted: when asked to stop; the same call goes on from there.
     """
@@ -225,8 +225,8 @@ class _Trainer:
 
         Raises:
             PretrainError: the loss is not finite.
-            SnapshotError: a chain that was trained again does not meet the parent, or a state
-                cannot be written.
+            SnapshotError: a chain that was trained again does not meet the parent.
+            WriteError: a state that cannot be written.
             Interrupted: when asked to stop.
         """
         with self._turn():

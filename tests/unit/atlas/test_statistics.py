@@ -587,6 +587,7 @@ def test_methods_are_compared_seed_by_seed(
     assert found.estimate == pytest.approx(last["bt"] - last["mix"], abs=0.001)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "cell", [Cell("flat", 3, 2.0), Cell("flat", 10, 2.0), Cell("rising", 5, 0.5)], ids=str
 )
@@ -603,6 +604,7 @@ def test_intervals_hold_the_truth_in_simulated_studies(cell: Cell) -> None:
         assert found["same curve overfits"] > most
 
 
+@pytest.mark.slow
 def test_a_fall_is_found() -> None:
     found = simulate(Cell("falling", 10, 0.0), 100)
     assert found["overfits"] > 0.95

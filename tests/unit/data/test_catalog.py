@@ -23,15 +23,6 @@ def test_planning_loads_nothing_heavy(module: str) -> None:
     assert result.stdout.strip() == "[]"
 
 
-def test_everything_exported_exists() -> None:
-    import barlow_atlas.data as data
-
-    for name in data.__all__:
-        assert getattr(data, name) is not None
-    with pytest.raises(AttributeError, match="nonsense"):
-        data.nonsense  # noqa: B018
-
-
 @pytest.mark.parametrize(
     ("name", "classes", "size", "counts"),
     [

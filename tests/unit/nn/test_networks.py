@@ -34,6 +34,7 @@ def gradients(network: Network, embeddings: tuple[Tensor, ...]) -> list[Tensor]:
     return [p.grad for p in network.parameters() if p.grad is not None]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backbone", ["small", "resnet18"])
 def test_one_batch_of_all_views_is_as_one_pass_for_each(
     backbone: str, tiny_run: Run, views: tuple[Tensor, ...]
@@ -103,6 +104,7 @@ NEEDS_COMPILER = pytest.mark.skipif(
 )
 
 
+@pytest.mark.slow
 @NEEDS_COMPILER
 def test_compiled_passes_are_the_plain_ones(tiny_run: Run, views: tuple[Tensor, ...]) -> None:
     plain, compiled = network_of(tiny_run), network_of(tiny_run)
@@ -116,6 +118,7 @@ def test_compiled_passes_are_the_plain_ones(tiny_run: Run, views: tuple[Tensor, 
     assert compiled.state_dict().keys() == plain.state_dict().keys()
 
 
+@pytest.mark.slow
 @NEEDS_COMPILER
 def test_a_compiled_run_trains_as_a_plain_one(tiny_run: Run, images: Tensor) -> None:
     compiled = tiny_run.model_copy(update={"compiled": True})

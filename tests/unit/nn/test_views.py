@@ -288,6 +288,7 @@ def test_the_form_for_the_compiler_gives_the_same_view(images: Tensor, view: str
     _close_but_for_solarised(actual, apply(images, *arguments), parameters.solarise)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     shutil.which(os.environ.get("CXX", "g++")) is None, reason="needs a C++ compiler"
 )

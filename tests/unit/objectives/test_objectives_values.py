@@ -46,6 +46,7 @@ def gradients_are_right(function: Callable[..., Tensor], *inputs: Tensor) -> boo
     return torch.autograd.gradcheck(function, [x.clone().requires_grad_() for x in inputs])
 
 
+@pytest.mark.slow
 def test_lightly_is_imported_without_the_network() -> None:
     code = (
         "import socket\n"

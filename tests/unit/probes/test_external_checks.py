@@ -73,6 +73,7 @@ def test_knn_equals_scikit_learns(images: tuple[Split, Split], knn: KNN, weights
         assert correct.double().mean().item() == accuracy
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("decay", [0.1, 0.01])
 def test_the_linear_probe_with_l2_reaches_scikit_learns_optimum(
     images: tuple[Split, Split], decay: float

@@ -95,6 +95,7 @@ def drawn(name: str) -> dict[str, Figure]:
     return all_figures(STUDIES[name]())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", STUDIES)
 def test_every_figure_fits_a_page_in_readable_type(name: str) -> None:
     for figure_name, figure in drawn(name).items():
@@ -163,6 +164,7 @@ def test_signals_that_are_nan_everywhere_are_left_out() -> None:
     assert "Effective rank" in said(figure)
 
 
+@pytest.mark.slow
 def test_five_hundred_milestones() -> None:
     study = construct(dims=(256,), milestones=tuple(range(0, 1000, 2)), seeds=1, images=2)
     for name, figure in all_figures(study).items():
@@ -350,6 +352,7 @@ def test_an_svg_does_not_depend_on_what_was_drawn_before() -> None:
     assert figures.svg(figures.claims_forest(LEDGER), "claims") == first
 
 
+@pytest.mark.slow
 def test_svgs_can_stand_together_in_one_page() -> None:
     embedded = [figures.svg(figure, name) for name, figure in drawn("one seed").items()]
     ids = [
@@ -388,6 +391,7 @@ for name, figure in all_figures(construct(dims=(64, 128), seeds=2, images=20)).i
 """
 
 
+@pytest.mark.slow
 def test_figures_are_the_same_bytes_in_every_process(tmp_path: Path) -> None:
     """Whatever order sets have, and whatever the user's own matplotlib settings are."""
     found = []

@@ -326,6 +326,7 @@ def test_a_whole_pickled_network_is_refused(tmp_path: Path) -> None:
     assert "torchvision.models.resnet.ResNet" in complaint(path, "torchvision", R18_SMALL_IMAGES)
 
 
+@pytest.mark.slow
 def test_the_command_that_is_offered_takes_the_tensors_out(
     tmp_path: Path, small_images: State
 ) -> None:

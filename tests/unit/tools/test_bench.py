@@ -418,6 +418,7 @@ def test_ratios_of_different_devices_are_not_compared() -> None:
 # The benchmarks themselves, at sizes that take no time
 
 
+@pytest.mark.slow
 def test_small_benchmarks_measure_what_they_say() -> None:
     told = list(objective.records(CPU, n=16, widths=(32,), rounds=1))
     assert [one.name for one in told] == [
@@ -466,6 +467,7 @@ def test_every_method_is_measured() -> None:
     assert len(found) == 9 * (1 + len(PHASES))
 
 
+@pytest.mark.slow
 def test_both_paths_train_and_are_compared() -> None:
     bt, mix = accuracy.records(CPU, epochs=1, seeds=(1, 2))
     assert (bt.name, mix.name) == ("accuracy/bt", "accuracy/mix")

@@ -227,6 +227,7 @@ def test_the_committed_measurements_explain_each_other() -> None:
     assert max(map(abs, errors)) < 0.5
 
 
+@pytest.mark.slow
 def test_a_study_is_measured_and_then_planned(
     demo: Study, empty: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -275,6 +276,7 @@ def test_an_empty_folder_runs_everything(demo: Study, empty: Path) -> None:
         "prepare_data": 1,
         "pretrain": 36,
         "probe": 36,
+        "record": 6,
         "collect": 1,
         "analyse": 1,
         "report_study": 1,
@@ -295,6 +297,7 @@ def test_what_follows_a_job_follows_it_again(demo: Study) -> None:
     assert counts(jobs, running) == {
         "pretrain": 3,
         "probe": 3,
+        "record": 1,
         "collect": 1,
         "analyse": 1,
         "report_study": 1,

@@ -322,6 +322,7 @@ def weights(folder: Path) -> bytes:
     return (folder / f"results/small/checkpoints/{RUN}/epoch_0030.safetensors").read_bytes()
 
 
+@pytest.mark.slow
 def test_killed_in_the_middle_the_weights_are_the_same(workspace: Path) -> None:
     step(workspace, "pretrain", *SEGMENT).check_returncode()
     expected = weights(workspace)
@@ -338,6 +339,7 @@ def test_killed_in_the_middle_the_weights_are_the_same(workspace: Path) -> None:
     assert (workspace / f"results/small/training/{RUN}/epoch_0030.jsonl").read_bytes() == rows
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2])
 def test_a_signal_saves_and_asks_to_be_started_again(
     number: signal.Signals, workspace: Path

@@ -10,6 +10,7 @@ import torch
 from segments import segments, whole
 
 from barlow_atlas.store import snapshot
+from barlow_atlas.store.atomic import WriteError
 from barlow_atlas.study.models import Run
 from barlow_atlas.training.loop import PretrainError, Progress
 from barlow_atlas.training.segment import Interrupted, Monitor, Segment, pretrain_together
@@ -149,7 +150,7 @@ def test_milestones_that_cannot_all_be_stored_cost_no_training(
     together(segments(tmp_path, tiny_run, None, 0), images)
     in_the_way = tmp_path / "training/s2/epoch_0003.jsonl"
     in_the_way.mkdir(parents=True)
-    with pytest.raises(snapshot.SnapshotError, match="cannot write"):
+    with pytest.raises(WriteError, match="cannot write"):
         together(segments(tmp_path, tiny_run, 0, 3), images)
     stored = list(tmp_path.glob("*/s1/epoch_0003.*"))
     assert {file.suffix for file in stored} == {".jsonl", ".json", ".safetensors", ".state"}

@@ -15,6 +15,7 @@ from barlow_atlas.workflow.documentation import (
 from barlow_atlas.workflow.sources import PACKAGE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES, ids=str)
 def test_committed_pages_follow_from_the_code(page: Path) -> None:
     text = page.read_text()

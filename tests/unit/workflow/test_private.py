@@ -38,6 +38,7 @@ def do(*command: str) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_snakemake_remembers_what_it_made_and_from_what(folder: Path) -> None:
     Path("Snakefile").write_text(SNAKEFILE)
     made = Path("made.txt")
@@ -49,6 +50,7 @@ def test_snakemake_remembers_what_it_made_and_from_what(folder: Path) -> None:
     assert SnakemakeRecords().of(made) is None
 
 
+@pytest.mark.slow
 def test_dvc_tells_what_differs_from_its_record(folder: Path) -> None:
     file = Path("dvc.yaml")
     file.write_text(STAGE)

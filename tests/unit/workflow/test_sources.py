@@ -210,6 +210,7 @@ def test_a_step_is_a_file_named_as_it(step: sources.Step) -> None:
     assert not {str(file.relative_to(PACKAGE)) for file in files} & EXCUSED.keys()
 
 
+@pytest.mark.slow
 def test_every_excused_file_exists_and_is_imported_by_a_step() -> None:
     reached = {
         sources._file(each.module)
