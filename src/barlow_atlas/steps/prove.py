@@ -447,7 +447,8 @@ def compare(candidate: Candidate, known: Made, again: Made, tolerance: float) ->
     Raises:
         AdoptionError: a value that differs by more than `tolerance`, relative.
     """
-    expected, given = dict(_values(known, tolerance)), dict(_values(again, tolerance))
+    first = candidate.trained_from + 1
+    expected, given = (dict(_values(made, first, tolerance)) for made in (known, again))
     largest = 0.0
     for place, value in expected.items():
         if place not in given:
@@ -475,10 +476,12 @@ def _disagreement(candidate: Candidate, place: str, known: object, again: object
     )
 
 
-def _values(made: Made, tolerance: float) -> Iterator[tuple[str, Any]]:
-    """All that is compared of a milestone, training first, by where it stands."""
-    for epoch, metrics in sorted(made.metrics.items()):
-        for name, value in metrics.items():
+def _values(made: Made, first: int, tolerance: float) -> Iterator[tuple[str, Any]]:
+    """All that is compared of a milestone, training from epoch `first` on before the rest, by
+    where it stands."""
+    epochs = sorted(epoch for epoch in made.metrics if epoch >= first)
+    for epoch in epochs:
+        for name, value in made.metrics[epoch].items():
             yield f"training metrics, epoch {epoch}, {name}", value
     content = made.content
     yield "data", content["checkpoint"]["data_sha256"]

@@ -136,3 +136,13 @@ def test_what_is_missing_now_is_a_difference(study: Study) -> None:
     without: Mapping[str, Any] = {**again.content, "signals": []}
     with pytest.raises(AdoptionError, match="projector then, nothing now"):
         compared(made(), Made(dict(without), again.metrics, None), study)
+
+
+def test_of_what_was_trained_from_a_state_the_epochs_since_are_compared(study: Study) -> None:
+    run = study.trained()[0]
+    later = Candidate(run, 2, 1, (TRAINING["bt"], PROBING))
+    known = Made(content(), {1: {"loss": 9.0}, 2: {"loss": 1.5}}, None)
+    again = Made(content(), {2: {"loss": 1.5}}, None)
+    assert compare(later, known, again, 0.0).trained_from == 1
+    with pytest.raises(AdoptionError, match="first at training metrics, epoch 2, loss"):
+        compare(later, known, Made(content(), {2: {"loss": 1.6}}, None), 0.0)
