@@ -90,9 +90,9 @@ def test_a_probe_is_one_file_and_one_line(clone: Clone) -> None:
     assert min(found["top1"] for found in own) > 40
     assert len(results) - len(own) == 6  # the demo's own
     table = (
-        "import sys; from pathlib import Path; from barlow_atlas.atlas import frames;"
-        "content = frames.read_contents([Path(sys.argv[1])]);"
-        "print(*sorted(set(frames.probe_table(content)['variant'])), sep='\\n')"
+        "import json, sys; from pathlib import Path; from barlow_atlas.atlas import frames;"
+        "contents = [json.loads(Path(sys.argv[1]).read_text())];"
+        "print(*sorted(set(frames.probe_table(contents)['variant'])), sep='\\n')"
     )
     told = clone.run("python", "-c", table, str(stored))
     assert {"cosine", "euclidean"} < set(told.stdout.splitlines()), told.stderr
