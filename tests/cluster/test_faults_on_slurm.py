@@ -47,7 +47,7 @@ from pathlib import Path
 with open("trainer.log", "ab") as file:
     os.dup2(file.fileno(), 1)
     os.dup2(file.fileno(), 2)
-from barlow_atlas import console
+from barlow_atlas.training import console
 from barlow_atlas.__main__ import main
 step = console.SegmentMonitor.step
 def slow_step(self, progress):

@@ -10,6 +10,13 @@ from dataclasses import dataclass, field
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+import psutil
+
+from barlow_atlas import __main__
+from barlow_atlas.steps import prepare_data, pretrain
+from barlow_atlas.training import console
+from barlow_atlas.workflow import chain
+
 ROOT = Path(__file__).parents[2]
 STUDY = "small"
 RUN = "mix-d64-e12-clean-s1"
@@ -26,28 +33,23 @@ OFTEN = 0.05
 """Seconds between saved states, where a fault waits for some of them."""
 DEADLINE = 120.0
 
-# Children start as copies of a process that has torch loaded: a life is a second, not four.
+# Children start as copies of a process that has torch loaded: a life is a second, not four. The
+# server passes over a name that it cannot import; the modules themselves are named, therefore.
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(
-    [
-        *(f"barlow_atlas.{name}" for name in ("__main__", "chain", "console", "data")),
-        "psutil",
-    ]
+    [module.__name__ for module in (__main__, chain, console, prepare_data, pretrain, psutil)]
 )
 
 
 def _step(folder: Path, commands: list[list[str]], log: Path) -> None:
     """What a child does: steps of the command line, one after the other, up to a failing one."""
-    from barlow_atlas.__main__ import main
-    from barlow_atlas.training import console
-
     os.chdir(folder)
     with log.open("ab") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     console.SECONDS_BETWEEN_LINES = -1.0  # a line a step: what was trained can be counted
     for command in commands:
-        status = main(command)
+        status = __main__.main(command)
         if status:
             os._exit(status)
 

@@ -26,10 +26,10 @@ from barlow_atlas.study.paths import (
     training_file,
 )
 
-FORMAT = 1
+FORMAT = 2
 DIGITS = ".9g"
 """Of training metrics: as many as tell any two float32 apart."""
-SAID_ONCE = ("settings", "libraries", "asked")
+SAID_ONCE = ("settings", "libraries", "asked", "code", "data_sha256", "sources_sha256")
 """Keys of what many milestones share: the first line holds it, the others say where there."""
 
 Content = dict[str, Any]
