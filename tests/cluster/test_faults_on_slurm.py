@@ -216,8 +216,7 @@ class Training:
 
 
 def environment(folder: Path, slurm: LoopbackSlurm) -> dict[str, str]:
-    path = f"{Path(sys.executable).parent}{os.pathsep}{slurm.environment['PATH']}"
-    return {**slurm.environment, "PATH": path, "PYTHONPATH": str(folder / "src")}
+    return {**slurm.environment, "PYTHONPATH": str(folder / "src")}
 
 
 def preemption(training: Training, cluster: Cluster) -> tuple[str, str]:

@@ -22,6 +22,7 @@ import signal
 import socket
 import stat
 import subprocess
+import sys
 import tempfile
 import textwrap
 import time
@@ -34,7 +35,12 @@ PROGRAMS = (
     *("munged", "mariadbd", "mariadb-install-db", "slurmdbd", "slurmctld", "slurmd"),
     *("sacctmgr", "sacct", "sbatch", "srun", "squeue", "scancel", "scontrol"),
 )
-SEARCH_PATH = os.pathsep.join((os.environ.get("PATH", ""), "/usr/local/sbin", "/usr/sbin", "/sbin"))
+SEARCH_PATH = os.pathsep.join(
+    (
+        str(Path(sys.executable).parent),
+        *(os.environ.get("PATH", ""), "/usr/local/sbin", "/usr/sbin", "/sbin"),
+    )
+)
 
 # CPUs by node.
 NODES = {"n1": 4, "n2": 4, "n3": 4, "n4": 4, "n5": 4, "n6": 8}
