@@ -8,7 +8,7 @@ SNAKEMAKE := $(BIN)/python -m snakemake
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .PHONY: demo test test-all lint format report derive lock
-PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
+PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist worksteal --durations 15
 
 demo: .venv/installed
 	$(SNAKEMAKE) --profile profiles/local all
@@ -21,10 +21,11 @@ test: .venv/installed
 	$(PYTEST) -m "not slow" tests/unit tests/golden
 	$(BIN)/python -m pytest tests/workflow/test_own_method.py
 
-# Everything; what starts clusters, browsers or whole workflows one after another.
-test-all: .venv/installed
-	$(PYTEST) tests/unit tests/golden
-	$(BIN)/python -m pytest tests/executor tests/faults tests/workflow tests/browser tests/cluster
+# Everything: that, what of it is slow, and what starts clusters, browsers or whole workflows.
+test-all: test
+	$(PYTEST) -m slow tests/unit tests/golden
+	$(PYTEST) --dist loadfile --deselect tests/workflow/test_own_method.py \
+	    tests/executor tests/faults tests/workflow tests/browser tests/cluster
 
 lint: .venv/installed
 	$(BIN)/ruff check .

@@ -64,3 +64,14 @@ def kills(count: int) -> dict[str, Fault]:
             trainer.killed_at_random, kills=count // 2, save_every=0.0
         ),
     }
+
+
+NOTHING_LOST = {"sigterm", "sigusr2", "two_trainers", "outer_killed", "two_users", "two_clones"}
+"""Faults that leave the trainer time to save, or never reach it."""
+
+
+def check(name: str, row: Row) -> None:
+    """What is promised whatever happens."""
+    assert row.equal, row
+    if name in NOTHING_LOST:
+        assert row.repeated == "nothing", row

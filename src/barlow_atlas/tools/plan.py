@@ -2,8 +2,10 @@
 
 import statistics
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+
+from tabulate import tabulate
 
 from barlow_atlas.study.models import Run, Study
 from barlow_atlas.tools.costs import read_measurements
@@ -41,7 +43,9 @@ def describe(name: str, study: Study, at_once: int) -> Iterator[str]:
     yield f"{name}: {study.title}"
     yield f"{len(jobs)} jobs, {len(jobs) - len(pending)} done, {len(pending)} to run"
     yield ""
-    yield from _table(_job_rows(study, jobs, running, known))
+    rows = list(_job_rows(study, jobs, running, known))
+    flush = ("left", *("right" for _ in rows[0][1:]))
+    yield from tabulate(rows, tablefmt="plain", disable_numparse=True, colalign=flush).splitlines()
     yield ""
     if unknown:
         yield f"Time and room: unknown. {unknown}"
@@ -85,15 +89,6 @@ def _job_rows(
             limit = duration(60 * asked.runtime)
             queue = (str(asked.gpu), str(study.threads), str(asked.mem_mb), limit)
         yield (rule, str(len(own)), str(len(pending)), longest, whole, *queue)
-
-
-def _table(rows: Iterable[tuple[str, ...]]) -> Iterator[str]:
-    """Rows of words in columns; the first column is flush left."""
-    rows = list(rows)
-    widths = [max(len(word) for word in column) for column in zip(*rows, strict=True)]
-    for first, *others in rows:
-        cells = [word.rjust(width) for word, width in zip(others, widths[1:], strict=True)]
-        yield "  ".join([first.ljust(widths[0]), *cells]).rstrip()
 
 
 def duration(seconds: float) -> str:

@@ -13,6 +13,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from tabulate import tabulate
+
 from barlow_atlas.verify.topics import TOPICS, outputs_of
 from barlow_atlas.verify.values import Comparison, Mismatch, compare
 
@@ -110,17 +112,13 @@ def table(outcomes: list[Outcome]) -> str:
         error = "-" if outcome.error is None else f"{outcome.error:.1e}"
         result = "pass" if outcome.passed else "FAIL"
         rows.append((outcome.topic or outcome.file, outcome.case, error, result, outcome.worst))
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    ]
     problems = [
         f"{outcome.file}: {outcome.case or 'the whole file'}: {outcome.problem}"
         for outcome in outcomes
         if outcome.problem
     ]
-    return "\n".join([*lines, "", *problems, summary(outcomes)])
+    table = tabulate(rows, tablefmt="plain", disable_numparse=True)
+    return "\n".join([table, "", *problems, summary(outcomes)])
 
 
 def summary(outcomes: list[Outcome]) -> str:
