@@ -171,22 +171,18 @@ def pretrain(options: argparse.Namespace) -> int:
     """Trains runs from the milestone before to the given one, continuing where they were left."""
     from barlow_atlas.steps.pretrain import pretrain
 
-    stopped = pretrain(
-        options.study,
-        _study(options),
-        options.run,
-        options.epoch,
-        options.device,
-        options.save_every,
-    )
-    return EXIT_INTERRUPTED if stopped else 0
+    return _segment(pretrain, options)
 
 
 def cool_down(options: argparse.Namespace) -> int:
     """Anneals a milestone of a run whose schedule is `trunk`, in a branch of its own."""
     from barlow_atlas.steps.pretrain import cool_down
 
-    stopped = cool_down(
+    return _segment(cool_down, options)
+
+
+def _segment(train: Callable[..., str | None], options: argparse.Namespace) -> int:
+    stopped = train(
         options.study,
         _study(options),
         options.run,
