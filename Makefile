@@ -8,6 +8,7 @@ SNAKEMAKE := $(BIN)/python -m snakemake
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .PHONY: demo test test-all lint format report derive lock
+PLUGIN := packages/snakemake-executor-plugin-submitit
 PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist worksteal --durations 15
 
 demo: .venv/installed
@@ -25,7 +26,7 @@ test: .venv/installed
 test-all: test
 	$(PYTEST) -m slow tests/unit tests/golden
 	$(PYTEST) --dist loadfile --deselect tests/workflow/test_own_method.py \
-	    tests/executor tests/faults tests/workflow tests/browser tests/cluster
+	    $(PLUGIN) tests/faults tests/workflow tests/browser tests/cluster
 
 lint: .venv/installed
 	$(BIN)/ruff check .
@@ -49,19 +50,21 @@ report: .venv/installed
 derive: .venv/installed
 	$(BIN)/python -m barlow_atlas derive
 
-.venv/installed: requirements.lock pyproject.toml
+.venv/installed: requirements.lock pyproject.toml $(PLUGIN)/pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	    { echo "Python 3.11 or newer is needed, $(PYTHON) is $$($(PYTHON) --version 2>&1)." \
 	           "Name another one: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet -r requirements.lock
-	$(BIN)/python -m pip install --quiet --no-deps --editable .
+	$(BIN)/python -m pip install --quiet --no-deps --editable $(PLUGIN) --editable .
 	touch $@
 
 # Local version labels such as +cpu are dropped, and what only a CUDA build of torch asks for, at the
-# versions it names itself: the lock serves CPU and CUDA builds alike.
+# versions it names itself: the lock serves CPU and CUDA builds alike. The plugin is this repository's
+# own: a wheel of it tells what it requires, and the lock is of what others publish.
 lock: .venv/installed
-	$(BIN)/python -m piptools compile --quiet --upgrade --extra dev --extra tracking \
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir .venv/wheels $(PLUGIN)
+	PIP_FIND_LINKS=.venv/wheels $(BIN)/python -m piptools compile --quiet --upgrade --extra dev --extra tracking \
 	    --strip-extras --no-annotate --no-header --no-emit-options \
 	    --constraint requirements.pins -o requirements.lock pyproject.toml
-	sed -i -e 's/+[a-z0-9]*$$//' -e '/^\(nvidia-\|cuda-\|triton=\)/d' requirements.lock
+	sed -i -e 's/+[a-z0-9]*$$//' -e '/^\(nvidia-\|cuda-\|triton=\|snakemake-executor-\)/d' requirements.lock

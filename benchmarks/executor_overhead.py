@@ -1,7 +1,7 @@
 """Many tiny jobs through this repository's Slurm executor and through Snakemake's own.
 
-Both run on the same real Slurm, which is started on the loopback interface as for the tests in
-tests/cluster (same packages, as root).  The commands do nothing, so all time is overhead.  Prints a
+Both run on the same real Slurm, which is started on the loopback interface as for the plugin's own
+tests (same packages, as root).  The commands do nothing, so all time is overhead.  Prints a
 table in Markdown; benchmarks/executor.md has one, and how Snakemake's own executor was installed.
 """
 
@@ -19,7 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "tests/cluster"))
+PACKAGE = ROOT / "packages/snakemake-executor-plugin-submitit"
+sys.path.insert(0, str(PACKAGE / "tests/support"))
 
 from loopback_slurm import LoopbackSlurm  # noqa: E402
 
@@ -92,7 +93,7 @@ def measure(contender: Contender, jobs: int, slurm: LoopbackSlurm, folder: Path)
     counted_programs(folder / "bin", calls, slurm)
     environment = os.environ | slurm.environment
     environment["PATH"] = f"{folder / 'bin'}{os.pathsep}{environment['PATH']}"
-    environment["PYTHONPATH"] = str(ROOT / "src") if contender.name == "submitit" else ""
+    environment["PYTHONPATH"] = str(PACKAGE / "src") if contender.name == "submitit" else ""
     command = [contender.python, "-m", "snakemake", *contender.arguments, "--jobs", str(jobs)]
     command += ["--default-resources", "runtime=10", "mem_mb=100", "slurm_partition=low"]
     command += ["slurm_account=root"]
@@ -136,7 +137,7 @@ def main() -> None:
         contenders.append(Contender("slurm", chosen.official_python, theirs))
     print("| executor | jobs | wall s | s a job | sbatch | squeue | sacct | scontrol | srun | MB |")
     print("|---|---|---|---|---|---|---|---|---|---|", flush=True)
-    slurm = LoopbackSlurm()
+    slurm = LoopbackSlurm(max_array_size=1001)
     try:
         slurm.start()
         with tempfile.TemporaryDirectory() as folder:

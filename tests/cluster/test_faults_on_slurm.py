@@ -23,7 +23,7 @@ from pathlib import Path
 from threading import Event, Lock
 
 import pytest
-from fresh_clone import Clone
+from fresh_clone import Clone, source_path
 from loopback_slurm import LoopbackSlurm
 from row import Row
 from submitit_project import wait_for
@@ -216,7 +216,7 @@ class Training:
 
 
 def environment(folder: Path, slurm: LoopbackSlurm) -> dict[str, str]:
-    return {**slurm.environment, "PYTHONPATH": str(folder / "src")}
+    return {**slurm.environment, "PYTHONPATH": source_path(folder)}
 
 
 def preemption(training: Training, cluster: Cluster) -> tuple[str, str]:

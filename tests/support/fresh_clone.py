@@ -10,6 +10,12 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 
 
+def source_path(folder: Path) -> str:
+    """The PYTHONPATH of the code of a clone at `folder`: this project's and its executor's."""
+    folders = (folder / "src", folder / "packages/snakemake-executor-plugin-submitit/src")
+    return os.pathsep.join(map(str, folders))
+
+
 class Clone:
     """The files that git tracks or would track, committed in a new repository at `folder`."""
 
@@ -36,7 +42,7 @@ class Clone:
     def run(self, *command: str, **environment: str) -> subprocess.CompletedProcess[str]:
         """Runs a command in the clone, with the clone's code and this environment's programs."""
         programs = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        settings = {"PATH": programs, "PYTHONPATH": str(self.folder / "src"), **environment}
+        settings = {"PATH": programs, "PYTHONPATH": source_path(self.folder), **environment}
         return subprocess.run(
             command,
             cwd=self.folder,

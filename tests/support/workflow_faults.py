@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
-from fresh_clone import Clone
+from fresh_clone import Clone, source_path
 from row import Row
 from workspace import CHANGES, STUDY, Workspace, wait_for
 
@@ -45,7 +45,7 @@ class Workflow:
         target = f"results/{STUDY}/checkpoints/{RUN}/epoch_{until:04d}.json"
         command = ["snakemake", "--profile", "profiles/local", "--config", f"study={STUDY}"]
         programs = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        settings = {"PATH": programs, "PYTHONPATH": str(self.folder / "src")}
+        settings = {"PATH": programs, "PYTHONPATH": source_path(self.folder)}
         with self.output.open("ab") as file:
             return subprocess.Popen(
                 [*command, *arguments, "--", target],

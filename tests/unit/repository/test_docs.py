@@ -5,9 +5,12 @@ from pathlib import Path
 
 import pytest
 
-DOCS = sorted([Path("README.md"), *Path("docs").glob("*.md")])
+PLUGIN = Path("packages/snakemake-executor-plugin-submitit")
+DOCS = sorted([Path("README.md"), *Path("docs").glob("*.md"), *PLUGIN.rglob("*.md")])
 TESTS: dict[str, str] = {}
-for file in sorted(Path("tests").rglob("test_*.py")):  # a name may stand in two folders
+for file in sorted(
+    [*Path("tests").rglob("test_*.py"), *PLUGIN.rglob("test_*.py")]
+):  # a name may stand in two folders
     TESTS[file.name] = TESTS.get(file.name, "") + file.read_text()
 
 

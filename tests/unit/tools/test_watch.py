@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 from demo_results import JOB_FILES, RECORDS, write
+from snakemake_executor_plugin_submitit.ledger import Entry, Ledger
 
 from barlow_atlas.__main__ import main
 from barlow_atlas.study.file import load_study
@@ -29,7 +30,6 @@ from barlow_atlas.tools.watch.activity import activity
 from barlow_atlas.tools.watch.live import SECONDS_BETWEEN_QUESTIONS, TimeLeft
 from barlow_atlas.tools.watch.server import Server, is_loopback, url
 from barlow_atlas.workflow.jobs import step_file
-from snakemake_executor_plugin_submitit.ledger import Entry, Ledger
 
 ROOT = Path.cwd()
 RUNS = [f"{method}-d256-e100-clean-s{seed}" for method in ("bt", "mix") for seed in (1, 2, 3)]

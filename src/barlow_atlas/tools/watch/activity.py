@@ -23,10 +23,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from barlow_atlas.workflow.jobs import Job, runs_of, stem_of, step_file
 from snakemake_executor_plugin_submitit.job import process_lives
 from snakemake_executor_plugin_submitit.ledger import Ledger
 from snakemake_executor_plugin_submitit.submission import log_folder
+
+from barlow_atlas.workflow.jobs import Job, runs_of, stem_of, step_file
 
 LOCKS = Path(".snakemake/locks")
 LEDGER = Path(".snakemake/submitit")

@@ -5,8 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from snakemake_interface_common.exceptions import WorkflowError
-
 from snakemake_executor_plugin_submitit.private import script_text
 from snakemake_executor_plugin_submitit.resources import (
     read_request,
@@ -14,6 +12,7 @@ from snakemake_executor_plugin_submitit.resources import (
     signal_delay_s,
     slurm_parameters,
 )
+from snakemake_interface_common.exceptions import WorkflowError
 
 # What every job has: one thread, an hour.
 BASE: dict[str, Any] = {

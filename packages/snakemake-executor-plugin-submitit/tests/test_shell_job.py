@@ -15,10 +15,9 @@ from typing import Any
 import cloudpickle
 import pytest
 import submitit
-from submitit_project import SOURCES, processes_with, wait_for, write_trainer
-
 from snakemake_executor_plugin_submitit import job as job_module
 from snakemake_executor_plugin_submitit.job import CommandFailed, ShellJob
+from submitit_project import SOURCES, processes_with, wait_for, write_trainer
 
 Start = Callable[..., "subprocess.Popen[str]"]
 

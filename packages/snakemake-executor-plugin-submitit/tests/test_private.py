@@ -14,9 +14,8 @@ import submitit
 from snakemake.resources import Resource, Resources
 from snakemake.rules import Rule
 from snakemake.scheduling.job_scheduler import JobScheduler
-from submitit.core.utils import DelayedSubmission
-
 from snakemake_executor_plugin_submitit import private
+from submitit.core.utils import DelayedSubmission
 
 
 @pytest.fixture

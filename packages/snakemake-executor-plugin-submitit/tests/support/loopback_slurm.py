@@ -80,7 +80,8 @@ def free_ports(number: int) -> list[int]:
 
 
 class LoopbackSlurm:
-    def __init__(self) -> None:
+    def __init__(self, max_array_size: int = 6) -> None:
+        self.max_array_size = max_array_size
         # Short, because the path of a socket may have 107 characters only.
         self.folder = Path(tempfile.mkdtemp(prefix="slurm-", dir="/tmp"))
         self.environment = {
@@ -250,12 +251,15 @@ class LoopbackSlurm:
             TaskPlugin=task/none
             SelectType=select/cons_tres
             SelectTypeParameters=CR_Core_Memory
-            JobAcctGatherType=jobacct_gather/none
+            JobAcctGatherType=jobacct_gather/linux
+            JobAcctGatherFrequency=task=5
             AccountingStorageType=accounting_storage/slurmdbd
             AccountingStorageHost=127.0.0.1
             AccountingStoragePort={dbd}
             AccountingStoragePass={folder}/munge.sock
             AccountingStorageTRES=gres/gpu
+            AccountingStorageEnforce=associations,limits,qos
+            MaxArraySize={self.max_array_size}
             GresTypes=gpu
             MpiDefault=none
             KillWait={KILL_WAIT_S}

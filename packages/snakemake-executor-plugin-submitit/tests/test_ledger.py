@@ -8,10 +8,6 @@ import time
 from pathlib import Path
 
 import pytest
-from snakemake_interface_executor_plugins.executors.base import SubmittedJobInfo
-from submitit.core.utils import DelayedSubmission
-from submitit_project import wait_for
-
 from snakemake_executor_plugin_submitit import call
 from snakemake_executor_plugin_submitit.ledger import Entry, Identity, Ledger
 from snakemake_executor_plugin_submitit.local import LocalCluster
@@ -19,6 +15,9 @@ from snakemake_executor_plugin_submitit.resources import read_request
 from snakemake_executor_plugin_submitit.slurm import SlurmCluster, SlurmSettings
 from snakemake_executor_plugin_submitit.submission import Submission
 from snakemake_executor_plugin_submitit.watch import Seen
+from snakemake_interface_executor_plugins.executors.base import SubmittedJobInfo
+from submitit.core.utils import DelayedSubmission
+from submitit_project import wait_for
 
 A = Entry("7_1", "/logs/train", ("a.txt", "b.txt"), "same")
 SETTINGS = SlurmSettings(signal_delay_s=120, status_interval_s=30, array_limit=9, lost_after_s=300)

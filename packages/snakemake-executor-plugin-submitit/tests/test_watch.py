@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-
 from snakemake_executor_plugin_submitit import watch
 from snakemake_executor_plugin_submitit.call import compress, is_passing
 from snakemake_executor_plugin_submitit.resources import read_request

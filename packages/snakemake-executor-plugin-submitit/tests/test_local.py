@@ -10,10 +10,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from submitit_project import SOURCES, Project, processes_with, wait_for
-
 from snakemake_executor_plugin_submitit.local import Free, choose_startable
 from snakemake_executor_plugin_submitit.submission import log_folder
+from submitit_project import SOURCES, Project, processes_with, wait_for
 
 # A rule's command that records when it ran, with how many threads and which GPUs.
 RECORD = (

@@ -1,7 +1,7 @@
 """What this plugin uses of Snakemake and submitit that they do not promise to keep, and why.
 
-Written for Snakemake 9.27 and submitit 1.5.4; tests/executor/test_submitit_private.py fails once a
-later version has something else.
+Written for Snakemake 9.27 and submitit 1.5.4; tests/test_private.py fails once a later version
+has something else.
 """
 
 from __future__ import annotations
