@@ -20,7 +20,13 @@ from submitit.core.utils import DelayedSubmission
 from submitit_project import wait_for
 
 A = Entry("7_1", "/logs/train", ("a.txt", "b.txt"), "same")
-SETTINGS = SlurmSettings(signal_delay_s=120, status_interval_s=30, array_limit=9, lost_after_s=300)
+SETTINGS = SlurmSettings(
+    signal_delay_s=120,
+    status_interval_s=30,
+    array_limit=9,
+    lost_after_s=300,
+    controller_timeout_s=600,
+)
 
 
 def submission(folder: Path, *, forced: bool = False) -> Submission:
@@ -28,6 +34,7 @@ def submission(folder: Path, *, forced: bool = False) -> Submission:
         info=SubmittedJobInfo(None),
         request=read_request("train", 1, {"runtime": 60}),
         identity=Identity((str(folder / "out"),), "text", ()),
+        name="train",
         command="true",
         folder=folder / "logs",
         rule_folder=folder / "logs",
@@ -94,7 +101,7 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SlurmCluster:
     """Slurm's programs are there, and do nothing but complain."""
     programs = tmp_path / "bin"
     programs.mkdir()
-    for name in ("sbatch", "srun", "squeue", "scancel"):
+    for name in ("sbatch", "srun", "squeue", "scancel", "scontrol"):
         program = programs / name
         program.write_text("#!/bin/sh\necho 'Unable to contact slurm controller' >&2; exit 1\n")
         program.chmod(0o755)
@@ -109,7 +116,7 @@ said: list[str] = []
 def test_sbatch_is_tried_for_a_bounded_time(
     cluster: SlurmCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(call, "TRY_FOR_S", 1.0)
+    monkeypatch.setattr(cluster._patience, "_try_for_s", 1.0)
     said.clear()
     job = submission(tmp_path)
     cluster.accept([job])

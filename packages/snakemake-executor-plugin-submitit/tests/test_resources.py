@@ -27,6 +27,25 @@ BASE: dict[str, Any] = {
 }
 
 
+ABSENT = object()
+
+
+def several(cpus: int = 1, gpus: int = 0, **extra: str) -> dict[str, Any]:
+    """What differs for a command that starts its tasks itself."""
+    setup = [
+        f"export SRUN_CPUS_PER_TASK={cpus}",
+        "export SLURM_DISTRIBUTION=block",
+        "export SLURM_KILL_BAD_EXIT=1",
+        *([f"export SLURM_GPUS_PER_TASK={gpus}"] if gpus else []),
+    ]
+    return {
+        "srun_args": ABSENT,
+        "use_srun": False,
+        "setup": setup,
+        "additional_parameters": {"requeue": True, "signal": "B:USR2@120"} | extra,
+    }
+
+
 def parameters(threads: int = 1, **resources: Any) -> dict[str, Any]:
     request = read_request("train", threads, {"runtime": 60, **resources})
     return slurm_parameters(request, wanted_signal_delay_s=120)
@@ -49,10 +68,33 @@ def parameters(threads: int = 1, **resources: Any) -> dict[str, Any]:
         ({"qos": "long", "constraint": "v100&nvlink"}, None),
         (
             {"nodes": 2, "tasks_per_node": 4},
+            {"nodes": 2, "ntasks_per_node": 4} | several(),
+        ),
+        (
+            {"tasks": 3, "mpi": "mpiexec"},
+            {"ntasks_per_node": ABSENT} | several(ntasks="3"),
+        ),
+        (
+            {"gpu": 2, "tasks_per_gpu": 2, "cpus_per_gpu": 6},
+            {"gpus_per_node": 2, "ntasks_per_node": 4, "cpus_per_task": 3} | several(cpus=3),
+        ),
+        (
+            {"gpu": 2, "tasks": 1},  # of each GPU, as the other executor has it
+            {"gpus_per_node": 2, "ntasks_per_node": 2} | several(gpus=1),
+        ),
+        ({"cpus_per_task": 5}, {"cpus_per_task": 5, "srun_args": ["--cpus-per-task=5"]}),
+        ({"cluster": "here"}, {}),
+        (
+            {"reservation": "mine"},
+            {"additional_parameters": {"requeue": True, "reservation": "mine"}},
+        ),
+        (
+            {"slurm_extra": "-x n1 -wn2 -H --exclusive"},
             {
-                "nodes": 2,
-                "ntasks_per_node": 4,
-                "srun_args": ["--cpus-per-task=1", "--nodes=1", "--ntasks=1"],
+                "additional_parameters": {
+                    **{"requeue": True, "exclude": "n1", "nodelist": "n2"},
+                    **{"hold": True, "exclusive": True},
+                }
             },
         ),
         (
@@ -75,7 +117,8 @@ def parameters(threads: int = 1, **resources: Any) -> dict[str, Any]:
 def test_slurm_parameters(resources: dict[str, Any], changed: dict[str, Any] | None) -> None:
     if changed is None:
         changed = {"qos": "long", "constraint": "v100&nvlink"}
-    assert parameters(**resources) == BASE | changed
+    expected = {name: value for name, value in (BASE | changed).items() if value is not ABSENT}
+    assert parameters(**resources) == expected
 
 
 def test_threads_become_cpus_of_the_task_and_of_the_step() -> None:
@@ -108,7 +151,7 @@ def test_submitit_accepts_all_parameters(tmp_path: Any, monkeypatch: pytest.Monk
     for line in (
         "#SBATCH --mem=1500M",
         "#SBATCH --time=60",
-        "#SBATCH --signal=USR2@120",
+        "#SBATCH --signal=B:USR2@120",
         "#SBATCH --gres=gpu:a100:1",
         "#SBATCH --exclusive",
         "#SBATCH --requeue",
@@ -136,7 +179,19 @@ def test_submitit_accepts_all_parameters(tmp_path: Any, monkeypatch: pytest.Monk
         ({"gpus": 1}, "the name `gpu`"),
         ({"partition": "low"}, "the name `slurm_partition`"),
         ({"slurm_extra": "--exclusive 'open"}, "No closing quotation"),
-        ({"slurm_extra": "-N 2"}, "'-N' is not one"),
+        ({"tasks": 2, "tasks_per_node": 2}, "tasks_per_node=2 is asked for too"),
+        ({"tasks_per_gpu": 2}, "GPUs beside it"),
+        ({"cpus_per_gpu": 2}, "GPUs beside it"),
+        ({"mpi": "srun"}, "`tasks` or `tasks_per_node` beside it"),
+        ({"slurm_requeue": True}, "nothing reads `slurm_requeue`"),
+        ({"slurm_extra": "-N 2"}, "the resource `nodes` instead"),
+        ({"slurm_extra": "-n2"}, "the resource `tasks` instead"),
+        ({"slurm_extra": "-Z 2"}, "'-Z' is not one"),
+        ({"slurm_extra": "-H yes"}, "'yes' belongs to no option"),
+        ({"slurm_extra": "--parsable"}, "left to the plugin"),
+        ({"slurm_extra": "--export=NONE"}, "left to the plugin"),
+        ({"slurm_extra": "-D /tmp"}, "left to the plugin"),
+        ({"slurm_extra": "--ntasks=2"}, "the resource `tasks` instead"),
         ({"slurm_extra": "--exclusive yes no"}, "'no' belongs to no option"),
         ({"slurm_extra": "--mem=5G"}, "the resource `mem_mb` instead"),
         ({"slurm_extra": "--output=x"}, "left to the plugin"),
@@ -153,12 +208,6 @@ def test_a_wrong_value_names_rule_resource_value_and_what_was_expected(
     assert "Rule train" in message
     assert f"{name}={resources[name]!r}" in message
     assert expected in message
-
-
-def test_slurm_needs_a_time_limit() -> None:
-    request = read_request("train", 1, {})
-    with pytest.raises(WorkflowError, match=r"Rule train: resource runtime is missing.*profile"):
-        slurm_parameters(request, 120)
 
 
 @pytest.mark.parametrize(

@@ -41,8 +41,11 @@ def test_parse_sacct(text: str, states: dict[str, Seen]) -> None:
 
 
 def test_parse_squeue() -> None:
-    found = parse_squeue("7|RUNNING|n1\n8_2|PENDING|\n\n")
-    assert found == {"7": Seen("RUNNING", "n1"), "8_2": Seen("PENDING")}
+    found = parse_squeue("7|RUNNING|n1|None\n8_2|PENDING||launch_failed_requeued_held\n\n")
+    assert found == {
+        "7": Seen("RUNNING", "n1", "None"),
+        "8_2": Seen("PENDING", reason="launch failed requeued held"),
+    }
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ job as well, so nothing here may import submitit.  See ``executor.py`` for how a
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Optional
 
 from snakemake_interface_executor_plugins.settings import CommonSettings, ExecutorSettingsBase
 
@@ -64,6 +65,44 @@ class ExecutorSettings(ExecutorSettingsBase):  # type: ignore[misc]
             "help": "Largest number of ready jobs of one rule with equal resources that are "
             "submitted to Slurm as one job array; it must be below the cluster's MaxArraySize "
             "(`scontrol show config`). 1: no arrays. Default: 1000.",
+        },
+    )
+    controller_timeout: int = field(
+        default=600,
+        metadata={
+            "help": "Seconds for which a Slurm that does not answer is asked again to take a job, "
+            "or to tell about one of an earlier start, before the job fails. Default: 600.",
+        },
+    )
+    jobname_prefix: str = field(
+        default="",
+        metadata={"help": "What the names of Slurm jobs begin with. Default: nothing."},
+    )
+    # Snakemake's parser of arguments takes no `X | None`.
+    partition_config: Optional[Path] = field(  # noqa: UP045
+        default=None,
+        metadata={
+            "help": "YAML file with the limits of partitions, as the `slurm` executor has it: a "
+            "job that names no partition goes to the fitting one that allows the least. Default: "
+            "$SNAKEMAKE_SLURM_PARTITIONS, or the cluster's default partition.",
+        },
+    )
+    efficiency_report: Optional[Path] = field(  # noqa: UP045
+        default=None,
+        metadata={
+            "help": "CSV file for CPU time and memory of each Slurm job, asked for and used, as "
+            "sacct tells at the end of the workflow. Default: none.",
+        },
+    )
+    delete_successful_logs: bool = field(
+        default=False,
+        metadata={"help": "Delete the log of a job that succeeds. Default: keep it."},
+    )
+    delete_logfiles_older_than: int = field(
+        default=0,
+        metadata={
+            "help": "Days after which logs in the folder are deleted, at the end of a workflow. "
+            "0: never. Default: 0.",
         },
     )
     lost_after: int = field(

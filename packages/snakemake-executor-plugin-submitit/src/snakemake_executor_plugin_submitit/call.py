@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import pwd
+import re
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from snakemake_interface_common.exceptions import WorkflowError
 
-# Seconds for which a Slurm that does not answer is asked again to take a job, and in between.
-TRY_FOR_S = 600.0
+# Seconds between two tries to reach a Slurm that does not answer.
 TRY_EVERY_S = 10.0
 _SCANCEL_WITHIN_S = 120.0
 
@@ -32,6 +34,14 @@ _PASSING = (
     "zero bytes were transmitted",
 )
 
+ARRAY_TOO_LONG = "Invalid job array specification"
+# sbatch's words for a limit that ending jobs make room under: of submitted jobs (of an association
+# or a QOS, in any of Slurm's forms), and of all jobs that the controller keeps.
+_FULL = re.compile(
+    r"(Assoc|QOS)(Max|Grp)\w*Submit\w*|temporarily unable to accept job"
+    rf"|{ARRAY_TOO_LONG}"
+)
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -49,7 +59,12 @@ def call(command: list[str], within_s: float) -> Answer:
     """Runs one of Slurm's programs, for ``within_s`` seconds at most.  Raises nothing."""
     try:
         done = subprocess.run(
-            command, capture_output=True, text=True, timeout=within_s, check=False
+            command,
+            capture_output=True,
+            text=True,
+            timeout=within_s,
+            check=False,
+            env=environment(os.environ),
         )
     except subprocess.TimeoutExpired:
         complaint = f"{command[0]} did not end within {within_s:.0f} s"
@@ -67,9 +82,43 @@ def is_passing(complaint: str) -> bool:
     return any(words in complaint.lower() for words in _PASSING)
 
 
-def scancel(job_ids: Iterable[str]) -> str:
+def user_name() -> str:
+    """Who runs this process, as Slurm calls them."""
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return str(os.getuid())
+
+
+def limit_in(complaint: str) -> str:
+    """The limit because of which sbatch did not take jobs now but will, in its words; or empty.
+
+    An array may also be longer than this cluster's arrays can be.
+    """
+    found = _FULL.search(complaint)
+    return "" if found is None else found.group()
+
+
+def environment(variables: Mapping[str, str]) -> dict[str, str]:
+    """``variables`` without what an outer job left there, which sbatch and its jobs would read.
+
+    Its memory would contradict theirs, its tasks and nodes would become theirs.
+    """
+    return {name: value for name, value in variables.items() if name not in inherited(variables)}
+
+
+def inherited(variables: Mapping[str, str]) -> list[str]:
+    """The names of the variables of the Slurm job in which this process runs, if it does."""
+    if "SLURM_JOB_ID" not in variables:
+        return []
+    prefixes = ("SLURM_", "SBATCH_", "SRUN_")
+    return [name for name in variables if name.startswith(prefixes) and name != "SLURM_CONF"]
+
+
+def scancel(job_ids: Iterable[str], *options: str) -> str:
     """Cancels jobs.  Returns why scancel failed; empty if it did not."""
-    return call(["scancel", "--quiet", *compress(job_ids)], _SCANCEL_WITHIN_S).complaint
+    command = ["scancel", "--quiet", *options, *compress(job_ids)]
+    return call(command, _SCANCEL_WITHIN_S).complaint
 
 
 def compress(job_ids: Iterable[str]) -> list[str]:
@@ -102,11 +151,13 @@ class Cancelled(Exception):
 class Patience:
     """Waiting in the threads that talk to Slurm, which the end of the workflow cuts short.
 
-    ``warn`` is told what is waited for, once.
+    ``warn`` is told what is waited for, once.  A Slurm that does not answer is asked again for
+    ``try_for_s`` seconds.
     """
 
-    def __init__(self, warn: Callable[[str], None]) -> None:
+    def __init__(self, warn: Callable[[str], None], try_for_s: float) -> None:
         self._warn = warn
+        self._try_for_s = try_for_s
         self._cancelled = threading.Event()
         self._last_complaint = ""
 
@@ -120,12 +171,14 @@ class Patience:
 
     def deadline(self) -> float:
         """Of tries that begin now."""
-        return time.monotonic() + TRY_FOR_S
+        return time.monotonic() + self._try_for_s
 
     def wait(self, deadline: float, complaint: str) -> None:
         """Waits before another try; raises ``WorkflowError`` after ``deadline``."""
         if time.monotonic() > deadline:
-            raise WorkflowError(f"{complaint} (tried for {TRY_FOR_S / 60:.0f} min)")
+            raise WorkflowError(
+                f"{complaint} (tried for {self._try_for_s:.0f} s, `--submitit-controller-timeout`)"
+            )
         if complaint != self._last_complaint:
             self._last_complaint = complaint
             self._warn(f"{complaint}\nTrying again every {TRY_EVERY_S:.0f} s.")

@@ -10,8 +10,10 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import sys
 import textwrap
+import threading
 from collections.abc import AsyncGenerator
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
@@ -26,6 +28,7 @@ from snakemake_interface_executor_plugins.utils import format_cli_arg, join_cli_
 
 from snakemake_executor_plugin_submitit.ledger import Identity, Ledger
 from snakemake_executor_plugin_submitit.local import LocalCluster
+from snakemake_executor_plugin_submitit.partitions import read_partitions
 from snakemake_executor_plugin_submitit.private import declared_threads, is_stopping
 from snakemake_executor_plugin_submitit.resources import read_request
 from snakemake_executor_plugin_submitit.slurm import SlurmCluster, SlurmSettings
@@ -34,6 +37,8 @@ from snakemake_executor_plugin_submitit.submission import (
     Outcome,
     Submission,
     block_sigint,
+    delete_logs,
+    job_name,
     log_folder,
     log_tail,
 )
@@ -51,6 +56,9 @@ class Executor(RemoteExecutor):  # type: ignore[misc]
         self._cluster = self._make_cluster()
         self._worker = ThreadPoolExecutor(1, "submitit", initializer=block_sigint)
         self._cancelled = False
+        self._interrupted = False
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, self._on_ctrl_c)
         self._capped_rules: set[str] = set()
 
     @property
@@ -64,6 +72,8 @@ class Executor(RemoteExecutor):  # type: ignore[misc]
         warn = self.logger.warning
         for name in ("signal_delay", "status_interval", "max_continuations"):
             _check_least(settings, name, 0)
+        for name in ("controller_timeout", "delete_logfiles_older_than"):
+            _check_least(settings, name, 0)
         for name in ("array_limit", "lost_after"):
             _check_least(settings, name, 1)
         if settings.cluster == "slurm":
@@ -72,11 +82,23 @@ class Executor(RemoteExecutor):  # type: ignore[misc]
                 status_interval_s=settings.status_interval,
                 array_limit=settings.array_limit,
                 lost_after_s=60.0 * settings.lost_after,
+                controller_timeout_s=settings.controller_timeout,
+                jobname_prefix=settings.jobname_prefix,
+                partitions=_partitions(settings.partition_config),
+                efficiency_report=settings.efficiency_report,
             )
             ledger = Ledger(Path(self.workflow.persistence.path).absolute() / "submitit")
             return SlurmCluster(slurm, ledger, warn)
         cores = self.workflow.resource_settings.cores or len(os.sched_getaffinity(0))
         return LocalCluster(cores, settings.signal_delay, warn)
+
+    def _on_ctrl_c(self, signum: int, frame: object) -> None:
+        """The first has Snakemake cancel all jobs; another one would leave half of them behind."""
+        if self._interrupted:
+            self.logger.warning("The jobs are being cancelled already, please wait.")
+            return
+        self._interrupted = True
+        raise KeyboardInterrupt
 
     def get_job_args(self, job: JobExecutorInterface) -> str:
         """The arguments of the inner Snakemake; of an option given twice the last one counts.
@@ -124,6 +146,7 @@ class Executor(RemoteExecutor):  # type: ignore[misc]
                 info=info,
                 request=read_request(job.name, job.threads, job.resources),
                 identity=identity_of(job),
+                name=job_name(job.name, wildcards),
                 command=self.format_job_exec(job),
                 folder=log_folder(settings.folder, job.name, wildcards),
                 rule_folder=log_folder(settings.folder, job.name, {}),
@@ -182,6 +205,11 @@ class Executor(RemoteExecutor):  # type: ignore[misc]
         super().shutdown()
         self._worker.shutdown()
         self._cluster.close()
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        settings = self.workflow.executor_settings
+        if settings.delete_logfiles_older_than:
+            delete_logs(settings.folder, settings.delete_logfiles_older_than)
 
     def _stopping(self) -> bool:
         keep_going = self.workflow.execution_settings.keep_going
@@ -190,6 +218,8 @@ class Executor(RemoteExecutor):  # type: ignore[misc]
     def _report(self, submission: Submission, outcome: Outcome) -> None:
         info = submission.info
         if outcome.succeeded:
+            if self.workflow.executor_settings.delete_successful_logs and submission.log:
+                submission.log.unlink(missing_ok=True)
             self.report_job_success(info)
         elif outcome.dropped:
             self.logger.info(f"Job {info.job.jobid} was not started, as the workflow is stopping.")
@@ -260,6 +290,12 @@ def _single_jobs(job: JobExecutorInterface) -> list[Any]:
     if not job.is_group():
         return [job]
     return sorted(job.jobs, key=lambda each: (each.rule.name, sorted(each.wildcards_dict.items())))
+
+
+def _partitions(config: Path | None) -> dict[str, dict[str, Any]]:
+    """The partitions' limits, if a file names them; the variable is the other executor's."""
+    named = config or os.environ.get("SNAKEMAKE_SLURM_PARTITIONS")
+    return read_partitions(Path(named)) if named else {}
 
 
 def _check_least(settings: Any, name: str, least: int) -> None:

@@ -6,9 +6,12 @@ standard library only, and a job needs neither this package nor Snakemake to loa
 Signals, and who sends them:
 
 * SIGUSR2: the time limit is near (Slurm's ``--signal``, or submitit's local controller).  submitit
-  handles it by calling :meth:`ShellJob.checkpoint`.
+  handles it by calling :meth:`ShellJob.checkpoint`.  A command that started tasks by ``srun`` hands
+  it on to them through srun.
 * SIGTERM: Slurm preempts or cancels, or the user stopped Snakemake, or it is gone and its jobs on
-  this machine must not outlive it (:func:`_end_with`).
+  this machine must not outlive it (:func:`_end_with`).  The tasks of an ``srun`` get it from Slurm,
+  at a preemption they alone: that the command failed because of it Slurm has to tell
+  (:func:`_is_preempted`).
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from __future__ import annotations
 import contextlib
 import glob
 import os
+import re
 import signal
 import subprocess
 import threading
@@ -31,6 +35,7 @@ TERM_GRACE_S = 20.0
 SLURM_ACTS_WITHIN_S = 1800.0
 # Seconds for the rest of a process group when its leader has gone already.
 STRAGGLERS_S = 10.0
+_SCONTROL_WITHIN_S = 60.0
 
 # Seconds between two looks at whether the parent lives.
 PARENT_POLL_S = 1.0
@@ -78,6 +83,7 @@ class ShellJob:
         self.grace_s = grace_s
         self.parent = parent
         self._child: subprocess.Popen[bytes] | None = None
+        self._files = _OwnFiles()
         self._terminated = False
         self._signalled = False
 
@@ -90,7 +96,7 @@ class ShellJob:
         Raises :class:`CommandFailed` if it does not end with status 0.  None of the processes that
         it started in its group is left behind.
         """
-        _remove_unfinished_files()
+        self._files.found()
         signal.signal(signal.SIGTERM, self._on_sigterm)
         signal.pthread_sigmask(signal.SIG_BLOCK, _HANDLED)
         if self.parent is not None:
@@ -110,12 +116,14 @@ class ShellJob:
             status = 0
         finally:
             self._stop_group()
+            self._files.keep()
         if status == 0:
             return
-        if self._terminated and os.environ.get("SUBMITIT_EXECUTOR") == "slurm":
+        on_slurm = os.environ.get("SUBMITIT_EXECUTOR") == "slurm"
+        if on_slurm and (self._terminated or _is_preempted()):
             # To end now would count as a failure of the job.  Slurm is about to kill it, and
             # whether that is a preemption (requeued) or a cancellation only Slurm knows.
-            print("stopped by SIGTERM; waiting for Slurm to requeue or end this job", flush=True)
+            print("stopped from outside; waiting for Slurm to requeue or end this job", flush=True)
             time.sleep(SLURM_ACTS_WITHIN_S)
         reason = " after SIGTERM" if self._terminated else ""
         raise CommandFailed(describe_status(status) + reason)
@@ -148,6 +156,7 @@ class ShellJob:
                 )
             print(f"{describe_status(status)} after SIGUSR2; it is to be continued", flush=True)
             self._stop_group()
+        self._files.keep()
         return DelayedSubmission(ShellJob(self.command, self.grace_s, self.parent))
 
     def _ended(self, options: int) -> int | None:
@@ -164,6 +173,7 @@ class ShellJob:
 
     def _on_sigterm(self, signum: int, frame: object) -> None:
         self._terminated = True
+        self._files.keep()
         self._signal_group(signal.SIGTERM)
         if os.environ.get("SUBMITIT_EXECUTOR") != "slurm":
             # Nobody else will: a command that ignores SIGTERM is killed after the grace.
@@ -220,19 +230,51 @@ def process_lives(pid: int) -> bool:
     return not os.path.exists("/proc/self/stat") or _group_of_living(stat) is not None
 
 
-def _remove_unfinished_files() -> None:
-    """Removes what an earlier run of this job left if it was killed while submitit wrote a file.
+class _OwnFiles:
+    """submitit's files of this job: the pickle that another start of it reads, and its result."""
 
-    submitit refuses to write a file again of which there is such a rest.
-    """
-    folder = os.environ.get("SUBMITIT_FOLDER")
-    if folder is None:
-        return
-    from submitit import JobEnvironment
+    def __init__(self) -> None:
+        self._pickle: Path | None = None
+        self._content = b""
 
-    job_id = JobEnvironment().job_id
-    for name in ("submitted.pkl", "0_result.pkl"):
-        Path(folder, f"{job_id}_{name}.save_tmp").unlink(missing_ok=True)
+    def found(self) -> None:
+        """Reads the pickle, and removes what an earlier run left if it was killed while writing.
+
+        submitit refuses to write a file again of which there is such a rest.
+        """
+        folder = os.environ.get("SUBMITIT_FOLDER")
+        if folder is None:
+            return
+        from submitit import JobEnvironment
+
+        job_id = JobEnvironment().job_id
+        for name in ("submitted.pkl", "0_result.pkl"):
+            Path(folder, f"{job_id}_{name}.save_tmp").unlink(missing_ok=True)
+        self._pickle = Path(folder, f"{job_id}_submitted.pkl")
+        self._content = self._pickle.read_bytes()
+
+    def keep(self) -> None:
+        """Brings back the folder and the pickle, should somebody have deleted the logs meanwhile.
+
+        submitit could not write the job's result otherwise, nor start it again.
+        """
+        if self._pickle is not None and not self._pickle.exists():
+            self._pickle.parent.mkdir(parents=True, exist_ok=True)
+            self._pickle.write_bytes(self._content)
+
+
+def _is_preempted() -> bool:
+    """Whether Slurm is about to take this job's nodes away.  False if it does not say."""
+    command = ["scontrol", "--oneliner", "show", "job", os.environ.get("SLURM_JOB_ID", "")]
+    try:
+        told = subprocess.run(
+            command, capture_output=True, text=True, timeout=_SCONTROL_WITHIN_S, check=False
+        ).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    times = dict(re.findall(r"\b(PreemptTime|StartTime)=(\d\S+)", told))
+    # That of an earlier run of the job stays.
+    return bool(times.get("PreemptTime", "") > times.get("StartTime", "9"))
 
 
 def _group_lives(group: int) -> bool:

@@ -10,7 +10,8 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+import uuid
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -46,12 +47,14 @@ class Entry:
     folder: str  # of its log and its result
     outputs: tuple[str, ...]
     fingerprint: str
+    user: str = ""  # who submitted it; empty in entries of earlier versions
 
 
 class Ledger:
     """A folder with one JSON file a job, written atomically.
 
-    Only what an earlier Snakemake left is ever read, once, at the start.
+    Only what an earlier Snakemake left is ever read, once, at the start.  Beside it, while
+    sbatch is called, the name of the files that the call needs.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -73,12 +76,13 @@ class Ledger:
     def record(self, entry: Entry) -> None:
         """Writes or replaces the entry.  It survives the death of this process and machine."""
         self._folder.mkdir(parents=True, exist_ok=True)
-        file = self._file(entry.outputs)
+        file = self.file(entry.outputs)
         temporary = file.with_suffix(f".{os.getpid()}.tmp")
         with temporary.open("w") as stream:
             json.dump(asdict(entry), stream)
             stream.flush()
             os.fsync(stream.fileno())
+        temporary.chmod(0o644)  # others that work in this folder must find the job
         temporary.replace(file)
 
     def forget(self, outputs: Sequence[str]) -> None:
@@ -86,14 +90,37 @@ class Ledger:
         for entry in self.inherited(outputs):
             for output in entry.outputs:
                 self._by_output.pop(output, None)
-            self._file(entry.outputs).unlink(missing_ok=True)
-        self._file(outputs).unlink(missing_ok=True)
+            self.file(entry.outputs).unlink(missing_ok=True)
+        self.file(outputs).unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def submitting(self, folder: Path) -> Iterator[str]:
+        """A name, unique, for the files that a call of sbatch needs in ``folder``.
+
+        It is on disk until the call is over, so that another start can remove the files.
+        """
+        unique = uuid.uuid4().hex
+        self._folder.mkdir(parents=True, exist_ok=True)
+        note = self._folder / f"{unique}.submitting"
+        note.write_text(str(folder))
+        try:
+            yield unique
+        finally:
+            note.unlink(missing_ok=True)
+
+    def remove_rests(self) -> None:
+        """Removes the files of calls of sbatch in which an earlier Snakemake was killed."""
+        for note in self._folder.glob("*.submitting"):
+            for left in Path(note.read_text()).glob(f"{note.stem}*"):
+                left.unlink(missing_ok=True)
+            note.unlink(missing_ok=True)
 
     def unclaimed(self) -> list[Entry]:
         """The inherited entries that no job of this Snakemake has taken over or replaced."""
         return [e for e in self._inherited if self._by_output.get(e.outputs[0]) is not None]
 
-    def _file(self, outputs: Sequence[str]) -> Path:
+    def file(self, outputs: Sequence[str]) -> Path:
+        """The entry of the job that makes ``outputs``."""
         return self._folder / f"{_digest(json.dumps(list(outputs)))[:32]}.json"
 
 

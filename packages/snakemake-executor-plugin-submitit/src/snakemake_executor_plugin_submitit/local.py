@@ -23,6 +23,7 @@ from snakemake_executor_plugin_submitit.submission import (
     Outcome,
     Submission,
     continuations_left,
+    for_submitit,
     read_result,
     remove_pickles,
     result_file,
@@ -277,7 +278,7 @@ class LocalCluster:
         import submitit
 
         executor = submitit.LocalExecutor(
-            submission.folder, max_num_timeout=submission.continuations
+            for_submitit(submission.folder), max_num_timeout=submission.continuations
         )
         limit_min = submission.request.runtime_min or _NO_LIMIT_MIN
         delay_s = signal_delay_s(self._signal_delay, limit_min)

@@ -35,7 +35,11 @@ def script_text(executor: Any, unique: str) -> str:
 
     submitit's own `submit` would call sbatch at once, before anybody has written the job down.
     """
-    text: str = executor._make_submission_file_text(executor._submitit_command_str, unique)
+    command = executor._submitit_command_str
+    if not executor.parameters.get("use_srun", True):
+        # Slurm signals the batch script's own process, which is to be submitit's then.
+        command = f"exec {command}"
+    text: str = executor._make_submission_file_text(command, unique)
     return text
 
 

@@ -8,21 +8,44 @@ submitit would make an array through an executor of its own that forgets setting
 
 from __future__ import annotations
 
+import os
 import re
-import uuid
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from submitit import SlurmExecutor
-from submitit.core.utils import DelayedSubmission, JobPaths
+from submitit.core.utils import DelayedSubmission
 
 from snakemake_executor_plugin_submitit.call import call
 from snakemake_executor_plugin_submitit.private import script_text
-from snakemake_executor_plugin_submitit.submission import shell_job
+from snakemake_executor_plugin_submitit.submission import (
+    for_submitit,
+    relative,
+    shell_job,
+)
 
 # Seconds that one call may take; a busy controller needs tens of them.
 _SBATCH_WITHIN_S = 300.0
+# Seconds that a job waits for its pickle when whoever submitted it has shown no life for as long.
+# A shared file system may show it late.
+_ORPHAN_AFTER_S = 12
+
+# The first lines of the batch script.  Looking into the folder makes NFS forget what it remembers.
+_WAIT_FOR_PICKLE = """
+job="${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}"
+waited=0
+while [ ! -e %(folder)s/"$job"_submitted.pkl ]; do
+    ls %(folder)s > /dev/null 2>&1
+    if [ $waited -ge %(seconds)d ] &&
+        [ -z "$(find %(script)s -newermt "-%(seconds)d seconds" 2> /dev/null)" ]; then
+        echo "nobody told this job what to do: the Snakemake that submitted it has ended"
+        exit 1
+    fi
+    sleep 1
+    waited=$((waited + 1))
+done"""
 
 
 class SbatchFailed(Exception):
@@ -39,23 +62,37 @@ def submit(
     parameters: Mapping[str, Any],
     continuations: int,
     grace_s: float,
+    unique: str,
     record: Callable[[int, str], None],
 ) -> list[str]:
     """Submits ``commands`` as one job or as one array, and returns the job ids in their order.
 
     A job finds what it has to do in a pickle that appears only after ``record(position, job_id)``
-    has returned; without it the job ends after a minute, having done nothing.  So whoever dies in
-    here leaves no job that nobody knows of, and a call that failed may be repeated although Slurm
-    may have taken the jobs.  Raises :class:`SbatchFailed`.
+    has returned; without it the job ends within 15 s, having done nothing.  So whoever dies in here
+    leaves no job that nobody knows of, and a call that failed may be repeated although Slurm may
+    have taken the jobs.  Its files begin with ``unique``.  Raises :class:`SbatchFailed`.
     """
-    executor = SlurmExecutor(folder, max_num_timeout=continuations)
-    executor.update_parameters(**parameters)
+    executor = SlurmExecutor(for_submitit(folder), max_num_timeout=continuations)
+    script = folder / f"{unique}.sh"
+    wait = _WAIT_FOR_PICKLE % {
+        "folder": shlex.quote(str(folder)),
+        "script": shlex.quote(str(script)),
+        "seconds": _ORPHAN_AFTER_S,
+    }
+    output = _output(folder, "%A_%a" if len(commands) > 1 else "%j")
+    executor.update_parameters(
+        **{
+            **parameters,
+            "setup": [wait, *parameters.get("setup", ())],
+            "additional_parameters": parameters["additional_parameters"] | {"output": output},
+        }
+    )
+    if "srun_args" in parameters:
+        executor.parameters["srun_args"] = [*parameters["srun_args"], f"--output={output}"]
     if len(commands) > 1:
         # As submitit's own array does, but with no limit of tasks at a time.
         executor.parameters |= {"map_count": len(commands), "array_parallelism": len(commands)}
     folder.mkdir(parents=True, exist_ok=True)
-    unique = uuid.uuid4().hex
-    script = folder / f"{unique}.sh"
     script.write_text(script_text(executor, unique))
     pickles = [folder / f"{unique}_{position}.pkl" for position in range(len(commands))]
     try:
@@ -69,12 +106,13 @@ def submit(
             raise SbatchFailed(answer.complaint or f"it said {answer.stdout!r}", answer.passing)
         base = found.group(1)
         ids = [f"{base}_{i}" for i in range(len(commands))] if len(commands) > 1 else [base]
-        if len(ids) == 1:  # kept for people, until the job has succeeded
-            script.replace(JobPaths(folder, job_id=base).submission_file)
         try:
             for position, (job_id, pickle) in enumerate(zip(ids, pickles, strict=True)):
                 record(position, job_id)
-                pickle.replace(JobPaths(folder, job_id=job_id).submitted_pickle)
+                pickle.replace(folder / f"{job_id}_submitted.pkl")
+                os.utime(script)  # a sign of life for the jobs whose turn has not come
+            if len(ids) == 1:  # kept for people, until the job has succeeded
+                script.replace(folder / f"{base}_submission.sh")
         except OSError as error:
             call(["scancel", base], _SBATCH_WITHIN_S)
             complaint = f"Slurm job {base} was cancelled, as it could not be noted: {error}"
@@ -83,3 +121,12 @@ def submit(
         for left in (script, *pickles):
             left.unlink(missing_ok=True)
     return ids
+
+
+def _output(folder: Path, job: str) -> str:
+    """The log as sbatch and srun take it.
+
+    Slurm puts the working directory before a relative path by itself, whatever that is called; all
+    else after a percent sign is special.
+    """
+    return str(relative(folder)).replace("%", "%%") + f"/{job}_0_log.out"

@@ -2,26 +2,42 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 from typing import Any, ClassVar
 
 from snakemake_interface_common.exceptions import WorkflowError
 
-from snakemake_executor_plugin_submitit.call import Cancelled, Patience, compress, scancel
+from snakemake_executor_plugin_submitit.backlog import Backlog
+from snakemake_executor_plugin_submitit.call import (
+    Cancelled,
+    Patience,
+    compress,
+    inherited,
+    limit_in,
+    scancel,
+    user_name,
+)
+from snakemake_executor_plugin_submitit.efficiency import write_report
 from snakemake_executor_plugin_submitit.ledger import Entry, Ledger
+from snakemake_executor_plugin_submitit.partitions import fitting_partition
 from snakemake_executor_plugin_submitit.resources import Request, save_grace_s, slurm_parameters
+from snakemake_executor_plugin_submitit.site import Site
 from snakemake_executor_plugin_submitit.states import (
     ENDED,
     INTERRUPTED,
     NODE_FAILED,
     explain,
     out_of_memory,
+    waits_for,
 )
 from snakemake_executor_plugin_submitit.submission import (
     TOO_MANY_CONTINUATIONS,
@@ -33,13 +49,15 @@ from snakemake_executor_plugin_submitit.submission import (
     remove_pickles,
     result_file,
 )
-from snakemake_executor_plugin_submitit.takeover import TakeOver
+from snakemake_executor_plugin_submitit.takeover import TakeOver, is_foreign
 from snakemake_executor_plugin_submitit.watch import Seen, StateWatch
 
 # sbatch calls at the same time; each takes 0.05 s on an idle cluster and seconds on a busy one.
 _SUBMITTERS = 4
 # Seconds that the report of a failure waits for Slurm's word on it (out of memory, for instance).
 _STATE_WAIT_S = 15.0
+# Seconds that Snakemake's main thread waits for what the cluster says of itself.
+_FACTS_WITHIN_S = 2.0
 
 
 @dataclass(frozen=True)
@@ -50,6 +68,14 @@ class SlurmSettings:
     status_interval_s: float
     array_limit: int
     lost_after_s: float
+    controller_timeout_s: float
+    jobname_prefix: str = ""
+    partitions: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    efficiency_report: Path | None = None
+
+
+class ClusterFull(Exception):
+    """Slurm did not take jobs because of a limit, the message, that ending jobs make room under."""
 
 
 class SlurmCluster:
@@ -76,20 +102,38 @@ class SlurmCluster:
         self._placed: dict[Submission, str] = {}
         self._failed: dict[Submission, tuple[float, Outcome]] = {}  # waits for Slurm's word
         self._bad_nodes: tuple[str, ...] = ()  # as Slurm lists them
-        self._patience = Patience(warn)
-        self._take_over = TakeOver(ledger, self._watch, self._patience, warn)
+        self._site = Site()
+        self._max_array_size = self._pool.submit(lambda: self._site.max_array_size)
+        self._backlog = Backlog(warn)
+        self._patience = Patience(warn, settings.controller_timeout_s)
+        self._take_over = TakeOver(ledger, self._watch, self._site, self._patience, warn)
+        self._told: set[str] = set()  # what is to be said once
+        self._hopeless: dict[str, str] = {}  # why, by job id; they are being cancelled
+        self._stopping = False
+        self._given_back: set[str] = set()  # cancelled before they started, as all is stopping
+        self._rules: dict[str, str] = {}  # by job id, of jobs that have ended
         self._lock = threading.Lock()
+        ledger.remove_rests()
+        if left := inherited(os.environ):
+            self._tell_once(
+                "Snakemake runs inside of a Slurm job, whose variables are not for its own jobs; "
+                f"left out: {', '.join(sorted(left))}."
+            )
 
     def check(self, request: Request) -> None:
-        self._parameters(request)
+        """Nothing: what this cluster is able to do only Slurm knows."""
 
     def accept(self, submissions: list[Submission]) -> None:
         """Starts sbatch, in threads; jobs of an earlier Snakemake are looked for first."""
-        earlier = [s for s in submissions if self._ledger.inherited(s.identity.outputs)]
+        found = {s: self._ledger.inherited(s.identity.outputs) for s in submissions}
+        # Another user's job may stand in the way of one alone.
+        foreign = [s for s, entries in found.items() if any(map(is_foreign, entries))]
+        own = [s for s, entries in found.items() if entries and s not in foreign]
         with self._lock:
-            if earlier:
-                self._place(earlier, self._take_over)
-            self._submit_in_arrays([s for s in submissions if s not in earlier])
+            for batch in (*([s] for s in foreign), *([own] if own else [])):
+                self._place(batch, self._take_over)
+            fresh = [s for s, entries in found.items() if not entries]
+            self._submit_in_arrays(self._backlog.keep(fresh))
 
     def cores_for(self, threads: int) -> int:
         return threads
@@ -108,6 +152,15 @@ class SlurmCluster:
                     outcomes[submission] = outcome
                     del self._placed[submission]
                     self._ledger.forget(submission.identity.outputs)
+                    self._backlog.ended(submission.request)
+                    self._rules[job_id] = submission.request.rule
+            self._look_at_waiting()
+            if stopping:
+                dropped = self._backlog.give_back()
+                outcomes |= {s: Outcome(False, dropped=True) for s in dropped}
+                self._give_back()
+            else:
+                self._submit_in_arrays(self._backlog.due())
             self._watch.refresh(list(self._placed.values()))
             return outcomes
 
@@ -121,8 +174,9 @@ class SlurmCluster:
             handed_over = [*self._placing, *self._placed]
             self._note_placed()
             # Those of an earlier start that were not taken over yet are theirs as well.
-            earlier = [self._ledger.inherited(s.identity.outputs) for s in handed_over]
-            ids = {*self._placed.values(), *(entry.job_id for found in earlier for entry in found)}
+            earlier = [e for s in handed_over for e in self._ledger.inherited(s.identity.outputs)]
+            ids = {job_id for s, job_id in self._placed.items() if not s.owner}
+            ids |= {entry.job_id for entry in earlier if not is_foreign(entry)}
             complaint = scancel(ids) if ids else ""
             if complaint:
                 self._warn(
@@ -131,7 +185,8 @@ class SlurmCluster:
                 )
                 return
             for submission in handed_over:
-                self._ledger.forget(submission.identity.outputs)
+                if not submission.owner:
+                    self._ledger.forget(submission.identity.outputs)
 
     def close(self) -> None:
         """Tidies up at the end of the workflow.
@@ -142,19 +197,55 @@ class SlurmCluster:
         self._pool.shutdown(wait=True)
         for entry in self._ledger.unclaimed():
             self._take_over.drop_if_ended(entry)
+        if self._settings.efficiency_report is not None and self._rules:
+            try:
+                write_report(self._settings.efficiency_report, self._rules)
+            except WorkflowError as error:
+                self._warn(str(error))
 
     # Submission -------------------------------------------------------------------------------
 
-    def _parameters(self, request: Request) -> dict[str, Any]:
-        return slurm_parameters(request, self._settings.signal_delay_s, self._bad_nodes)
+    def _completed(self, request: Request) -> Request:
+        """The request with a partition and a time limit, if it names none, as the cluster has them.
+
+        Raises ``WorkflowError`` if it is for another cluster.
+        """
+        if request.cluster is not None and request.cluster != (name := self._site.name):
+            raise WorkflowError(
+                f"Rule {request.rule}: resource cluster={request.cluster!r} cannot be used; "
+                f"expected {name!r} or none, as jobs go to this machine's cluster alone."
+            )
+        if request.partition is None and self._settings.partitions:
+            partition = fitting_partition(request, self._settings.partitions)
+            if partition is None:
+                raise WorkflowError(
+                    f"Rule {request.rule} fits into no partition of `--submitit-partition-config`: "
+                    f"it asks for {request}. Ask for less, or name one as `slurm_partition`."
+                )
+            request = replace(request, partition=partition)
+        if request.runtime_min is None:
+            limit, origin = self._site.runtime_min(request.partition)
+            self._tell_once(
+                f"Rules without the resource `runtime` get {limit} min ({origin}). To set it: "
+                "`default-resources: [runtime=...]` in the profile, or in the rule."
+            )
+            request = replace(request, runtime_min=limit)
+        return request
+
+    def _array_limit(self) -> int:
+        limit = self._settings.array_limit
+        try:
+            size = self._max_array_size.result(timeout=_FACTS_WITHIN_S)
+        except TimeoutError:
+            size = None  # what is too long is divided when sbatch refuses it
+        return limit if size is None else min(limit, max(1, size))
 
     def _submit_in_arrays(self, submissions: Sequence[Submission]) -> None:
         """Jobs of one rule that ask for the same are one call of sbatch."""
         alike: dict[str, list[Submission]] = {}
         for submission in submissions:
-            key = f"{submission.request.rule} {self._parameters(submission.request)}"
-            alike.setdefault(key, []).append(submission)
-        limit = self._settings.array_limit
+            alike.setdefault(str(submission.request), []).append(submission)
+        limit = self._array_limit() if len(submissions) > 1 else 1
         for group in alike.values():
             for start in range(0, len(group), limit):
                 self._place(group[start : start + limit], self._submit)
@@ -174,6 +265,7 @@ class SlurmCluster:
         """Notes the ids of jobs that Slurm has got by now; its refusal is the outcome of a job."""
         outcomes = {}
         again = []
+        refused: dict[Future[dict[Submission, str | None]], list[Submission]] = defaultdict(list)
         for submission, future in list(self._placing.items()):
             if not future.done():
                 continue
@@ -181,6 +273,10 @@ class SlurmCluster:
             if future.cancelled() or isinstance(future.exception(), Cancelled):
                 continue
             error = future.exception()
+            if isinstance(error, ClusterFull):
+                refused[future].append(submission)
+                continue
+            self._backlog.settled(submission)
             if error is not None:
                 outcomes[submission] = Outcome(False, str(error))
                 continue
@@ -190,11 +286,16 @@ class SlurmCluster:
             else:
                 submission.info.external_jobid = job_id
                 self._placed[submission] = job_id
-        self._submit_in_arrays(again)
+        for future, batch in refused.items():
+            self._backlog.refused(batch, str(future.exception()))
+        self._submit_in_arrays(self._backlog.keep(again))
         return outcomes
 
     def _submit(self, batch: list[Submission]) -> dict[Submission, str | None]:
-        """Calls sbatch, again and again for a while if Slurm does not answer."""
+        """Calls sbatch, again and again for a while if Slurm does not answer.
+
+        Raises :class:`ClusterFull`, or ``WorkflowError`` for jobs that Slurm refuses.
+        """
         from snakemake_executor_plugin_submitit.sbatch import SbatchFailed, submit
 
         first = batch[0]
@@ -202,29 +303,37 @@ class SlurmCluster:
             # One script, so one folder for all; the wildcards of each are on top of its log.
             for submission in batch:
                 submission.folder = submission.rule_folder
-        parameters = self._parameters(first.request) | {"job_name": first.folder.name}
+        request = self._completed(first.request)
+        for submission in batch:
+            submission.request = request
+        parameters = slurm_parameters(request, self._settings.signal_delay_s, self._bad_nodes)
+        name = request.rule if len(batch) > 1 else first.name
+        parameters["job_name"] = f"{self._settings.jobname_prefix}{name}"
+        parameters["comment"] = f"{len(batch)} x {name}" if len(batch) > 1 else name
 
         def record(position: int, job_id: str) -> None:
             submission = batch[position]
-            identity = submission.identity
-            self._ledger.record(
-                Entry(job_id, str(submission.folder), identity.outputs, fingerprints[position])
-            )
+            folder, outputs = str(submission.folder), submission.identity.outputs
+            self._ledger.record(Entry(job_id, folder, outputs, fingerprints[position], user_name()))
 
         fingerprints = [submission.identity.fingerprint() for submission in batch]
         deadline = self._patience.deadline()
         while True:
             try:
-                ids = submit(
-                    [submission.command for submission in batch],
-                    first.folder,
-                    parameters,
-                    first.continuations,
-                    save_grace_s(parameters["signal_delay_s"]),
-                    record,
-                )
+                with self._ledger.submitting(first.folder) as unique:
+                    ids = submit(
+                        [submission.command for submission in batch],
+                        first.folder,
+                        parameters,
+                        first.continuations,
+                        save_grace_s(parameters["signal_delay_s"]),
+                        unique,
+                        record,
+                    )
                 return dict(zip(batch, ids, strict=True))
             except SbatchFailed as error:
+                if limit := limit_in(str(error)):
+                    raise ClusterFull(limit) from error
                 complaint = f"sbatch refused it: {error}"
                 if len(batch) > 1:
                     complaint += f" (an array of {len(batch)} jobs; `--submitit-array-limit` "
@@ -234,6 +343,52 @@ class SlurmCluster:
                 self._patience.wait(deadline, complaint)
 
     # Jobs that are with Slurm -----------------------------------------------------------------
+
+    def _look_at_waiting(self) -> None:
+        """Says once why jobs wait for more than their turn, and cancels those that never start."""
+        hopeless = []
+        for submission, job_id in self._placed.items():
+            reason, answers = self._watch.waiting(job_id) or ("", 0)
+            wait = waits_for(reason)
+            if wait is None or job_id in self._hopeless:
+                continue
+            if wait.hopeless and answers == 1:
+                self._watch.hurry()  # it may only be for now
+            elif wait.hopeless:
+                self._hopeless[job_id] = (
+                    f"it can never start ({wait.reason}): {wait.advice}; it was cancelled"
+                )
+                hopeless.append(job_id)
+            elif wait.reason not in self._told:
+                self._told.add(wait.reason)
+                self._warn(
+                    f"Slurm job {job_id} of rule {submission.request.rule} waits "
+                    f"({wait.reason}): {wait.advice}."
+                )
+        if hopeless:
+            scancel(hopeless)
+            self._watch.hurry()
+
+    def _give_back(self) -> None:
+        """Cancels jobs that have not started: Snakemake is stopping and waits for running ones."""
+        waiting = [
+            job_id
+            for submission, job_id in self._placed.items()
+            if job_id not in self._given_back
+            and not submission.owner
+            and self._watch.waiting(job_id) is not None
+        ]
+        if waiting:
+            self._given_back.update(waiting)
+            scancel(waiting, "--state=PENDING")
+        if not self._stopping or self._given_back.intersection(self._placed.values()):
+            self._watch.hurry()
+        self._stopping = True
+
+    def _tell_once(self, words: str) -> None:
+        if words not in self._told:
+            self._told.add(words)
+            self._warn(words)
 
     def _look(self, submission: Submission, job_id: str) -> Outcome | None:
         """How the job ended, or None while it has not or while Slurm's word is waited for."""
@@ -262,6 +417,12 @@ class SlurmCluster:
 
     def _ended(self, submission: Submission, job_id: str, ending: Seen) -> Outcome | None:
         """The outcome of a job without a result, or None if it is submitted again."""
+        if ending.state not in INTERRUPTED and job_id in self._given_back:
+            remove_pickles(submission, succeeded=False)
+            return Outcome(False, dropped=True)
+        if job_id in self._hopeless:
+            remove_pickles(submission, succeeded=False)
+            return Outcome(False, self._hopeless[job_id])
         if ending.state not in INTERRUPTED:
             remove_pickles(submission, succeeded=False)
             reason = explain(ending.state, submission.request, self._settings.lost_after_s)

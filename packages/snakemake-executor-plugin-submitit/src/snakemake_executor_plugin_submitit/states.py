@@ -1,4 +1,4 @@
-"""What a Slurm state means for a job that has left no result.  Pure functions and one table.
+"""What Slurm's states and reasons mean for a job without a result.  Pure functions and tables.
 
 ==================================  ==========================================================
 any other state, also an unknown    the job lives; a requeued one is PENDING again
@@ -8,6 +8,9 @@ the rest of ``ENDED``               the job has failed, and :func:`explain` says
 """
 
 from __future__ import annotations
+
+import re
+from dataclasses import dataclass
 
 from snakemake_executor_plugin_submitit.resources import Request
 
@@ -33,6 +36,61 @@ ENDED = INTERRUPTED | {
     "TIMEOUT",
     LOST,
 }
+
+# States in which a job waits to be started.
+WAITING = frozenset({"PENDING", "REQUEUED", "REQUEUE_HOLD", "RESV_DEL_HOLD", "SPECIAL_EXIT"})
+
+
+@dataclass(frozen=True)
+class Wait:
+    """Why a job waits for more than its turn, and what can be done about it."""
+
+    reason: str  # Slurm's word
+    advice: str
+    hopeless: bool = False  # it will not start as it is
+
+
+# Slurm's reasons, by how they begin; what is in neither table is the queue's ordinary business.
+_HOPELESS = {
+    "DependencyNeverSatisfied": "the job that it depends on (`slurm_extra`) has failed",
+    "BadConstraints": "no node has what it asks for",
+    "PartitionTimeLimit": "its `runtime` is longer than the partition allows",
+    "PartitionNodeLimit": "it asks for more `nodes` than the partition has or allows",
+    "AccountNotAllowed": "the partition does not allow its `slurm_account`",
+    "QOSNotAllowed": "the partition does not allow its `qos`",
+    "InvalidAccount": "its `slurm_account` does not exist any more",
+    "InvalidQOS": "its `qos` does not exist any more",
+    "JobHoldMaxRequeue": "Slurm has given up starting it",
+    "launch failed requeued held": "Slurm could not start it on its node, and holds it",
+}
+_NOTABLE = {
+    "JobHeldUser": "somebody holds it; `scontrol release JOB` lets it go",
+    "JobHeldAdmin": "an administrator holds it",
+    "job requeued in held state": "somebody requeued and holds it; `scontrol release JOB`",
+    "PartitionDown": "its partition is down",
+    "PartitionInactive": "its partition takes jobs but starts none",
+    "ReqNodeNotAvail": "a node that it needs is not available",
+    "ReservationDeleted": "its reservation is gone",
+    "QOSUsageThreshold": "its QOS has used up what it may",
+}
+# A limit for one job that this job is above, and the budget of an account that is used up.
+_TOO_LARGE = re.compile(r"(Assoc|QOS)Max\w+Per(Job|Node)\w*")
+_USED_UP = re.compile(r"(Assoc|QOS)Grp\w*Minutes\w*")
+
+
+def waits_for(reason: str) -> Wait | None:
+    """What Slurm's ``reason`` for a waiting job means; None if it is only not its turn yet."""
+    for word, advice in _HOPELESS.items():
+        if reason.startswith(word):
+            return Wait(word, advice, hopeless=True)
+    for word, advice in _NOTABLE.items():
+        if reason.startswith(word):
+            return Wait(reason, advice)
+    if _TOO_LARGE.match(reason):
+        return Wait(reason, "it asks for more than one job may have", hopeless=True)
+    if _USED_UP.match(reason):
+        return Wait(reason, "its account or QOS has used up its budget")
+    return None
 
 
 def explain(state: str, request: Request, lost_after_s: float) -> str:

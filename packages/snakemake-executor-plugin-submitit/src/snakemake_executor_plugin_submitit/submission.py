@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import pickle
 import re
 import signal
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +29,7 @@ _LONGEST_NAME = 100
 # How much of a failed job's log is repeated in Snakemake's output.
 _TAIL_LINES = 40
 _TAIL_BYTES = 64 * 1024
+_TASK_FAILED = re.compile(r"srun: error: \S+: tasks? \S+: (Exited with exit code|[A-Z])")
 
 
 @dataclass(eq=False)
@@ -36,12 +39,14 @@ class Submission:
     info: SubmittedJobInfo
     request: Request
     identity: Identity
+    name: str  # of rule and wildcards, for people
     command: str
     folder: Path  # of the log and of submitit's files
     rule_folder: Path  # the same for the jobs of an array
     continuations: int  # how often it may still be started again to go on
     priority: int = 0
     forced: bool = False  # whether it is to run although its outputs are there
+    owner: str = ""  # another user who submitted it, if it was one
     note: str = ""  # what is special about how it came to run, for people
 
     @property
@@ -103,6 +108,12 @@ def block_sigint() -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
 
 
+def job_name(rule: str, wildcards: Mapping[str, str]) -> str:
+    """Rule and wildcards as squeue shows them."""
+    values = ",".join(f"{key}={value}" for key, value in wildcards.items())
+    return (f"{rule}:{values}" if values else rule)[:_LONGEST_NAME]
+
+
 def log_folder(base: Path, name: str, wildcards: Mapping[str, str]) -> Path:
     """``<base>/<rule>/<wildcard=value,...>``, free of special characters and not too long."""
     folder = base.absolute() / _safe_name(name)
@@ -121,6 +132,23 @@ def _safe_name(text: str) -> str:
         return text
     digest = hashlib.sha256(text.encode()).hexdigest()[:8]
     return f"{safe[: _LONGEST_NAME - 9]}-{digest}"
+
+
+def relative(folder: Path) -> Path:
+    """``folder`` from the working directory on, if it lies there."""
+    here = Path.cwd()
+    return folder.relative_to(here) if folder.is_relative_to(here) else folder
+
+
+def for_submitit(folder: Path) -> Path:
+    """``folder`` as submitit can be given it.
+
+    It reads %j, %t, %a and %A in a path as numbers of the job, also in the name of the working
+    directory, which every process of a job has a second name for.
+    """
+    if "%" not in str(folder):
+        return folder
+    return Path("/proc/self/cwd") / relative(folder)
 
 
 def shell_job(command: str, grace_s: float, parent: int | None = None) -> job_module.ShellJob:
@@ -179,12 +207,23 @@ def remove_pickles(submission: Submission, succeeded: bool) -> None:
 def remove_files(folder: Path, job_id: str, script: bool) -> None:
     endings = ["submitted.pkl", "0_result.pkl"] + (["submission.sh"] if script else [])
     for ending in endings:
-        (folder / f"{job_id}_{ending}").unlink(missing_ok=True)
+        with contextlib.suppress(PermissionError):  # of a job that another user submitted
+            (folder / f"{job_id}_{ending}").unlink(missing_ok=True)
+
+
+def delete_logs(folder: Path, days: int) -> None:
+    """Deletes the logs under ``folder`` to which nothing was written for so many days."""
+    for log in folder.rglob("*_log.out"):
+        with contextlib.suppress(OSError):  # another Snakemake tidies up as well
+            if time.time() - log.stat().st_mtime > days * 86400:
+                log.unlink()
 
 
 def log_tail(log: Path) -> str:
     """The last lines of a job's log, without what submitit adds below them.
 
+    If a task has failed, the lines before srun's word of that: what the other tasks, which end for
+    it, say afterwards is longer and of no use.
     Empty if there is no log yet, for instance because the job never started.
     """
     try:
@@ -195,4 +234,5 @@ def log_tail(log: Path) -> str:
     except OSError:
         return ""
     lines = text.partition("\nsubmitit ERROR ")[0].rstrip().splitlines()
-    return "\n".join(lines[-_TAIL_LINES:])
+    first = next((i for i, line in enumerate(lines) if _TASK_FAILED.match(line)), len(lines))
+    return "\n".join(lines[max(0, first + 1 - _TAIL_LINES) : first + 1])

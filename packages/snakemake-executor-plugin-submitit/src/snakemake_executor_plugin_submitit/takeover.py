@@ -13,8 +13,9 @@ from pathlib import Path
 
 from snakemake_interface_common.exceptions import WorkflowError
 
-from snakemake_executor_plugin_submitit.call import Patience, compress, scancel
+from snakemake_executor_plugin_submitit.call import Patience, compress, scancel, user_name
 from snakemake_executor_plugin_submitit.ledger import Entry, Ledger
+from snakemake_executor_plugin_submitit.site import Site
 from snakemake_executor_plugin_submitit.states import ENDED, INTERRUPTED
 from snakemake_executor_plugin_submitit.submission import Submission, read_result, remove_files
 from snakemake_executor_plugin_submitit.watch import StateWatch
@@ -30,9 +31,11 @@ class TakeOver:
         self,
         ledger: Ledger,
         watch: StateWatch,
+        site: Site,
         patience: Patience,
         warn: Callable[[str], None],
     ) -> None:
+        self._site = site
         self._ledger = ledger
         self._watch = watch
         self._patience = patience
@@ -44,10 +47,11 @@ class TakeOver:
 
         None for a job to be submitted: the earlier one was to do something else and has been
         cancelled, or it has failed.  Raises ``WorkflowError`` if Slurm does not tell or does not
-        end a job, and ``Cancelled``.
+        end a job, or it is another user's, and ``Cancelled``.
         """
         entries = {s: self._ledger.inherited(s.identity.outputs) for s in batch}
         ids = list(dict.fromkeys(e.job_id for found in entries.values() for e in found))
+        self._watch.users.update(e.user for found in entries.values() for e in found if e.user)
         self._ask_until_answered(ids)
         taken: dict[Submission, str | None] = {}
         unwanted = []
@@ -56,7 +60,12 @@ class TakeOver:
                 taken[submission] = found[0].job_id
                 submission.folder = Path(found[0].folder)
                 submission.note = "submitted by an earlier start"
+                if is_foreign(found[0]):
+                    submission.owner = found[0].user
+                    submission.note += f" of user {submission.owner}"
             else:
+                for entry in filter(is_foreign, found):
+                    self._check_over(entry)
                 taken[submission] = None
                 unwanted += [entry.job_id for entry in found if self._lives(entry.job_id)]
         if unwanted:
@@ -82,6 +91,22 @@ class TakeOver:
             return False
         # Snakemake forces what it found incomplete, but that may have been completed just now.
         return not submission.forced or result.stat().st_mtime > self._started_at
+
+    def _check_over(self, entry: Entry) -> None:
+        """Raises ``WorkflowError`` if another user's job still makes, or may make, our outputs."""
+        job = f"it was not submitted, as Slurm job {entry.job_id} of user {entry.user}"
+        if self._lives(entry.job_id):
+            raise WorkflowError(
+                f"{job} makes the same outputs from other code, parameters or inputs. Wait for it, "
+                f"or ask {entry.user}: scancel {entry.job_id}"
+            )
+        unknown = self._watch.state(entry.job_id) is None and not _result_of(entry).exists()
+        if unknown and self._site.hides_jobs:
+            raise WorkflowError(
+                f"{job} may make the same outputs, and this Slurm does not show other users' jobs "
+                f"(PrivateData). Ask {entry.user}; if it has ended, delete "
+                f"{self._ledger.file(entry.outputs)}"
+            )
 
     def drop_if_ended(self, entry: Entry) -> None:
         """Clears away a job that has left its result and that nobody asks for any more."""
@@ -120,6 +145,11 @@ class TakeOver:
         deadline = self._patience.deadline()
         while not self._watch.ask(job_ids):
             self._patience.wait(deadline, "squeue does not tell about jobs of an earlier start")
+
+
+def is_foreign(entry: Entry) -> bool:
+    """Whether another user has submitted the job."""
+    return entry.user not in ("", user_name())
 
 
 def _result_of(entry: Entry) -> Path:

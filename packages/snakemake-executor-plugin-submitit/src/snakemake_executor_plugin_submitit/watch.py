@@ -12,8 +12,8 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from snakemake_executor_plugin_submitit.call import call
-from snakemake_executor_plugin_submitit.states import ENDED, INTERRUPTED, LOST
+from snakemake_executor_plugin_submitit.call import call, user_name
+from snakemake_executor_plugin_submitit.states import ENDED, INTERRUPTED, LOST, WAITING
 
 # Seconds after which an ended job without a result is believed to have none.  The result of a
 # successful one may take a while to appear through a shared file system, and Slurm may take a while
@@ -28,10 +28,14 @@ _ANSWER_WITHIN_S = 60.0
 
 @dataclass(frozen=True)
 class Seen:
-    """A job's state in Slurm's words, and the nodes it has or had (as Slurm lists them)."""
+    """A job's state in Slurm's words, and the nodes it has or had (as Slurm lists them).
+
+    ``reason``: why it waits, if it does.
+    """
 
     state: str
     nodes: str = ""
+    reason: str = ""
 
 
 def parse_sacct(text: str) -> dict[str, Seen]:
@@ -57,9 +61,12 @@ def parse_sacct(text: str) -> dict[str, Seen]:
 
 
 def parse_squeue(text: str) -> dict[str, Seen]:
-    """By job id, from ``squeue --array --noheader --format=%i|%T|%N``."""
-    parts = (line.split("|") for line in text.splitlines() if line.count("|") == 2)
-    return {job_id: Seen(_state_word(state), _node_list(nodes)) for job_id, state, nodes in parts}
+    """By job id, from ``squeue --array --noheader --format=%i|%T|%N|%r``."""
+    parts = (line.split("|", 3) for line in text.splitlines() if line.count("|") > 2)
+    return {
+        job_id: Seen(_state_word(state), _node_list(nodes), reason.strip().replace("_", " "))
+        for job_id, state, nodes, reason in parts
+    }
 
 
 def _state_word(text: str) -> str:
@@ -80,6 +87,7 @@ class _Known:
     ended_at: float | None = None
     unknown_at: float | None = None  # of the first of the answers that did not know the job
     unknown_until: float = 0.0  # and of the last
+    same_answers: int = 0  # how often Slurm has given the same state and reason in a row
 
 
 class StateWatch:
@@ -91,6 +99,7 @@ class StateWatch:
     """
 
     def __init__(self, interval_s: float, lost_after_s: float, warn: Callable[[str], None]) -> None:
+        self.users = {user_name()}  # whose jobs are asked about
         self._interval_s = interval_s
         self._lost_after_s = lost_after_s
         self._warn = warn
@@ -135,6 +144,17 @@ class StateWatch:
             known = self._known.get(job_id, _Known())
             return None if known.seen is None or known.unknown_at else known.seen.state
 
+    def waiting(self, job_id: str) -> tuple[str, int] | None:
+        """The reason for which the job waits to be started, and how often it was told in a row.
+
+        None if the job does not wait, as far as is known.
+        """
+        with self._lock:
+            known = self._known.get(job_id, _Known())
+            if known.seen is None or known.unknown_at or known.seen.state not in WAITING:
+                return None
+            return known.seen.reason, known.same_answers
+
     def ended(self, job_id: str) -> Seen | None:
         """How the job ended, if it will not leave a result any more; None while it may."""
         now = time.monotonic()
@@ -172,6 +192,7 @@ class StateWatch:
                 known.unknown_at = known.unknown_at or now
                 known.unknown_until = now
                 continue
+            known.same_answers = known.same_answers + 1 if seen == known.seen else 1
             known.seen = seen
             known.unknown_at = None
             if seen.state not in ENDED:
@@ -185,6 +206,7 @@ class StateWatch:
         # All tasks of an array in one word.
         words = sorted({job_id.partition("_")[0] for job_id in job_ids})
         command = ["sacct", "--parsable2", "--noheader", "--format=JobID,State,NodeList"]
+        command.append("--allusers")
         answer = call([*command, f"--jobs={','.join(words)}"], _ANSWER_WITHIN_S)
         if answer.stdout is None and "disabled" in answer.complaint:
             self._accounting = False  # "Slurm accounting storage is disabled": for good
@@ -193,7 +215,10 @@ class StateWatch:
     def _query_squeue(self) -> dict[str, Seen] | None:
         """None if squeue does not answer."""
         answer = call(
-            ["squeue", "--me", "--states=all", "--array", "--noheader", "--format=%i|%T|%N"],
+            [
+                *("squeue", f"--user={','.join(sorted(self.users))}", "--states=all"),
+                *("--array", "--noheader", "--format=%i|%T|%N|%r"),
+            ],
             _ANSWER_WITHIN_S,
         )
         silent = answer.stdout is None

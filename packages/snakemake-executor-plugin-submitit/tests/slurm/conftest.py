@@ -1,11 +1,13 @@
-"""A real Slurm for the tests of this folder, and the helpers for running workflows."""
+"""A real Slurm for the tests of this folder."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from loopback_slurm import LoopbackSlurm, require_packages
+from slurm_workflow import Workflow
 
 
 @pytest.fixture(scope="session")
@@ -17,3 +19,8 @@ def slurm() -> Iterator[LoopbackSlurm]:
         yield cluster
     finally:
         cluster.stop()
+
+
+@pytest.fixture
+def workflow(tmp_path: Path, slurm: LoopbackSlurm) -> Workflow:
+    return Workflow(tmp_path, slurm)
