@@ -76,6 +76,11 @@ class Executor(RemoteExecutor):  # type: ignore[misc]
             _check_least(settings, name, 0)
         for name in ("array_limit", "lost_after"):
             _check_least(settings, name, 1)
+        if "%" in str(settings.folder):
+            raise WorkflowError(
+                f"--submitit-folder {settings.folder} cannot be used; expected a name without a "
+                "percent sign, which Slurm and submitit take for the number of a job."
+            )
         if settings.cluster == "slurm":
             slurm = SlurmSettings(
                 signal_delay_s=settings.signal_delay,

@@ -29,6 +29,7 @@ from snakemake_executor_plugin_submitit.submission import (
     result_file,
     shell_job,
 )
+from snakemake_executor_plugin_submitit.tasks import TASKS
 
 # submitit's local executor needs a time limit, in minutes; a job without `runtime` has a year.
 _NO_LIMIT_MIN = 365 * 24 * 60
@@ -292,6 +293,7 @@ class LocalCluster:
         variables = {
             "CUDA_VISIBLE_DEVICES": ",".join(gpus),
             _MARK: mark_of(submission.identity.outputs),
+            TASKS: str(submission.request.all_tasks),
         }
         words = " ".join(f"{name}={shlex.quote(value)}" for name, value in variables.items())
         command = f"export {words}; {submission.command}"

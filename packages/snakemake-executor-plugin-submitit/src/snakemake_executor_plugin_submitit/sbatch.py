@@ -20,11 +20,7 @@ from submitit.core.utils import DelayedSubmission
 
 from snakemake_executor_plugin_submitit.call import call
 from snakemake_executor_plugin_submitit.private import script_text
-from snakemake_executor_plugin_submitit.submission import (
-    for_submitit,
-    relative,
-    shell_job,
-)
+from snakemake_executor_plugin_submitit.submission import for_submitit, shell_job
 
 # Seconds that one call may take; a busy controller needs tens of them.
 _SBATCH_WITHIN_S = 300.0
@@ -124,9 +120,5 @@ def submit(
 
 
 def _output(folder: Path, job: str) -> str:
-    """The log as sbatch and srun take it.
-
-    Slurm puts the working directory before a relative path by itself, whatever that is called; all
-    else after a percent sign is special.
-    """
-    return str(relative(folder)).replace("%", "%%") + f"/{job}_0_log.out"
+    """The log as sbatch and srun take it, to whom a percent sign is special."""
+    return str(folder).replace("%", "%%") + f"/{job}_0_log.out"

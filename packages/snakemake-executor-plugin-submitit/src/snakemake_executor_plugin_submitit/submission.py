@@ -134,21 +134,16 @@ def _safe_name(text: str) -> str:
     return f"{safe[: _LONGEST_NAME - 9]}-{digest}"
 
 
-def relative(folder: Path) -> Path:
-    """``folder`` from the working directory on, if it lies there."""
-    here = Path.cwd()
-    return folder.relative_to(here) if folder.is_relative_to(here) else folder
-
-
 def for_submitit(folder: Path) -> Path:
     """``folder`` as submitit can be given it.
 
     It reads %j, %t, %a and %A in a path as numbers of the job, also in the name of the working
     directory, which every process of a job has a second name for.
     """
-    if "%" not in str(folder):
+    here = Path.cwd()
+    if "%" not in str(here) or not folder.is_relative_to(here):
         return folder
-    return Path("/proc/self/cwd") / relative(folder)
+    return Path("/proc/self/cwd") / folder.relative_to(here)
 
 
 def shell_job(command: str, grace_s: float, parent: int | None = None) -> job_module.ShellJob:

@@ -320,10 +320,12 @@ def test_a_second_ctrl_c_leaves_no_job(workflow: Workflow) -> None:
 
 
 @pytest.mark.parametrize("cluster", ["slurm", "local"])
+@pytest.mark.parametrize("name", ["100%t %j it's here", '100%a %A "here"'])
 def test_percent_signs_and_quotes_in_paths(
-    slurm: LoopbackSlurm, tmp_path: Path, cluster: str
+    slurm: LoopbackSlurm, tmp_path: Path, cluster: str, name: str
 ) -> None:
-    workflow = Workflow(tmp_path / '100%t %j it\'s "here"', slurm)
+    """But not both kinds of quotes in one path, which Snakemake itself does not quote rightly."""
+    workflow = Workflow(tmp_path / name, slurm)
     workflow.folder.mkdir()
     workflow.write(ONE)
     status, output = workflow.finish("n6", "--submitit-cluster", cluster)

@@ -1,0 +1,144 @@
+"""What a cluster says of itself: limits, partitions, the environment of a job around."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from snakemake_executor_plugin_submitit.call import environment, inherited
+from snakemake_executor_plugin_submitit.efficiency import parse_usage
+from snakemake_executor_plugin_submitit.partitions import fitting_partition, read_partitions
+from snakemake_executor_plugin_submitit.resources import read_request
+from snakemake_executor_plugin_submitit.site import RUNTIME_MIN, Site
+from snakemake_executor_plugin_submitit.states import waits_for
+from snakemake_interface_common.exceptions import WorkflowError
+
+CONFIG = """Configuration data as of 2026-11-28T16:00:00
+ClusterName             = here
+MaxArraySize            = 1001
+PrivateData             = accounts,jobs
+"""
+PARTITIONS = """PartitionName=short Default=YES DefaultTime=00:30:01 MaxTime=02:00:00
+PartitionName=long Default=NO DefaultTime=NONE MaxTime=3-00:00:00
+PartitionName=free Default=NO DefaultTime=NONE MaxTime=UNLIMITED
+"""
+
+
+def answer(command: list[str]) -> str | None:
+    return CONFIG if command[-1] == "config" else PARTITIONS
+
+
+def test_facts() -> None:
+    site = Site(answer)
+    assert (site.name, site.max_array_size, site.hides_jobs) == ("here", 1001, True)
+    silent = Site(lambda command: None)
+    assert (silent.name, silent.max_array_size, silent.hides_jobs) == (None, None, False)
+
+
+@pytest.mark.parametrize(
+    ("partitions", "limit", "origin"),
+    [
+        (None, 31, "DefaultTime of partition short"),
+        ("long", 3 * 24 * 60, "MaxTime of partition long"),
+        ("long,short", 31, "DefaultTime of partition short"),
+        ("free", RUNTIME_MIN, "this executor's default"),
+        ("unknown", RUNTIME_MIN, "this executor's default"),
+    ],
+)
+def test_the_time_limit_of_a_job_that_asks_for_none(
+    partitions: str | None, limit: int, origin: str
+) -> None:
+    assert Site(answer).runtime_min(partitions) == (limit, origin)
+
+
+def test_what_an_outer_job_left_is_taken_out_and_nothing_else() -> None:
+    outside = {"SBATCH_ACCOUNT": "mine", "SLURM_CONF": "/etc/slurm.conf", "HOME": "/"}
+    assert environment(outside) == outside
+    inside = outside | {"SLURM_JOB_ID": "7", "SLURM_MEM_PER_CPU": "300", "SRUN_DEBUG": "3"}
+    assert environment(inside) == {"SLURM_CONF": "/etc/slurm.conf", "HOME": "/"}
+    assert len(inherited(inside)) == 4
+
+
+@pytest.mark.parametrize(
+    ("reason", "hopeless"),
+    [
+        ("Priority", None),
+        ("Resources", None),
+        ("BeginTime", None),
+        ("AssocMaxJobsLimit", None),  # of running jobs: its turn comes
+        ("JobHeldUser", False),
+        ("job requeued in held state", False),
+        ("PartitionDown", False),
+        ("ReqNodeNotAvail, UnavailableNodes:n3", False),
+        ("AssocGrpCPUMinutesLimit", False),
+        ("DependencyNeverSatisfied", True),
+        ("BadConstraints", True),
+        ("PartitionTimeLimit", True),
+        ("QOSMaxWallDurationPerJobLimit", True),
+        ("launch failed requeued held", True),
+    ],
+)
+def test_why_a_job_waits(reason: str, hopeless: bool | None) -> None:
+    wait = waits_for(reason)
+    assert (None if wait is None else wait.hopeless) == hopeless
+
+
+def test_usage() -> None:
+    text = (
+        "7_0|COMPLETED|10|2|1|00:15.500|200M|\n7_0.batch|COMPLETED|10|2|1|00:01.000||50000K\n"
+        "7_0.0|COMPLETED|9|2|1|00:14.500||100M\n"
+        "8|CANCELLED by 0|3600|4|2|1-00:00:01|1Gc|\n"
+    )
+    found = parse_usage(text)
+    assert (found["7_0"].cpu_s, found["7_0"].asked_mib, found["7_0"].used_mib) == (15.5, 200, 100)
+    eight = found["8"]
+    assert (eight.state, eight.elapsed_s, eight.cpus, eight.cpu_s) == ("CANCELLED", 3600, 4, 86401)
+    assert (eight.asked_mib, eight.used_mib) == (4096, 0)
+
+
+LIMITS = """
+partitions:
+  gpu: {max_runtime: 1d, max_gpu: 2, available_gpu_models: [a100]}
+  long: {max_runtime: 3-00:00:00, max_threads: 8}
+  short: {max_runtime: 120, max_mem_mb: 4000}
+  elsewhere: {cluster: other}
+"""
+
+
+@pytest.mark.parametrize(
+    ("resources", "partition"),
+    [
+        ({"runtime": 60}, "short"),
+        ({"runtime": 60, "mem_mb": 8000}, "long"),
+        ({"runtime": 60, "gpu": 1}, "gpu"),
+        ({"runtime": 60, "gpu": 1, "gpu_model": "v100"}, None),
+        ({"runtime": 60, "mem_mb": 8000, "cpus_per_task": 9}, "gpu"),
+        ({"runtime": 5000}, None),
+        ({"runtime": 60, "gpu": 3}, None),
+        ({"cluster": "other"}, "elsewhere"),
+        ({}, "short"),  # its time limit will be the partition's
+    ],
+)
+def test_the_fitting_partition_that_allows_the_least(
+    resources: dict[str, Any], partition: str | None, tmp_path: Path
+) -> None:
+    (tmp_path / "limits.yaml").write_text(LIMITS)
+    request = read_request("train", 1, resources)
+    assert fitting_partition(request, read_partitions(tmp_path / "limits.yaml")) == partition
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("partitions: [a]", "has no partitions"),
+        ("partitions: {a: {max_tme: 5}}", "max_tme=5 of partition a cannot be used"),
+        ("partitions: {a: {max_gpu: many}}", "max_gpu='many' of partition a cannot be used"),
+        ("a: [", "cannot be read"),
+    ],
+)
+def test_a_wrong_file_of_partitions_is_refused(text: str, complaint: str, tmp_path: Path) -> None:
+    (tmp_path / "limits.yaml").write_text(text)
+    with pytest.raises(WorkflowError, match=r"limits\.yaml") as caught:
+        read_partitions(tmp_path / "limits.yaml")
+    assert complaint in str(caught.value)
