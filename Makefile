@@ -7,7 +7,7 @@ SNAKEMAKE := $(BIN)/python -m snakemake
 # Jobs call `python`: the environment's, also in shells that have not activated it.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: demo test test-all lint format report derive lock
+.PHONY: demo test test-all lint wheels format report derive lock
 PLUGIN := packages/snakemake-executor-plugin-submitit
 PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist worksteal --durations 15
 
@@ -35,6 +35,14 @@ lint: .venv/installed
 	$(BIN)/snakefmt --check Snakefile workflow
 	$(SNAKEMAKE) --lint
 
+# Both packages as others install them; the plugin's is tried by Snakemake's own tests of executors.
+wheels: .venv/installed
+	rm -rf dist
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist . ./$(PLUGIN)
+	$(BIN)/python -m pip install --quiet --no-deps --target dist/installed \
+	    dist/snakemake_executor_plugin_submitit-*.whl
+	PYTHONPATH=$(CURDIR)/dist/installed $(BIN)/python -m pytest $(PLUGIN)/tests -k official
+
 format: .venv/installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
@@ -56,14 +64,14 @@ derive: .venv/installed
 	           "Name another one: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet -r requirements.lock
-	$(BIN)/python -m pip install --quiet --no-deps --editable $(PLUGIN) --editable .
+	$(BIN)/python -m pip install --quiet --no-deps --editable ./$(PLUGIN) --editable .
 	touch $@
 
 # Local version labels such as +cpu are dropped, and what only a CUDA build of torch asks for, at the
 # versions it names itself: the lock serves CPU and CUDA builds alike. The plugin is this repository's
 # own: a wheel of it tells what it requires, and the lock is of what others publish.
 lock: .venv/installed
-	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir .venv/wheels $(PLUGIN)
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir .venv/wheels ./$(PLUGIN)
 	PIP_FIND_LINKS=.venv/wheels $(BIN)/python -m piptools compile --quiet --upgrade --extra dev --extra tracking \
 	    --strip-extras --no-annotate --no-header --no-emit-options \
 	    --constraint requirements.pins -o requirements.lock pyproject.toml

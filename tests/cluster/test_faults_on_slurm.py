@@ -328,6 +328,26 @@ def outer_killed(training: Training, cluster: Cluster) -> tuple[str, str]:
     return "outer snakemake killed with -9, on Slurm", text
 
 
+def logs_deleted(training: Training, cluster: Cluster) -> tuple[str, str]:
+    training.on("low", "n6")
+    training.wait_for_training()
+    shutil.rmtree(training.folder / "logs")
+    training.hurry()
+    training.finish()
+    return "folder of the logs deleted, on Slurm", "the job ran on, and its end was noticed"
+
+
+def held(training: Training, cluster: Cluster) -> tuple[str, str]:
+    training.on("low", "n1")
+    job = training.wait_for_training()
+    training.ask("scontrol", "requeuehold", job)
+    training.wait_until_said("waits (job requeued in held state)")
+    training.hurry()
+    training.ask("scontrol", "release", job)
+    training.finish()
+    return "requeued and held by somebody", "said that it is held; released, it went on"
+
+
 Fault = Callable[[Training, Cluster], tuple[str, str]]
 ONCE, TWICE = range(1, 2), range(2, 3)
 # A busy machine may reach the time limit again.
@@ -342,6 +362,8 @@ FAULTS: dict[Fault, tuple[range, bool]] = {
     controller_restart: (ONCE, True),
     accounting_down: (ONCE, True),
     outer_killed: (ONCE, True),
+    logs_deleted: (ONCE, True),
+    held: (TWICE, False),  # as scancel does
 }
 
 

@@ -13,7 +13,7 @@ from snakemake_executor_plugin_submitit.ledger import Entry, Identity, Ledger
 from snakemake_executor_plugin_submitit.local import LocalCluster
 from snakemake_executor_plugin_submitit.resources import read_request
 from snakemake_executor_plugin_submitit.slurm import SlurmCluster, SlurmSettings
-from snakemake_executor_plugin_submitit.submission import Submission
+from snakemake_executor_plugin_submitit.submission import Submission, delete_logs, log_tail
 from snakemake_executor_plugin_submitit.watch import Seen
 from snakemake_interface_executor_plugins.executors.base import SubmittedJobInfo
 from submitit.core.utils import DelayedSubmission
@@ -65,6 +65,54 @@ def test_an_entry_is_replaced_and_forgotten(tmp_path: Path) -> None:
     assert later.inherited(["a.txt"]) == []
     assert later.unclaimed() == []
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_entry_can_be_read_by_others_that_work_in_the_folder(tmp_path: Path) -> None:
+    before = os.umask(0o077)
+    try:
+        Ledger(tmp_path).record(A)
+    finally:
+        os.umask(before)
+    (file,) = tmp_path.iterdir()
+    assert file.stat().st_mode & 0o044 == 0o044
+
+
+def test_what_a_killed_call_of_sbatch_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    logs = tmp_path / "logs"
+    logs.mkdir()
+    ledger = Ledger(tmp_path / "ledger")
+    with ledger.submitting(logs) as unique:
+        for name in (f"{unique}.sh", f"{unique}_0.pkl", "7_0_log.out"):
+            (logs / name).touch()
+        Ledger(tmp_path / "ledger").remove_rests()
+        assert [path.name for path in logs.iterdir()] == ["7_0_log.out"]
+        assert list((tmp_path / "ledger").iterdir()) == []
+    with ledger.submitting(logs):
+        pass
+    assert list((tmp_path / "ledger").iterdir()) == []
+
+
+def test_the_log_is_shown_up_to_the_task_that_failed(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    trace = "a peer's trace\n" * 100
+    log.write_text(f"the reason\nsrun: error: n1: task 2: Exited with exit code 1\n{trace}")
+    assert log_tail(log).splitlines() == [
+        "the reason",
+        "srun: error: n1: task 2: Exited with exit code 1",
+    ]
+    log.write_text("one\ntwo\n")
+    assert log_tail(log) == "one\ntwo"
+
+
+def test_old_logs_are_deleted_and_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / "rule").mkdir()
+    old, new, other = (tmp_path / "rule" / name for name in ("1_0_log.out", "2_0_log.out", "x"))
+    for path in (old, new, other):
+        path.touch()
+    for path in (old, other):
+        os.utime(path, (time.time() - 3 * 86400,) * 2)
+    delete_logs(tmp_path, days=2)
+    assert sorted((tmp_path / "rule").iterdir()) == [new, other]
 
 
 def test_a_file_that_was_not_written_to_its_end_is_no_entry(tmp_path: Path) -> None:

@@ -189,3 +189,22 @@ def test_the_pickle_needs_no_package(folder: Path) -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=20, check=False
     )
     assert (done.stdout, done.returncode) == ("ran\n", 0), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("told", "preempted"),
+    [
+        ("StartTime=2026-11-28T16:16:10 PreemptTime=2026-11-28T16:16:18", True),
+        # Of an earlier run of the same job.
+        ("StartTime=2026-11-28T16:20:10 PreemptTime=2026-11-28T16:16:18", False),
+        ("StartTime=2026-11-28T16:16:10 PreemptTime=None", False),
+        ("", False),
+    ],
+)
+def test_whether_slurm_is_about_to_take_the_nodes_away(
+    told: str, preempted: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "scontrol").write_text(f"#!/bin/sh\necho JobId=7 {told}\n")
+    (tmp_path / "scontrol").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    assert job_module._is_preempted() == preempted
