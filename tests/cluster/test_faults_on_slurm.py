@@ -331,7 +331,7 @@ def outer_killed(training: Training, cluster: Cluster) -> tuple[str, str]:
 def logs_deleted(training: Training, cluster: Cluster) -> tuple[str, str]:
     training.on("low", "n6")
     training.wait_for_training()
-    shutil.rmtree(training.folder / "logs")
+    shutil.rmtree(training.folder / "logs/submitit")
     training.hurry()
     training.finish()
     return "folder of the logs deleted, on Slurm", "the job ran on, and its end was noticed"
