@@ -33,6 +33,7 @@ ABSENT = object()
 def several(cpus: int = 1, gpus: int = 0, **extra: str) -> dict[str, Any]:
     """What differs for a command that starts its tasks itself."""
     setup = [
+        "trap '' USR2",
         f"export SRUN_CPUS_PER_TASK={cpus}",
         "export SLURM_DISTRIBUTION=block",
         "export SLURM_KILL_BAD_EXIT=1",

@@ -447,7 +447,8 @@ def _settings_of_srun(request: Request) -> list[str]:
     }
     if request.gpus_per_task:
         settings["SLURM_GPUS_PER_TASK"] = request.gpus_per_task
-    return [f"export {name}={value}" for name, value in settings.items()]
+    # A SIGUSR2 before submitit handles it would end the shell; Slurm sends it up to 60 s early.
+    return ["trap '' USR2", *(f"export {name}={value}" for name, value in settings.items())]
 
 
 def _without_none(values: dict[str, Any]) -> dict[str, Any]:

@@ -79,7 +79,7 @@ def submit(
     executor.update_parameters(
         **{
             **parameters,
-            "setup": [wait, *parameters.get("setup", ())],
+            "setup": [*parameters.get("setup", ()), wait],
             "additional_parameters": parameters["additional_parameters"] | {"output": output},
         }
     )

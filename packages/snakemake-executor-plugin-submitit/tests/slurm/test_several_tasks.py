@@ -73,7 +73,7 @@ def run(workflow: Workflow, *arguments: str, nodes: str) -> Ending:
 
 def time_limit(workflow: Workflow) -> Ending:
     (workflow.folder / "trainer.py").write_text(TRAINER)
-    workflow.write(TRAINING.format(runtime=1))
+    workflow.write(TRAINING.format(runtime=2))  # of which Slurm may take a minute
     return run(workflow, "--submitit-signal-delay", "30", nodes="n3,n6")
 
 
