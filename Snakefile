@@ -15,6 +15,7 @@ from barlow_atlas.study import paths
 from barlow_atlas.store.adoptions import adoptions, standing
 from barlow_atlas.workflow import sources
 from barlow_atlas.atlas.claims import entries, load_claims
+from barlow_atlas.data.survey import outdated
 from barlow_atlas.errors import AtlasError
 from barlow_atlas.atlas.published import read_tables
 from barlow_atlas.atlas.studies import is_analysed
@@ -57,6 +58,12 @@ include: "workflow/rules/data.smk"
 include: "workflow/rules/pretrain.smk"
 include: "workflow/rules/probe.smk"
 include: "workflow/rules/atlas.smk"
+
+
+if not workflow.remote_exec:
+    for facts, _ in DATA_SETS.values():
+        if change := outdated(facts, paths.DATA / facts.name):
+            logger.warning(change)
 
 
 localrules:

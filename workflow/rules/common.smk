@@ -86,7 +86,8 @@ def probe_facts(wildcards):
 
 def foreign_file(wildcards):
     run = RUNS[wildcards.study][wildcards.run]
-    return STUDIES[wildcards.study].foreign[run.method].files[int(wildcards.epoch)]
+    file = STUDIES[wildcards.study].foreign[run.method].files[int(wildcards.epoch)]
+    return Path(file).expanduser()
 
 
 def probed(wildcards):

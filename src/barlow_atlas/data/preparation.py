@@ -1,5 +1,6 @@
 """From official files to a folder of uint8 arrays, written aside and then renamed into place."""
 
+import hashlib
 import os
 import shutil
 import uuid
@@ -19,6 +20,7 @@ from barlow_atlas.data.prepared import MANIFEST, ArrayFile, HoldOut, Manifest, S
 from barlow_atlas.data.reading import Decoded, Images
 from barlow_atlas.data.selection import Index, draw_validation
 from barlow_atlas.data.sources import Report, locate
+from barlow_atlas.data.survey import SOURCES
 
 _STATISTICS_CHUNK = 1_000
 
@@ -63,10 +65,19 @@ def prepare(
             written.flush()
         for name, array in small.items():
             np.save(folder / f"{name}.npy", array)
+        repeated = duplicates(images["train"], images["test"])
+        if repeated:
+            report(
+                f"{data_set.title}: {repeated:,} of {len(images['test']):,} test images have the "
+                "pixels of a training image, as they are stored"
+            )
         report(f"{data_set.title}: computing statistics and checksums")
         arrays: dict[str, NDArray[Any]] = {f"{part}_images": a for part, a in images.items()}
         arrays.update(small)
         manifest = _describe(data_set, decoded, images, validation, _files(folder, arrays))
+        if decoded.survey:
+            sources = decoded.survey.sources(repeated)
+            (folder / SOURCES).write_text(sources.model_dump_json(indent=2) + "\n")
         (folder / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
     counts = ", ".join(f"{len(array):,} {part}" for part, array in images.items())
     report(f"{data_set.title}: prepared ({counts}, of train {len(validation):,} validation)")
@@ -175,6 +186,16 @@ def _files(folder: Path, arrays: dict[str, NDArray[Any]]) -> dict[str, ArrayFile
         )
         for name, array in sorted(arrays.items())
     }
+
+
+def duplicates(train: Images, test: Images) -> int:
+    """How many of the images `test` (N, 3, H, W) have the pixels of one of `train`, by hash."""
+    known = {_hash(image) for image in train}
+    return sum(_hash(image) in known for image in test)
+
+
+def _hash(image: Images) -> bytes:
+    return hashlib.blake2b(image.tobytes(), digest_size=16).digest()
 
 
 Triple = tuple[float, float, float]

@@ -24,6 +24,7 @@ from ruamel.yaml import YAML
 from barlow_atlas.data.catalog import DataSet
 from barlow_atlas.data.prepared import load
 from barlow_atlas.data.sources import parse_mirrors
+from barlow_atlas.data.survey import outdated, read_sources, skipped_told, survey
 from barlow_atlas.errors import AtlasError
 from barlow_atlas.study.models import Resources, Study
 from barlow_atlas.study.paths import DATA, RAW_DATA, REPORTS, RESULTS
@@ -221,16 +222,11 @@ def check_data(data_set: DataSet, mirrors: Sequence[str]) -> Check:
             load(folder)
         except AtlasError as error:
             return Check("missing", "data", str(error), f"remove {folder}, or `dvc checkout` it")
-        return Check("ok", "data", f"{data_set.name} is prepared in {folder}")
+        if change := outdated(data_set, folder):
+            return Check("warning", "data", change)
+        return Check("ok", "data", f"{data_set.name} is prepared in {folder}{_left_out(folder)}")
     if data_set.path is not None:
-        if Path(data_set.path).is_dir():
-            return Check("ok", "data", f"{data_set.name} will be prepared from {data_set.path}")
-        return Check(
-            "missing",
-            "data",
-            f"{data_set.path} of {data_set.name} is no folder",
-            "correct data.path in the study, or bring the images there",
-        )
+        return check_class_folders(data_set, Path(data_set.path).expanduser())
     if data_set.official_folder is None:
         return Check("ok", "data", f"{data_set.name} comes with a Python package")
     archive = data_set.archive
@@ -254,6 +250,26 @@ def check_data(data_set: DataSet, mirrors: Sequence[str]) -> Check:
             f"without a network here: {remedy}",
         )
     return Check("missing", "data", f"{data_set.name} cannot be downloaded", remedy)
+
+
+def check_class_folders(data_set: DataSet, place: Path) -> Check:
+    """Whether a folder holds what can be prepared, and what would be left out of it."""
+    try:
+        found = survey(data_set.title, place)
+    except AtlasError as error:
+        return Check("missing", "data", str(error))
+    told = f"{data_set.name} will be prepared from {place}: {len(found.states):,} images"
+    left_out = f", left out: {skipped_told(found.skipped)}" if found.skipped else ""
+    return Check("ok", "data", told + left_out)
+
+
+def _left_out(folder: Path) -> str:
+    """What the preparation of class folders noticed, beside their images."""
+    sources = read_sources(folder)
+    told = [f"left out: {skipped_told(sources.skipped)}"] if sources and sources.skipped else []
+    if sources and sources.duplicates:
+        told.append(f"{sources.duplicates:,} test images have the pixels of a training image")
+    return "".join(f"; {each}" for each in told)
 
 
 # This machine
