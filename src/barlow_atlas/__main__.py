@@ -156,6 +156,15 @@ def _study(options: argparse.Namespace) -> Study:
     return load_study(study_file(PARAMS, options.study))
 
 
+def _workable(options: argparse.Namespace) -> Study:
+    """The study, if the images there are can be enough for it."""
+    from barlow_atlas.study.sizes import check_sizes
+
+    study = _study(options)
+    check_sizes(options.study, study)
+    return study
+
+
 def _log(line: str) -> None:
     print(line, flush=True)
 
@@ -184,7 +193,7 @@ def cool_down(options: argparse.Namespace) -> int:
 def _segment(train: Callable[..., str | None], options: argparse.Namespace) -> int:
     stopped = train(
         options.study,
-        _study(options),
+        _workable(options),
         options.run,
         options.epoch,
         options.device,
@@ -197,14 +206,14 @@ def import_weights(options: argparse.Namespace) -> None:
     """Turns foreign weights that a study names into a milestone; no code in the file is run."""
     from barlow_atlas.steps.import_weights import import_weights
 
-    import_weights(options.study, _study(options), options.run, options.epoch, _log)
+    import_weights(options.study, _workable(options), options.run, options.epoch, _log)
 
 
 def probe(options: argparse.Namespace) -> None:
     """Runs all probes of a study on one milestone of a run."""
     from barlow_atlas.steps.probe import probe
 
-    probe(options.study, _study(options), options.run, options.epoch, options.device)
+    probe(options.study, _workable(options), options.run, options.epoch, options.device)
 
 
 def verify_checkpoints(options: argparse.Namespace) -> int:
@@ -228,7 +237,7 @@ def verify_checkpoints(options: argparse.Namespace) -> int:
 
 def runs(options: argparse.Namespace) -> None:
     """Lists a study's runs, one name a line."""
-    for run in _study(options).runs():
+    for run in _workable(options).runs():
         print(run.name)
 
 
@@ -351,7 +360,7 @@ def plan_study(options: argparse.Namespace) -> None:
     """Says what a study will take: jobs, hours, room, and what is trained again."""
     from barlow_atlas.tools.plan import describe
 
-    study = _study(options)
+    study = _workable(options)
     at_once = options.jobs or max(1, (os.cpu_count() or 1) // study.threads)
     for line in describe(options.study, study, at_once):
         _log(line)
@@ -362,7 +371,7 @@ def measure(options: argparse.Namespace) -> None:
     from barlow_atlas.tools.costs import append_measurements
     from barlow_atlas.tools.measure import measure
 
-    study = _study(options)
+    study = _workable(options)
     command = f"python -m barlow_atlas measure --study {options.study}"
     for one in measure(options.study, study, options.device, command):
         append_measurements([one])
@@ -401,13 +410,14 @@ def derive(options: argparse.Namespace) -> None:
     """Writes what follows from studies and code: JSON schema, DVC's stages, parts of the pages."""
     from ruamel.yaml import YAML
 
+    from barlow_atlas.atlas.studies import warn
     from barlow_atlas.workflow import documentation
     from barlow_atlas.workflow.dvc_stages import HEAD, stage_files
 
     SCHEMA.write_text(json.dumps(file_schema(), indent=2) + "\n")
     yaml = YAML()
     yaml.width = 4096  # commands stay on one line
-    for path, content in stage_files(PARAMS).items():
+    for path, content in stage_files(PARAMS, warn).items():
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("w") as file:
             file.write(HEAD)

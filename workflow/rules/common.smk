@@ -135,7 +135,7 @@ def ledger_files():
     ]
 
 
-def claims_of(wildcards):
+def tested_claims(wildcards):
     """The claims that a study tests, as text: another claim is another analysis."""
     return [
         f"{entry.id} {entry.lines} {entry.claim.model_dump_json()}"

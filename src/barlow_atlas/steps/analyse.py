@@ -29,7 +29,7 @@ def analyse(name: str, study: Study, root: Path = Path()) -> None:
         "effects.csv": effects.effects(found),
         "losses.csv": effects.losses(found),
         "label_free.csv": effects.label_free(found),
-        "claims.csv": ledger.study_claims(claims_of(name), found),
+        "claims.csv": ledger.study_claims(claims_of(name, study), found),
     }
     for file, table in computed.items():
         frames.write_table(table, results / file)

@@ -17,7 +17,7 @@ from typing import Any, Literal, NamedTuple
 
 from barlow_atlas.settings.frozen import Frozen
 from barlow_atlas.study.models import ForeignRun, Run, Study
-from barlow_atlas.tools.images import sizes_of, target_sizes
+from barlow_atlas.study.sizes import sizes_of, target_sizes
 
 MEASUREMENTS = Path("benchmarks/costs.json")
 MEGABYTE = 1e6

@@ -26,8 +26,10 @@ from barlow_atlas.data.prepared import load
 from barlow_atlas.data.sources import parse_mirrors
 from barlow_atlas.data.survey import outdated, read_sources, skipped_told, survey
 from barlow_atlas.errors import AtlasError
+from barlow_atlas.study.errors import StudyError
 from barlow_atlas.study.models import Resources, Study
 from barlow_atlas.study.paths import DATA, RAW_DATA, REPORTS, RESULTS
+from barlow_atlas.study.sizes import check_sizes
 from barlow_atlas.tools.costs import MEGABYTE
 from barlow_atlas.tools.plan import size
 from barlow_atlas.tools.storage import storage_of
@@ -85,6 +87,7 @@ def checks_of(name: str, study: Study, profile: str | None) -> Iterator[Check]:
     mirrors = (*parse_mirrors(os.environ.get("BARLOW_ATLAS_DATA", "")), *study.data_mirrors)
     for data_set in study.data_sets():
         yield check_data(data_set, mirrors)
+    yield from check_sizes_of(name, study)
     yield check_room(name, study)
     asked = study.resources
     if slurm:
@@ -250,6 +253,15 @@ def check_data(data_set: DataSet, mirrors: Sequence[str]) -> Check:
             f"without a network here: {remedy}",
         )
     return Check("missing", "data", f"{data_set.name} cannot be downloaded", remedy)
+
+
+def check_sizes_of(name: str, study: Study) -> Iterator[Check]:
+    """What cannot work with the images there are."""
+    try:
+        check_sizes(name, study)
+    except StudyError as error:
+        for line in str(error).splitlines():
+            yield Check("missing", "images", line)
 
 
 def check_class_folders(data_set: DataSet, place: Path) -> Check:
