@@ -5,12 +5,14 @@ docs/architecture.md; each heavy import belongs to the step that needs it.
 """
 
 import argparse
+import io
 import json
 import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from barlow_atlas.atomic import write_atomically
 from barlow_atlas.errors import AtlasError
 from barlow_atlas.study.errors import StudyError
 from barlow_atlas.study.file import file_schema, load_study, study_file
@@ -414,16 +416,16 @@ def derive(options: argparse.Namespace) -> None:
     from barlow_atlas.workflow import documentation
     from barlow_atlas.workflow.dvc_stages import HEAD, stage_files
 
-    SCHEMA.write_text(json.dumps(file_schema(), indent=2) + "\n")
+    write_atomically(SCHEMA, (json.dumps(file_schema(), indent=2) + "\n").encode())
     yaml = YAML()
     yaml.width = 4096  # commands stay on one line
     for path, content in stage_files(PARAMS, warn).items():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("w") as file:
-            file.write(HEAD)
-            yaml.dump(content, file)
+        text = io.StringIO(HEAD)
+        text.seek(0, io.SEEK_END)
+        yaml.dump(content, text)
+        write_atomically(path, text.getvalue().encode())
     for page in documentation.PAGES:
-        page.write_text(documentation.derived(page.read_text()))
+        write_atomically(page, documentation.derived(page.read_text()).encode())
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ Each reader asks `allocate(part, count)` for an array (count, 3, S, S) of uint8 
 that large parts go to disk image by image and are never held in memory.
 """
 
-import gzip
 import hashlib
 import pickle
 import posixpath
@@ -82,13 +81,13 @@ def _reading(data_set: DataSet, place: Path) -> Iterator[None]:
         yield
     except (
         tarfile.TarError,
-        gzip.BadGzipFile,
         zipfile.BadZipFile,
         zlib.error,
         pickle.UnpicklingError,
         EOFError,
         KeyError,
         UnicodeDecodeError,
+        OSError,
     ) as error:
         raise DataError(
             f"{place} cannot be read as {data_set.title}: {type(error).__name__}: {error}. It is "

@@ -14,6 +14,7 @@ from barlow_atlas.atlas.published import (
     read_tables,
 )
 from barlow_atlas.atlas.studies import all_entries, all_studies, is_analysed, planned, warn
+from barlow_atlas.atomic import write_atomically
 from barlow_atlas.report import figures, page, tables
 from barlow_atlas.report import ledger as ledger_text
 from barlow_atlas.report.study import embedded_figures, embedded_tables, study_view
@@ -33,9 +34,9 @@ def write_ledger(root: Path = Path()) -> None:
 
     Raises:
         RecordError: a record is damaged.
+        WriteError: a file cannot be written; the old one is as it was.
     """
     folder = root / REPORTS
-    (folder / "tables").mkdir(parents=True, exist_ok=True)
     studies = all_studies()
     found = {
         name: _tables(name, studies[name], root / RESULTS / name)
@@ -46,7 +47,7 @@ def write_ledger(root: Path = Path()) -> None:
         all_entries(studies),
         {name: table("claims") for name, table in found.items()},
     )
-    (folder / "claims.md").write_text(ledger_text.markdown(told))
+    write_atomically(folder / "claims.md", ledger_text.markdown(told).encode())
     frames.write_table(told, folder / "claims.csv")
     effects_of = {name: table("effects") for name, table in found.items()}
     published = read_published(paths.PUBLISHED)
@@ -71,7 +72,7 @@ def write_ledger(root: Path = Path()) -> None:
         tables=embedded_tables(written, folder / "tables"),
         command="python -m barlow_atlas ledger",
     )
-    (folder / paths.PAGE).write_text(page.index_page(view))
+    write_atomically(folder / paths.PAGE, page.index_page(view).encode())
 
 
 def _beside(

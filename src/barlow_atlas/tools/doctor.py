@@ -22,6 +22,7 @@ from packaging.specifiers import SpecifierSet
 from ruamel.yaml import YAML
 
 from barlow_atlas.data.catalog import DataSet
+from barlow_atlas.data.download import public
 from barlow_atlas.data.prepared import load
 from barlow_atlas.data.sources import parse_mirrors
 from barlow_atlas.data.survey import outdated, read_sources, skipped_told, survey
@@ -84,6 +85,7 @@ def checks_of(name: str, study: Study, profile: str | None) -> Iterator[Check]:
     yield check_dvc([Path(".dvc/config"), Path(".dvc/config.local")])
     for folder in (RESULTS, REPORTS, Path("logs"), Path(".snakemake")):
         yield check_writable(folder)
+    yield from check_links((RESULTS, DATA, RESULTS / name, REPORTS))
     mirrors = (*parse_mirrors(os.environ.get("BARLOW_ATLAS_DATA", "")), *study.data_mirrors)
     for data_set in study.data_sets():
         yield check_data(data_set, mirrors)
@@ -194,6 +196,20 @@ def check_writable(folder: Path) -> Check:
     )
 
 
+def check_links(folders: Iterable[Path]) -> Iterator[Check]:
+    """Folders that are links to elsewhere, through which DVC puts nothing into its cache."""
+    for folder in folders:
+        if folder.is_symlink():
+            yield Check(
+                "warning",
+                "dvc",
+                f"{folder}/ is a link to {folder.readlink()}: Snakemake works through it, DVC "
+                "refuses what lies behind",
+                "work in a clone on that disk, or mount it there: mount --bind "
+                f"{folder.resolve()} {folder}",
+            )
+
+
 def check_room(name: str, study: Study) -> Check:
     """Whether what a study will keep fits on the disk, beside what is there of it."""
     at = next(path for path in (RESULTS.absolute(), *RESULTS.absolute().parents) if path.exists())
@@ -211,7 +227,7 @@ def room(needed: int, free: int) -> Check:
     """A comparison of bytes; with less than a tenth to spare it is a warning."""
     told = f"{size(free)} free, the study will take up to {size(needed)} more"
     if needed > free:
-        return Check("missing", "disk", told, "make room, or link results/ to a larger disk")
+        return Check("missing", "disk", told, "make room, or work in a clone on a larger disk")
     if 1.1 * needed > free:
         return Check("warning", "disk", told, "make room: other programs write here as well")
     return Check("ok", "disk", told)
@@ -236,7 +252,7 @@ def check_data(data_set: DataSet, mirrors: Sequence[str]) -> Check:
     names = [data_set.official_folder, *([archive.name] if archive else [])]
     for place in (str(RAW_DATA), *mirrors):
         if re.match(r"https?://", place):
-            return Check("ok", "data", f"{data_set.name} will be looked for at {place}")
+            return Check("ok", "data", f"{data_set.name} will be looked for at {public(place)}")
         local = Path(place.removeprefix("file://")).expanduser()
         there = next((local / name for name in names if (local / name).exists()), None)
         if there:

@@ -120,6 +120,19 @@ def test_class_folders_before_and_after_they_are_prepared(
     assert "Remove results/data/birds to prepare it again" in changed.told
 
 
+def test_a_linked_folder_of_results_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "reports").mkdir()
+    Path("results").symlink_to("disk")
+    (found,) = doctor.check_links((Path("results"), Path("reports"), Path("nothing")))
+    assert (found.level, found.what) == ("warning", "dvc")
+    assert "results/ is a link to disk: Snakemake works through it, DVC refuses" in found.told
+    assert f"mount --bind {tmp_path / 'disk'} results" in found.remedy
+
+
 def test_gpus() -> None:
     assert doctor.gpus(0, 0, "").level == "ok"
     assert doctor.gpus(1, 1, "NVIDIA A100").level == "ok"
