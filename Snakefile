@@ -14,28 +14,34 @@ from snakemake.utils import min_version
 from barlow_atlas.study import paths
 from barlow_atlas.store.adoptions import adoptions, standing
 from barlow_atlas.workflow import sources
-from barlow_atlas.atlas.claims import entries, load_claims
-from barlow_atlas.errors import AtlasError
+from barlow_atlas.data.survey import outdated
+from barlow_atlas.errors import AtlasError, not_allowed
 from barlow_atlas.atlas.published import read_tables
-from barlow_atlas.atlas.studies import is_analysed
-from barlow_atlas.study.file import find_studies, load_study, study_file
+from barlow_atlas.atlas.studies import claims_of, is_analysed
+from barlow_atlas.study.file import load_studies, load_study, study_file
+from barlow_atlas.study.sizes import check_sizes
 
 min_version("9.27")
 
 
+for key in config:
+    if key not in (known := ["study", "partial"]):
+        raise WorkflowError(str(not_allowed("key of --config", key, known)))
 STUDY_NAMES = str(config.get("study", "demo")).split(",")
 # Whether to report what is there, of a study in which runs are missing.
-PARTIAL = bool(config.get("partial", False))
+PARTIAL = config.get("partial", False)
+if not isinstance(PARTIAL, bool):
+    raise WorkflowError(f"partial = {PARTIAL!r}: expected true or false")
 try:
     STUDIES = {name: load_study(study_file(paths.PARAMS, name)) for name in STUDY_NAMES}
     if workflow.remote_exec:
         # What is submitted needs its own study only: others may be edited while it waits.
         EVERY_STUDY, CLAIMS, PAPER_TABLES = STUDIES, [], []
     else:
-        EVERY_STUDY = {
-            name: load_study(path) for name, path in find_studies(paths.PARAMS).items()
-        }
-        CLAIMS = entries(load_claims(paths.CLAIMS), EVERY_STUDY)
+        EVERY_STUDY = load_studies(paths.PARAMS, logger.warning)
+        for name in STUDIES:
+            check_sizes(name, STUDIES[name])
+        CLAIMS = [entry for name in STUDIES for entry in claims_of(name, STUDIES[name])]
         PAPER_TABLES = read_tables(paths.PAPER_TABLES)
 except AtlasError as error:
     raise WorkflowError(str(error))
@@ -57,6 +63,12 @@ include: "workflow/rules/data.smk"
 include: "workflow/rules/pretrain.smk"
 include: "workflow/rules/probe.smk"
 include: "workflow/rules/atlas.smk"
+
+
+if not workflow.remote_exec:
+    for facts, _ in DATA_SETS.values():
+        if change := outdated(facts, paths.DATA / facts.name):
+            logger.warning(change)
 
 
 localrules:

@@ -5,12 +5,14 @@ docs/architecture.md; each heavy import belongs to the step that needs it.
 """
 
 import argparse
+import io
 import json
 import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from barlow_atlas.atomic import write_atomically
 from barlow_atlas.errors import AtlasError
 from barlow_atlas.study.errors import StudyError
 from barlow_atlas.study.file import file_schema, load_study, study_file
@@ -156,6 +158,15 @@ def _study(options: argparse.Namespace) -> Study:
     return load_study(study_file(PARAMS, options.study))
 
 
+def _workable(options: argparse.Namespace) -> Study:
+    """The study, if the images there are can be enough for it."""
+    from barlow_atlas.study.sizes import check_sizes
+
+    study = _study(options)
+    check_sizes(options.study, study)
+    return study
+
+
 def _log(line: str) -> None:
     print(line, flush=True)
 
@@ -184,7 +195,7 @@ def cool_down(options: argparse.Namespace) -> int:
 def _segment(train: Callable[..., str | None], options: argparse.Namespace) -> int:
     stopped = train(
         options.study,
-        _study(options),
+        _workable(options),
         options.run,
         options.epoch,
         options.device,
@@ -197,14 +208,14 @@ def import_weights(options: argparse.Namespace) -> None:
     """Turns foreign weights that a study names into a milestone; no code in the file is run."""
     from barlow_atlas.steps.import_weights import import_weights
 
-    import_weights(options.study, _study(options), options.run, options.epoch, _log)
+    import_weights(options.study, _workable(options), options.run, options.epoch, _log)
 
 
 def probe(options: argparse.Namespace) -> None:
     """Runs all probes of a study on one milestone of a run."""
     from barlow_atlas.steps.probe import probe
 
-    probe(options.study, _study(options), options.run, options.epoch, options.device)
+    probe(options.study, _workable(options), options.run, options.epoch, options.device)
 
 
 def verify_checkpoints(options: argparse.Namespace) -> int:
@@ -228,7 +239,7 @@ def verify_checkpoints(options: argparse.Namespace) -> int:
 
 def runs(options: argparse.Namespace) -> None:
     """Lists a study's runs, one name a line."""
-    for run in _study(options).runs():
+    for run in _workable(options).runs():
         print(run.name)
 
 
@@ -351,7 +362,7 @@ def plan_study(options: argparse.Namespace) -> None:
     """Says what a study will take: jobs, hours, room, and what is trained again."""
     from barlow_atlas.tools.plan import describe
 
-    study = _study(options)
+    study = _workable(options)
     at_once = options.jobs or max(1, (os.cpu_count() or 1) // study.threads)
     for line in describe(options.study, study, at_once):
         _log(line)
@@ -362,7 +373,7 @@ def measure(options: argparse.Namespace) -> None:
     from barlow_atlas.tools.costs import append_measurements
     from barlow_atlas.tools.measure import measure
 
-    study = _study(options)
+    study = _workable(options)
     command = f"python -m barlow_atlas measure --study {options.study}"
     for one in measure(options.study, study, options.device, command):
         append_measurements([one])
@@ -401,19 +412,20 @@ def derive(options: argparse.Namespace) -> None:
     """Writes what follows from studies and code: JSON schema, DVC's stages, parts of the pages."""
     from ruamel.yaml import YAML
 
+    from barlow_atlas.atlas.studies import warn
     from barlow_atlas.workflow import documentation
     from barlow_atlas.workflow.dvc_stages import HEAD, stage_files
 
-    SCHEMA.write_text(json.dumps(file_schema(), indent=2) + "\n")
+    write_atomically(SCHEMA, (json.dumps(file_schema(), indent=2) + "\n").encode())
     yaml = YAML()
     yaml.width = 4096  # commands stay on one line
-    for path, content in stage_files(PARAMS).items():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("w") as file:
-            file.write(HEAD)
-            yaml.dump(content, file)
+    for path, content in stage_files(PARAMS, warn).items():
+        text = io.StringIO(HEAD)
+        text.seek(0, io.SEEK_END)
+        yaml.dump(content, text)
+        write_atomically(path, text.getvalue().encode())
     for page in documentation.PAGES:
-        page.write_text(documentation.derived(page.read_text()))
+        write_atomically(page, documentation.derived(page.read_text()).encode())
 
 
 if __name__ == "__main__":

@@ -52,7 +52,7 @@ rule analyse:
         "../../environment.yml"
     params:
         code=labelling_code("analyse"),
-        claims=claims_of,
+        claims=tested_claims,
     message:
         "Computing curves, effects and claims of {wildcards.study}"
     shell:

@@ -86,7 +86,8 @@ def probe_facts(wildcards):
 
 def foreign_file(wildcards):
     run = RUNS[wildcards.study][wildcards.run]
-    return STUDIES[wildcards.study].foreign[run.method].files[int(wildcards.epoch)]
+    file = STUDIES[wildcards.study].foreign[run.method].files[int(wildcards.epoch)]
+    return Path(file).expanduser()
 
 
 def probed(wildcards):
@@ -134,7 +135,7 @@ def ledger_files():
     ]
 
 
-def claims_of(wildcards):
+def tested_claims(wildcards):
     """The claims that a study tests, as text: another claim is another analysis."""
     return [
         f"{entry.id} {entry.lines} {entry.claim.model_dump_json()}"

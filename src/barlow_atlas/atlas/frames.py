@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 
+from barlow_atlas.atomic import write_atomically
 from barlow_atlas.errors import AtlasError
 from barlow_atlas.probes import PROBES
 
@@ -37,9 +38,14 @@ class UnknownProbe(AtlasError):
     """A probe file of other code."""
 
 
-def write_table(table: pd.DataFrame, file: Path) -> None:
-    """Writes a table of derived numbers."""
-    table.to_csv(file, index=False, float_format=DIGITS)
+def write_table(table: pd.DataFrame, file: Path, digits: str | None = DIGITS) -> None:
+    """Writes a table of derived numbers; of measured ones, without `digits`, every digit.
+
+    Raises:
+        WriteError: the file cannot be written; the old one is as it was.
+    """
+    text = table.to_csv(index=False, float_format=digits, lineterminator="\n")
+    write_atomically(file, text.encode())
 
 
 def table_of(results: Path, name: str) -> pd.DataFrame:

@@ -1,14 +1,26 @@
 """What is planned and claimed: of a study, and of all of them."""
 
-from barlow_atlas.atlas.claims import Entry, entries, load_claims
-from barlow_atlas.study.file import find_studies, load_study
+import functools
+import sys
+from collections import defaultdict
+from collections.abc import Mapping
+
+from barlow_atlas.atlas.claims import ClaimError, Claims, Entry, entries, load_claims
+from barlow_atlas.errors import not_allowed
+from barlow_atlas.study.file import load_studies
 from barlow_atlas.study.models import Study
 from barlow_atlas.study.paths import CLAIMS, PARAMS, RESULTS
 
 
 def all_studies() -> dict[str, Study]:
-    """Every study there is, by name."""
-    return {name: load_study(path) for name, path in find_studies(PARAMS).items()}
+    """Every study that can be read, by name; the others are warned of."""
+    return load_studies(PARAMS, warn)
+
+
+@functools.cache
+def warn(line: str) -> None:
+    """Says what is left out, once."""
+    print(f"warning: {line}", file=sys.stderr, flush=True)
 
 
 def is_analysed(name: str) -> bool:
@@ -21,6 +33,40 @@ def planned(study: Study) -> dict[str, tuple[int, ...]]:
     return {run.name: study.milestones_of(run) for run in study.runs()}
 
 
-def claims_of(name: str) -> list[Entry]:
-    """The ledger's entries about a study, checked against all studies there are."""
-    return [entry for entry in entries(load_claims(CLAIMS), all_studies()) if entry.study == name]
+def claims_of(name: str, study: Study) -> list[Entry]:
+    """The ledger's entries about a study.
+
+    Raises:
+        ClaimError: a claim names what the study has not.
+    """
+    return entries(_about(name, load_claims(CLAIMS)), {name: study})
+
+
+def all_entries(studies: Mapping[str, Study]) -> list[Entry]:
+    """The ledger's entries, in the order of the claims and their studies.
+
+    Studies that cannot be read, or that claims do not fit, are warned of and left out.
+    """
+    claims = load_claims(CLAIMS)
+    found: dict[tuple[str, str], list[Entry]] = defaultdict(list)
+    for name in claims.studies:
+        try:
+            if name not in studies:
+                raise ClaimError(str(not_allowed("study", name, list(studies))))
+            for entry in entries(_about(name, claims), studies):
+                found[entry.claim.id, name].append(entry)
+        except ClaimError as error:
+            warn(f"{CLAIMS}: claims on {name} are left out: {error}")
+    return [
+        entry
+        for claim in claims.claims
+        for name in claim.studies
+        for entry in found[claim.id, name]
+    ]
+
+
+def _about(name: str, claims: Claims) -> Claims:
+    """The claims that a study tests, on it alone."""
+    own = (claim for claim in claims.claims if name in claim.studies)
+    alone = tuple(claim.model_copy(update={"studies": (name,)}) for claim in own)
+    return claims.model_copy(update={"claims": alone})

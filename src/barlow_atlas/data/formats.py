@@ -4,24 +4,23 @@ Each reader asks `allocate(part, count)` for an array (count, 3, S, S) of uint8 
 that large parts go to disk image by image and are never held in memory.
 """
 
-import gzip
 import hashlib
 import pickle
 import posixpath
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from barlow_atlas.data.catalog import DataSet, Layout, Part
 from barlow_atlas.data.errors import DataError
+from barlow_atlas.data.pictures import stored
 from barlow_atlas.data.reading import (
     REPORT_EVERY,
     Allocate,
@@ -35,11 +34,20 @@ from barlow_atlas.data.reading import (
     open_image,
     origin,
     required,
-    some,
 )
 from barlow_atlas.data.selection import Index, draw_test
 from barlow_atlas.data.sources import Report
+from barlow_atlas.data.survey import (
+    ANNOTATIONS,
+    IMAGE_ENDINGS,
+    ByClass,
+    annotated,
+    check_classes,
+    skipped_told,
+    survey,
+)
 from barlow_atlas.data.target_formats import TARGET_READERS
+from barlow_atlas.data.tree import refuse, shown
 
 # The 1,797 images (values 0 to 16) followed by their labels, as bytes. The split refers to their
 # order, so another edition of the file must not pass unnoticed.
@@ -48,8 +56,6 @@ _STL10_CLASSES = (
     *("airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "truck"),
 )
 _STL10_CHUNK = 1_000
-_IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".pgm", ".tif", ".tiff", ".webp")
-_ANNOTATIONS = "val/val_annotations.txt"
 
 
 def decode(data_set: DataSet, place: Path | None, allocate: Allocate, report: Report) -> Decoded:
@@ -61,13 +67,7 @@ def decode(data_set: DataSet, place: Path | None, allocate: Allocate, report: Re
     if data_set.layout == "digits":
         return _decode_digits(data_set, allocate)
     if data_set.layout == "class-folders":
-        place = Path(data_set.path or "")
-        if not place.is_dir():
-            raise DataError(
-                f"{data_set.title}: expected a folder with train/<class>/ and val/<class>/ (or "
-                f"test/<class>/) at {place}, but there is no such folder. Correct `path` in the "
-                "study, or put the images there."
-            )
+        return _decode_folders(data_set, allocate, report)
     if place is None:
         raise DataError(f"{data_set.title}: no files were given to read.")
     with _reading(data_set, place):
@@ -81,13 +81,13 @@ def _reading(data_set: DataSet, place: Path) -> Iterator[None]:
         yield
     except (
         tarfile.TarError,
-        gzip.BadGzipFile,
         zipfile.BadZipFile,
         zlib.error,
         pickle.UnpicklingError,
         EOFError,
         KeyError,
         UnicodeDecodeError,
+        OSError,
     ) as error:
         raise DataError(
             f"{place} cannot be read as {data_set.title}: {type(error).__name__}: {error}. It is "
@@ -197,111 +197,61 @@ def _decode_tiny(data_set: DataSet, place: Path, allocate: Allocate, report: Rep
 def _decode_tiny_tree(
     data_set: DataSet, place: Path, tree: Tree, allocate: Allocate, report: Report
 ) -> Decoded:
-    listing: dict[Part, dict[str, list[str]]] = {
-        "train": _class_folders(tree, "train"),
-        "test": _annotated(tree, place) or _class_folders(tree, "val"),
-    }
+    images = [name for name in tree.names if _is_image(name)]
+    in_train, in_val = _class_folders(images, "train"), _class_folders(images, "val")
+    told = annotated(images, tree.names, place, lambda: tree.read(ANNOTATIONS).decode())
+    listing: dict[Part, ByClass] = {"train": in_train, "test": told or in_val}
     _check_whole(data_set, place, listing)
-    labels = {
-        part: _read_images(data_set, place, tree, by_class, allocate, part, report, exact=True)
-        for part, by_class in listing.items()
-    }
+    size = data_set.image_size
+
+    def pixels(name: str) -> Images:
+        image = open_image(tree.read(name), f"{place}: {name}")
+        if image.size != (size, size):
+            raise DataError(
+                f"{place}: {name} has {image.width} x {image.height} pixels, expected {size} x "
+                f"{size}. It is not the official image: unpack the official archive again."
+            )
+        return np.asarray(image).transpose(2, 0, 1)
+
     return Decoded(
         class_names=tuple(sorted(listing["train"])),
-        labels=labels,
+        labels=_read_images(data_set, listing, pixels, allocate, report),
         source=origin(data_set, place),
     )
 
 
-def _decode_folders(data_set: DataSet, place: Path, allocate: Allocate, report: Report) -> Decoded:
-    tree = FolderTree(place)
-    train = _class_folders(tree, "train")
-    test = _annotated(tree, place)
-    if not test:
-        held = {split: _class_folders(tree, split) for split in ("val", "test")}
-        present = [split for split, by_class in held.items() if by_class]
-        if len(present) != 1:
-            found = "both" if present else "neither"
-            raise DataError(
-                f"{data_set.title}: expected labelled test images in either val/<class>/ or "
-                f"test/<class>/ below {place}, found {found}. The hold-out for validation is drawn "
-                "from train/, so one of the two is enough: move the other away."
-            )
-        test = held[present[0]]
-    _check_classes(data_set, place, train, test)
-    labels: dict[Part, Index] = {}
-    labels["train"] = _read_images(data_set, place, tree, train, allocate, "train", report)
-    labels["test"] = _read_images(data_set, place, tree, test, allocate, "test", report)
-    return Decoded(class_names=tuple(sorted(train)), labels=labels, source=data_set.source)
+def _decode_folders(data_set: DataSet, allocate: Allocate, report: Report) -> Decoded:
+    place = Path(required(data_set.path)).expanduser()
+    found = survey(data_set.title, place)
+    if found.skipped:
+        report(f"{data_set.title}: left out in {place}: {skipped_told(found.skipped)}")
+
+    def pixels(name: str) -> Images:
+        return stored(place / name, f"{place}: {shown(name)}", data_set.image_size)
+
+    return Decoded(
+        class_names=tuple(sorted(found.images["train"])),
+        labels=_read_images(data_set, found.images, pixels, allocate, report),
+        source=data_set.source,
+        survey=found,
+    )
 
 
 def _is_image(name: str) -> bool:
-    # Names that begin with a dot are remains of file managers, not images.
-    return name.lower().endswith(_IMAGE_SUFFIXES) and not posixpath.basename(name).startswith(".")
+    return name.lower().endswith(IMAGE_ENDINGS) and not posixpath.basename(name).startswith(".")
 
 
-def _class_folders(tree: Tree, split: str) -> dict[str, list[str]]:
+def _class_folders(images: list[str], split: str) -> ByClass:
     """The images of each folder `<split>/<class>/`, at any depth below it."""
-    by_class: dict[str, list[str]] = {}
-    for name in tree.names:
+    by_class: ByClass = {}
+    for name in images:
         parts = name.split("/")
-        if len(parts) > 2 and parts[0] == split and _is_image(name):
+        if len(parts) > 2 and parts[0] == split:
             by_class.setdefault(parts[1], []).append(name)
     return by_class
 
 
-def _annotated(tree: Tree, place: Path) -> dict[str, list[str]]:
-    """The images of `val/images/` by the class that Tiny ImageNet's val_annotations.txt tells.
-
-    Empty if the validation images are not laid out like that. Raises DataError if images and
-    annotations do not fit together.
-    """
-    images = {n for n in tree.names if n.startswith("val/images/") and _is_image(n)}
-    if not images or _ANNOTATIONS not in tree.names:
-        return {}
-    by_class: dict[str, list[str]] = {}
-    annotated = set()
-    for line in tree.read(_ANNOTATIONS).decode().splitlines():
-        file, separator, rest = line.partition("\t")
-        if separator:
-            annotated.add(f"val/images/{file}")
-            by_class.setdefault(rest.partition("\t")[0], []).append(f"val/images/{file}")
-    if annotated != images:
-        odd = sorted(annotated ^ images)
-        raise DataError(
-            f"{place}: the images in val/images/ are not those in {_ANNOTATIONS}: expected "
-            f"{len(annotated):,} images, found {len(images):,}; e.g. {odd[0]} is only in one of "
-            "the two. Unpack the official archive again."
-        )
-    return by_class
-
-
-def _check_classes(
-    data_set: DataSet, place: Path, train: dict[str, list[str]], test: dict[str, list[str]]
-) -> None:
-    """Every class has training and test images, and there are at least two."""
-    if len(train) < 2:
-        raise DataError(
-            f"{data_set.title}: expected at least two class folders with images in {place}/train, "
-            f"found {', '.join(train) or 'none'}."
-        )
-    missing = sorted(train.keys() - test.keys())
-    surplus = sorted(test.keys() - train.keys())
-    if missing or surplus:
-        text = f"{data_set.title} in {place}: training and test images have not the same classes."
-        if missing:
-            text += f" Without test images: {some(missing)}."
-        if surplus:
-            text += f" Without training images: {some(surplus)}."
-        if surplus == ["images"]:
-            text += (
-                f" Images of val/images/ are told apart by {_ANNOTATIONS}, which is not there: "
-                "restore it, or sort them into val/<class>/."
-            )
-        raise DataError(f"{text} Each class needs a folder with images in both.")
-
-
-def _check_whole(data_set: DataSet, place: Path, listing: dict[Part, dict[str, list[str]]]) -> None:
+def _check_whole(data_set: DataSet, place: Path, listing: dict[Part, ByClass]) -> None:
     """Raise DataError unless every class has exactly its share of the official counts."""
     classes = required(data_set.classes)
     counts = required(data_set.counts)
@@ -323,54 +273,44 @@ def _check_whole(data_set: DataSet, place: Path, listing: dict[Part, dict[str, l
             f"stored_size: {data_set.image_size}}}. For {data_set.title} itself, put the official "
             "archive into the raw folder or a mirror."
         )
-    _check_classes(data_set, place, listing["train"], listing["test"])
+    check_classes(data_set.title, place, listing["train"], listing["test"])
 
 
 def _read_images(
     data_set: DataSet,
-    place: Path,
-    tree: Tree,
-    by_class: dict[str, list[str]],
+    listing: dict[Part, ByClass],
+    pixels: Callable[[str], Images],
     allocate: Allocate,
-    part: Part,
     report: Report,
-    exact: bool = False,
-) -> Index:
-    """Fill a part class by class, in the order of the file names; returns the labels (N,).
+) -> dict[Part, Index]:
+    """Fill all parts class by class, in the order of the file names; the labels of each (N,).
 
-    All layouts keep the images of a class in one folder, so they give the same order. `exact`
-    refuses images of another size than the data set's.
+    All layouts keep the images of a class in one folder, so they give the same order. Raises one
+    DataError that lists all images of which `pixels` raises one.
     """
-    ordered = [
-        (label, name)
-        for label, key in enumerate(sorted(by_class))
-        for name in sorted(by_class[key])
-    ]
-    images = allocate(part, len(ordered))
-    size = data_set.image_size
-    for i, (_, name) in enumerate(ordered):
-        image = open_image(tree.read(name), f"{place}: {name}")
-        if exact and image.size != (size, size):
-            raise DataError(
-                f"{place}: {name} has {image.width} x {image.height} pixels, expected {size} x "
-                f"{size}. It is not the official image: unpack the official archive again."
-            )
-        images[i] = np.asarray(_square(image, size)).transpose(2, 0, 1)
-        if (i + 1) % REPORT_EVERY == 0:
-            report(f"{data_set.title}: {i + 1:,} of {len(ordered):,} {part} images")
-    return np.array([label for label, _ in ordered], dtype=np.int64)
-
-
-def _square(image: Image.Image, size: int) -> Image.Image:
-    """The centre of an image whose shorter side was resized to `size` (bicubic, antialiased)."""
-    width, height = image.size
-    if min(width, height) != size:
-        scale = size / min(width, height)
-        # int() after the product, as torchvision's Resize does it.
-        width, height = max(size, int(width * scale)), max(size, int(height * scale))
-        image = image.resize((width, height), Image.Resampling.BICUBIC)
-    left, top = round((width - size) / 2), round((height - size) / 2)
-    return image.crop((left, top, left + size, top + size))
+    labels: dict[Part, Index] = {}
+    faults: list[str] = []
+    for part, by_class in listing.items():
+        ordered = [
+            (label, name)
+            for label, key in enumerate(sorted(by_class))
+            for name in sorted(by_class[key])
+        ]
+        images = allocate(part, len(ordered))
+        for i, (_, name) in enumerate(ordered):
+            try:
+                images[i] = pixels(name)
+            except DataError as error:
+                faults.append(str(error))
+            if (i + 1) % REPORT_EVERY == 0:
+                report(f"{data_set.title}: {i + 1:,} of {len(ordered):,} {part} images")
+        labels[part] = np.array([label for label, _ in ordered], dtype=np.int64)
+    refuse(
+        f"{data_set.title}: {len(faults):,} of its images cannot be used:",
+        faults,
+        "Replace or remove them, then start the same command again.",
+    )
+    return labels
 
 
 _READERS: dict[Layout, Reader] = {
@@ -378,5 +318,4 @@ _READERS: dict[Layout, Reader] = {
     "cifar": _decode_cifar,
     "stl10": _decode_stl10,
     "tiny-imagenet": _decode_tiny,
-    "class-folders": _decode_folders,
 }

@@ -1,5 +1,8 @@
 """From official files to a folder of uint8 arrays, written aside and then renamed into place."""
 
+import errno
+import hashlib
+import io
 import os
 import shutil
 import uuid
@@ -12,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from barlow_atlas.atomic import replace_folder, sync_tree, write_atomically, writing
 from barlow_atlas.data.catalog import DataSet, Part
 from barlow_atlas.data.errors import DataError
 from barlow_atlas.data.formats import decode
@@ -19,8 +23,11 @@ from barlow_atlas.data.prepared import MANIFEST, ArrayFile, HoldOut, Manifest, S
 from barlow_atlas.data.reading import Decoded, Images
 from barlow_atlas.data.selection import Index, draw_validation
 from barlow_atlas.data.sources import Report, locate
+from barlow_atlas.data.survey import SOURCES
 
 _STATISTICS_CHUNK = 1_000
+_BLOCK = 1 << 20
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 _OnDisk = np.memmap[Any, np.dtype[np.uint8]]
 
@@ -39,8 +46,12 @@ def prepare(
     """Write the arrays and the manifest of a data set into the folder `destination`.
 
     Official files are looked up in `raw`, then in `mirrors`, then downloaded (see
-    `sources.locate`). The folder appears whole or not at all: on any failure (DataError, or a full
-    disk) what was there before stays as it was. `report` receives a line at every step.
+    `sources.locate`). The folder appears whole or not at all: on any failure what was there before
+    stays as it was. `report` receives a line at every step.
+
+    Raises:
+        DataError: the files cannot be had, or are not what they should be.
+        WriteError: the folder cannot be written.
     """
     place = locate(data_set, raw, mirrors, report) if data_set.official_folder else None
     destination = destination.resolve()
@@ -62,12 +73,21 @@ def prepare(
         for written in images.values():
             written.flush()
         for name, array in small.items():
-            np.save(folder / f"{name}.npy", array)
+            write_atomically(folder / f"{name}.npy", _npy(array))
+        repeated = duplicates(images["train"], images["test"])
+        if repeated:
+            report(
+                f"{data_set.title}: {repeated:,} of {len(images['test']):,} test images have the "
+                "pixels of a training image, as they are stored"
+            )
         report(f"{data_set.title}: computing statistics and checksums")
         arrays: dict[str, NDArray[Any]] = {f"{part}_images": a for part, a in images.items()}
         arrays.update(small)
         manifest = _describe(data_set, decoded, images, validation, _files(folder, arrays))
-        (folder / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
+        if decoded.survey:
+            sources = decoded.survey.sources(repeated)
+            write_atomically(folder / SOURCES, (sources.model_dump_json(indent=2) + "\n").encode())
+        write_atomically(folder / MANIFEST, manifest.to_json().encode())
     counts = ", ".join(f"{len(array):,} {part}" for part, array in images.items())
     report(f"{data_set.title}: prepared ({counts}, of train {len(validation):,} validation)")
     return manifest
@@ -76,20 +96,22 @@ def prepare(
 def _new_array(path: Path, shape: tuple[int, ...]) -> _OnDisk:
     """A uint8 array on disk, written through a memory map: it may be larger than the memory.
 
-    Its space is reserved at once, because a disk that fills up under a memory map kills the
-    process with SIGBUS. Raises DataError if there is not enough.
+    It has its room at once, because a disk that fills up under a memory map kills the process with
+    SIGBUS. Raises WriteError if there is not enough.
     """
-    array: _OnDisk = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
-    size = path.stat().st_size
-    if hasattr(os, "posix_fallocate"):
-        try:
-            with path.open("r+b") as file:
-                os.posix_fallocate(file.fileno(), 0, size)
-        except OSError as error:
-            raise DataError(
-                f"{path.name} needs {size:,} bytes in {path.parent.parent}, where "
-                f"{shutil.disk_usage(path.parent).free:,} are free: {error.strerror}. Make room."
-            ) from error
+    size = int(np.prod(shape))
+    with writing(path, size):
+        array: _OnDisk = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
+        with path.open("r+b") as file:
+            try:
+                os.posix_fallocate(file.fileno(), 0, array.offset + size)
+            except OSError as error:
+                if error.errno in _NO_ROOM:
+                    raise
+                # This file system cannot reserve; what was written has its room.
+                file.seek(array.offset)
+                for start in range(0, size, _BLOCK):
+                    file.write(bytes(min(_BLOCK, size - start)))
     return array
 
 
@@ -165,6 +187,12 @@ def _describe(
     )
 
 
+def _npy(array: NDArray[Any]) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, array)
+    return buffer.getvalue()
+
+
 def _files(folder: Path, arrays: dict[str, NDArray[Any]]) -> dict[str, ArrayFile]:
     return {
         f"{name}.npy": ArrayFile(
@@ -175,6 +203,16 @@ def _files(folder: Path, arrays: dict[str, NDArray[Any]]) -> dict[str, ArrayFile
         )
         for name, array in sorted(arrays.items())
     }
+
+
+def duplicates(train: Images, test: Images) -> int:
+    """How many of the images `test` (N, 3, H, W) have the pixels of one of `train`, by hash."""
+    known = {_hash(image) for image in train}
+    return sum(_hash(image) in known for image in test)
+
+
+def _hash(image: Images) -> bytes:
+    return hashlib.blake2b(image.tobytes(), digest_size=16).digest()
 
 
 Triple = tuple[float, float, float]
@@ -202,36 +240,20 @@ def channel_statistics(images: Images) -> tuple[Triple, Triple]:
 
 @contextmanager
 def _replacement(destination: Path, report: Report) -> Iterator[Path]:
-    """A new folder beside `destination` that takes its place if the block succeeds.
-
-    Two renames replace an existing folder. Killed between them, the old one is still there under
-    its hidden name; killed earlier, it was never touched.
-    """
+    """A new folder beside `destination` that takes its place if the block succeeds."""
     parent = destination.parent
-    parent.mkdir(parents=True, exist_ok=True)
     hidden = f".{destination.name}."
-    for leftover in sorted(parent.glob(f"{hidden}*")):
-        report(f"{leftover} remains of an interrupted preparation; delete it if none is running")
-    token = uuid.uuid4().hex
-    staging = parent / f"{hidden}new-{token}"
-    staging.mkdir()
-    try:
-        yield staging
-        _swap(staging, destination, parent / f"{hidden}old-{token}")
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-
-
-def _swap(staging: Path, destination: Path, aside: Path) -> None:
-    """Rename `staging` to `destination`, whose old content goes `aside` and is then deleted."""
-    if not destination.exists():
-        os.rename(staging, destination)
-        return
-    os.rename(destination, aside)
-    try:
-        os.rename(staging, destination)
-    except OSError:
-        os.rename(aside, destination)
-        raise
-    # What cannot be deleted is reported by the next preparation; the result is in its place.
-    shutil.rmtree(aside, ignore_errors=True)
+    with writing(destination):
+        parent.mkdir(parents=True, exist_ok=True)
+        for leftover in sorted(parent.glob(f"{hidden}*")):
+            report(
+                f"{leftover} remains of an interrupted preparation; delete it if none is running"
+            )
+        staging = parent / f"{hidden}new-{uuid.uuid4().hex}"
+        try:
+            staging.mkdir()
+            yield staging
+            sync_tree(staging)
+            replace_folder(staging, destination)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)

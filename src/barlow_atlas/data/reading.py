@@ -1,7 +1,6 @@
 """What the readers of official formats share: containers of files, images, and their result."""
 
 import io
-import os
 import posixpath
 import tarfile
 import zipfile
@@ -16,9 +15,12 @@ from PIL import Image
 
 from barlow_atlas.data.catalog import DataSet, Part
 from barlow_atlas.data.errors import DataError
+from barlow_atlas.data.pictures import decoded
 from barlow_atlas.data.prepared import sha256_of
 from barlow_atlas.data.selection import Index
 from barlow_atlas.data.sources import Report
+from barlow_atlas.data.survey import Survey, some
+from barlow_atlas.data.tree import read_tree, refuse
 
 Images = NDArray[np.uint8]
 Allocate = Callable[[Part, int], Images]
@@ -35,6 +37,8 @@ class Decoded:
     class_names: tuple[str, ...]
     labels: dict[Part, Index]
     source: str
+    survey: Survey | None = None
+    """Of class folders: the files that were read, and what was left out."""
 
 
 Reader = Callable[[DataSet, Path, Allocate, Report], Decoded]
@@ -114,13 +118,13 @@ class Tree(Protocol):
 
 
 class FolderTree:
+    """Raises DataError where something below the folder cannot be read."""
+
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.names = sorted(
-            Path(folder, file).relative_to(root).as_posix()
-            for folder, _, files in os.walk(root, followlinks=True)
-            for file in files
-        )
+        tree = read_tree(root)
+        refuse(f"not all that lies in {root} can be read:", tree.faults, "Unpack it again.")
+        self.names = sorted(tree.files)
 
     def read(self, name: str) -> bytes:
         return (self.root / name).read_bytes()
@@ -138,22 +142,12 @@ class ZipTree:
 
 
 def open_image(content: bytes, what: str) -> Image.Image:
-    """The decoded image in RGB. Raises DataError if it cannot be read or has more than 8 bits."""
-    try:
-        with Image.open(io.BytesIO(content)) as image:
-            if image.mode.startswith(("I", "F")):
-                # Pillow would clip these values instead of scaling them.
-                raise ValueError(f"its mode {image.mode!r} has more than 8 bits a channel")
-            return image.convert("RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(
-            f"{what} is not a readable image ({len(content):,} bytes): {error}. Expected a whole "
-            "JPEG, PNG, BMP, PPM, TIFF or WebP file of 8 bits a channel: replace or remove it."
-        ) from error
+    """A picture of an official data set in RGB, as its files have it: neither turned nor blended.
 
-
-def some(names: list[str]) -> str:
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    Raises:
+        DataError: as `pictures.decoded`.
+    """
+    return decoded(io.BytesIO(content), what, len(content), 0, lambda image: image.convert("RGB"))
 
 
 def required(fact: _Fact | None) -> _Fact:

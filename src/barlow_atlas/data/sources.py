@@ -1,18 +1,17 @@
 """Where official files are found: the raw folder, mirrors, the authors' server. Always verified."""
 
+import contextlib
 import hashlib
-import http.client
 import os
 import re
-import tempfile
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 from barlow_atlas.data.catalog import DataSet
+from barlow_atlas.data.download import fetch, public
 from barlow_atlas.data.errors import DataError
 
 Report = Callable[[str], None]
@@ -20,17 +19,21 @@ _Fault = Callable[[DataSet, Path], str | None]
 
 _SEPARATOR = re.escape(os.pathsep)
 _MIRROR = re.compile(
-    # A colon separates folders, yet it is a part of a URL: behind its scheme and before its port.
-    rf"(?:https?|file)://(?:\[[^\]]*\]|[^/{_SEPARATOR}]*)(?::\d+)?(?:/[^{_SEPARATOR}]*)?"
+    # A colon separates folders, yet it is a part of a URL: behind its scheme, between user and
+    # password, and before its port.
+    rf"[a-z][a-z0-9+.-]*://(?:[^/]*@)?(?:\[[^\]]*\]|[^/{_SEPARATOR}]*)(?::\d+)?"
+    rf"(?:/[^{_SEPARATOR}]*)?"
     rf"|[^{_SEPARATOR}]+"
 )
+PARTIAL = ".part"
+SCHEMES = ("http", "https", "file")
 
 
 def parse_mirrors(text: str) -> tuple[str, ...]:
     """The folders and URLs in a text like that of PATH, separated by os.pathsep, in their order.
 
-    >>> parse_mirrors("/data:http://cache:8000/sets:../mine")
-    ('/data', 'http://cache:8000/sets', '../mine')
+    >>> parse_mirrors("/data:http://me:secret@cache:8000/sets:../mine")
+    ('/data', 'http://me:secret@cache:8000/sets', '../mine')
     """
     return tuple(m for m in (match.strip() for match in _MIRROR.findall(text)) if m)
 
@@ -53,13 +56,18 @@ def locate(data_set: DataSet, raw: Path, mirrors: Sequence[str], report: Report)
         findings.append(f"{place}: {finding}")
         report(f"{data_set.title}: {findings[-1]}")
 
+    for leftover in sorted(raw.glob(".download-*")) if raw.is_dir() else ():
+        report(f"{leftover} remains of a download that was ended; delete it if none is running")
     for place in (str(raw), *mirrors):
-        scheme = urlsplit(place).scheme
+        scheme = urlsplit(place).scheme if "://" in place else ""
         if scheme in ("http", "https"):
             try:
                 found, finding = _in_url(data_set, place, raw, report)
             except DataError as error:
                 found, finding = None, str(error)
+        elif scheme and scheme not in SCHEMES:
+            found = None
+            finding = f"the scheme {scheme} is not supported; {', '.join(SCHEMES)} and folders are"
         else:
             folder = Path(
                 url2pathname(urlsplit(place).path) if scheme == "file" else place
@@ -67,29 +75,34 @@ def locate(data_set: DataSet, raw: Path, mirrors: Sequence[str], report: Report)
             found, finding = _in_folder(data_set, folder)
         if found:
             report(f"{data_set.title}: using {found}")
+            _forget_parts(data_set, raw)
             return found
-        note(place, finding)
+        note(public(place) if scheme else place, finding)
     urls = [file.url for file in data_set.files if file.url]
     if archive is None and len(urls) == len(data_set.files):
         try:
-            with _downloads(raw) as staging:
-                for url, file in zip(urls, data_set.files, strict=True):
-                    report(f"{data_set.title}: downloading {url}")
-                    _download(url, staging / file.name, file.md5, file.size)
-                for file in data_set.files:
-                    _keep(staging / file.name, raw / official_folder / file.name)
-                return raw / official_folder
+            for url, file in zip(urls, data_set.files, strict=True):
+                target = raw / official_folder / file.name
+                _download(url, target, file.md5, file.size, report)
+            return raw / official_folder
         except DataError as error:
             note(", ".join(urls), str(error))
     if archive and archive.url:
-        report(f"{data_set.title}: downloading {archive.url}")
         try:
-            with _downloads(raw) as staging:
-                _download(archive.url, staging / archive.name, archive.md5, archive.size)
-                return _keep(staging / archive.name, raw / archive.name)
+            return _download(archive.url, raw / archive.name, archive.md5, archive.size, report)
         except DataError as error:
             note(archive.url, str(error))
     raise DataError(_not_found(data_set, raw, findings))
+
+
+def _forget_parts(data_set: DataSet, raw: Path) -> None:
+    """Removes what was begun of this data set at places that could not give it whole."""
+    folder = raw / _official_folder(data_set)
+    archive = [raw / data_set.archive.name] if data_set.archive else []
+    for target in (*archive, *(folder / file.name for file in data_set.files)):
+        target.with_name(f".{target.name}{PARTIAL}").unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # it holds files, or is not there
+        folder.rmdir()
 
 
 def _official_folder(data_set: DataSet) -> str:
@@ -178,62 +191,58 @@ def _fault_in_folder(data_set: DataSet, folder: Path) -> str | None:
 def _in_url(data_set: DataSet, base: str, raw: Path, report: Report) -> tuple[Path | None, str]:
     """What a web server offers: archive first, single files otherwise; fetched into `raw`."""
     base = base.rstrip("/")
-    report(f"{data_set.title}: trying {base}")
+    report(f"{data_set.title}: trying {public(base)}")
     archive, folder = data_set.archive, _official_folder(data_set)
     findings = []
-    with _downloads(raw) as staging:
-        if archive:
-            try:
-                target = staging / archive.name
-                _download(f"{base}/{archive.name}", target, archive.md5, archive.size)
-                return _keep(target, raw / archive.name), ""
-            except DataError as error:
-                findings.append(str(error))
+    if archive:
         try:
-            for file in data_set.files:
-                url = f"{base}/{folder}/{file.name}"
-                _download(url, staging / folder / file.name, file.md5, file.size)
+            url = f"{base}/{archive.name}"
+            return _download(url, raw / archive.name, archive.md5, archive.size, report), ""
         except DataError as error:
             findings.append(str(error))
-        else:
-            if data_set.files:
-                for file in data_set.files:
-                    name = Path(folder, file.name)
-                    _keep(staging / name, raw / name)
-                return raw / folder, ""
+    try:
+        for file in data_set.files:
+            url, target = f"{base}/{folder}/{file.name}", raw / folder / file.name
+            _download(url, target, file.md5, file.size, report)
+    except DataError as error:
+        findings.append(str(error))
+    else:
+        if data_set.files:
+            return raw / folder, ""
     return None, "; ".join(findings)
 
 
-@contextmanager
-def _downloads(raw: Path) -> Iterator[Path]:
-    """A folder beside the raw files for what is not verified yet, so that a rename is atomic."""
+def _download(url: str, target: Path, md5: str | None, size: int | None, report: Report) -> Path:
+    """Fetches `url` into `target`, which only ever holds what `md5` and `size` tell.
+
+    Raises DataError if it cannot be had whole.
+    """
+    if md5 and fault_of(target, md5, size) is None:
+        return target
+    report(f"{target.name}: downloading {public(url)}")
+    arriving = target.with_name(f".{target.name}{PARTIAL}")
     try:
-        raw.mkdir(parents=True, exist_ok=True)
-        staging = tempfile.TemporaryDirectory(dir=raw, prefix=".download-")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        resumed = arriving.is_file()
     except OSError as error:
-        raise DataError(f"nothing can be downloaded into {raw}: {error.strerror}") from error
-    with staging as folder:
-        yield Path(folder)
-
-
-def _keep(verified: Path, place: Path) -> Path:
-    place.parent.mkdir(parents=True, exist_ok=True)
-    os.replace(verified, place)
-    return place
-
-
-def _download(url: str, path: Path, md5: str | None, size: int | None) -> None:
-    """Fetch `url` into `path`. Raises DataError if it cannot be had whole, as `md5` tells."""
-    # Loading torchvision takes seconds, and only a download needs it.
-    import torchvision
-
+        place = target.parent
+        raise DataError(f"nothing can be downloaded into {place}: {error.strerror}") from error
     try:
-        torchvision.datasets.utils.download_url(url, str(path.parent), path.name, md5)
-    except (OSError, RuntimeError, ValueError, http.client.HTTPException) as error:
-        fault = fault_of(path, md5, size) if path.is_file() else None
-        raise DataError(f"{path.name}: {error}" if fault is None else fault) from error
-    if md5 is None and (fault := fault_of(path, md5, size)):
-        raise DataError(fault)
+        fetch(url, arriving, report)
+        fault = fault_of(arriving, md5, size)
+        if fault and resumed:
+            # What an earlier call left was another server's, or another edition.
+            arriving.unlink()
+            fetch(url, arriving, report)
+            fault = fault_of(arriving, md5, size)
+        if fault:
+            arriving.unlink()
+            raise DataError(fault.replace(arriving.name, target.name))
+        os.replace(arriving, target)
+    finally:
+        with contextlib.suppress(OSError):  # it is not empty
+            target.parent.rmdir()
+    return target
 
 
 def fault_of(path: Path, md5: str | None, size: int | None) -> str | None:

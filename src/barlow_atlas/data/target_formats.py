@@ -31,11 +31,11 @@ from barlow_atlas.data.reading import (
     open_image,
     origin,
     required,
-    some,
     texts,
 )
 from barlow_atlas.data.selection import Index, draw_shuffled
 from barlow_atlas.data.sources import Report
+from barlow_atlas.data.survey import some
 
 _IDX_HEADER = 4
 _IDX_UINT8 = 8

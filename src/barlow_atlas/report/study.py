@@ -53,7 +53,7 @@ def study_view(
         curves=table("curves"),
         probes=table("probes"),
         effects=table("effects"),
-        claims=ledger.ledger(claims_of(name), {name: table("claims")}),
+        claims=ledger.ledger(claims_of(name, study), {name: table("claims")}),
         runs=table("runs"),
         figures=drawn,
         tables=written,

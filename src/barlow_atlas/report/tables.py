@@ -15,6 +15,7 @@ import pandas as pd
 
 from barlow_atlas.atlas.curves import line_name
 from barlow_atlas.atlas.frames import LINE
+from barlow_atlas.atomic import write_atomically
 from barlow_atlas.report.text import MINUS, markdown_table, plain
 from barlow_atlas.report.text import latex as in_latex
 from barlow_atlas.report.text import markdown as in_markdown
@@ -122,11 +123,10 @@ class Table:
 
 def write(table: Table, folder: Path, name: str) -> list[Path]:
     """Writes `folder/name` in its four forms, and returns the files."""
-    folder.mkdir(parents=True, exist_ok=True)
     texts = {"csv": csv, "md": markdown, "tex": latex}
     files = [folder / f"{name}.{ending}" for ending in ENDINGS]
     for file in files:
-        file.write_text(texts[file.suffix[1:]](table), encoding="utf-8", newline="\n")
+        write_atomically(file, texts[file.suffix[1:]](table).encode())
     return files
 
 

@@ -7,6 +7,7 @@ import pandas as pd
 
 from barlow_atlas.atlas import curves, effects, frames, ledger, lines, records
 from barlow_atlas.atlas.studies import claims_of, planned
+from barlow_atlas.atomic import write_atomically
 from barlow_atlas.study.models import Study
 from barlow_atlas.study.paths import RESULTS
 
@@ -19,6 +20,7 @@ def analyse(name: str, study: Study, root: Path = Path()) -> None:
 
     Raises:
         RecordError: a record is damaged.
+        WriteError: a table cannot be written; the old one is as it was.
     """
     results = root / RESULTS / name
     mean = curves.mean_curves(pd.read_csv(results / "probes.csv"))
@@ -29,9 +31,9 @@ def analyse(name: str, study: Study, root: Path = Path()) -> None:
         "effects.csv": effects.effects(found),
         "losses.csv": effects.losses(found),
         "label_free.csv": effects.label_free(found),
-        "claims.csv": ledger.study_claims(claims_of(name), found),
+        "claims.csv": ledger.study_claims(claims_of(name, study), found),
     }
     for file, table in computed.items():
         frames.write_table(table, results / file)
     headline = json.dumps(curves.headline(mean), indent=1)
-    (results / "metrics.json").write_text(f"{headline}\n")
+    write_atomically(results / "metrics.json", f"{headline}\n".encode())

@@ -21,6 +21,7 @@ def collect(name: str, study: Study, root: Path = Path()) -> list[Path]:
     Raises:
         StudyError: none is recorded.
         RecordError: a record is damaged.
+        WriteError: a table cannot be written; the old one is as it was.
     """
     contents = records.contents(name, study)
     if not contents:
@@ -29,9 +30,8 @@ def collect(name: str, study: Study, root: Path = Path()) -> list[Path]:
             f"`snakemake --profile profiles/local --config study={name} -- all`"
         )
     results = root / RESULTS / name
-    results.mkdir(parents=True, exist_ok=True)
-    frames.probe_table(contents).to_csv(results / "probes.csv", index=False)
-    frames.signal_table(contents).to_csv(results / "signals.csv", index=False)
+    frames.write_table(frames.probe_table(contents), results / "probes.csv", digits=None)
+    frames.write_table(frames.signal_table(contents), results / "signals.csv", digits=None)
     frames.write_table(runs.runs_table(planned(study), contents), results / "runs.csv")
     there = {(content["name"], content["epoch"]) for content in contents}
     return [

@@ -36,7 +36,7 @@ def import_weights(
     files = study.foreign[run.method].files
     if epoch not in files:
         raise StudyError(f"foreign.{run.method}.files has no epoch {epoch}: {list(files)}")
-    foreign = read_foreign(Path(files[epoch]), run.layout, run.backbone)
+    foreign = read_foreign(Path(files[epoch]).expanduser(), run.layout, run.backbone, run.weights)
     left_out = f"{len(foreign.dropped)} tensors left out: {', '.join(foreign.dropped[:20])}"
     say(left_out + (" ..." if len(foreign.dropped) > 20 else ""))
     origin = {"file": files[epoch], "file_sha256": foreign.sha256}

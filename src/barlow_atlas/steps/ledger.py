@@ -6,9 +6,15 @@ from pathlib import Path
 import pandas as pd
 
 from barlow_atlas.atlas import beside, curves, frames, ledger, records, runs
-from barlow_atlas.atlas.claims import entries, load_claims
-from barlow_atlas.atlas.published import read_published, read_tables
-from barlow_atlas.atlas.studies import all_studies, is_analysed, planned
+from barlow_atlas.atlas.published import (
+    Published,
+    TableError,
+    TableSpec,
+    read_published,
+    read_tables,
+)
+from barlow_atlas.atlas.studies import all_entries, all_studies, is_analysed, planned, warn
+from barlow_atlas.atomic import write_atomically
 from barlow_atlas.report import figures, page, tables
 from barlow_atlas.report import ledger as ledger_text
 from barlow_atlas.report.study import embedded_figures, embedded_tables, study_view
@@ -28,9 +34,9 @@ def write_ledger(root: Path = Path()) -> None:
 
     Raises:
         RecordError: a record is damaged.
+        WriteError: a file cannot be written; the old one is as it was.
     """
     folder = root / REPORTS
-    (folder / "tables").mkdir(parents=True, exist_ok=True)
     studies = all_studies()
     found = {
         name: _tables(name, studies[name], root / RESULTS / name)
@@ -38,15 +44,15 @@ def write_ledger(root: Path = Path()) -> None:
         if is_analysed(name)
     }
     told = ledger.ledger(
-        entries(load_claims(paths.CLAIMS), studies),
+        all_entries(studies),
         {name: table("claims") for name, table in found.items()},
     )
-    (folder / "claims.md").write_text(ledger_text.markdown(told))
+    write_atomically(folder / "claims.md", ledger_text.markdown(told).encode())
     frames.write_table(told, folder / "claims.csv")
     effects_of = {name: table("effects") for name, table in found.items()}
     published = read_published(paths.PUBLISHED)
     joined = {
-        spec: (of_paper, beside.beside(of_paper, published, effects_of, studies))
+        spec: (of_paper, _beside(of_paper, published, effects_of, studies))
         for spec, of_paper in read_tables(paths.PAPER_TABLES).items()
     }
     written = {
@@ -66,7 +72,25 @@ def write_ledger(root: Path = Path()) -> None:
         tables=embedded_tables(written, folder / "tables"),
         command="python -m barlow_atlas ledger",
     )
-    (folder / paths.PAGE).write_text(page.index_page(view))
+    write_atomically(folder / paths.PAGE, page.index_page(view).encode())
+
+
+def _beside(
+    spec: TableSpec,
+    published: list[Published],
+    effects: dict[str, pd.DataFrame],
+    studies: dict[str, Study],
+) -> pd.DataFrame:
+    """A paper's table without the rows of studies that they do not fit, which are warned of."""
+    rows = []
+    for row in spec.rows:
+        try:
+            beside.beside(spec.model_copy(update={"rows": (row,)}), published, {}, studies)
+            rows.append(row)
+        except TableError as error:
+            warn(f"{paths.PAPER_TABLES}: a row is left out: {error}")
+    fitting = spec.model_copy(update={"rows": tuple(rows)})
+    return beside.beside(fitting, published, effects, studies)
 
 
 def _tables(name: str, study: Study, results: Path) -> Callable[[str], pd.DataFrame]:

@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from barlow_atlas.atomic import write_atomically
 from barlow_atlas.data.prepared import load
 from barlow_atlas.nn.devices import device_for
 from barlow_atlas.nn.networks import build
 from barlow_atlas.nn.randomness import generator
 from barlow_atlas.probes.milestone import Milestone, choose
 from barlow_atlas.probes.signals import FOREIGN_BATCH_SIZE, signals
-from barlow_atlas.store.atomic import write_atomically
 from barlow_atlas.store.provenance import device_name, made_by
 from barlow_atlas.store.snapshot import read_manifest_of, read_weights
 from barlow_atlas.study.models import ForeignRun, Probes, Run, Study

@@ -25,6 +25,7 @@ import numpy as np
 from safetensors.numpy import load_file
 
 from barlow_atlas.atlas.records import Content, Record, Stretch, current, metrics_in
+from barlow_atlas.atomic import write_atomically
 from barlow_atlas.data.prepared import MANIFEST, load, sha256_of
 from barlow_atlas.nn.devices import device_for
 from barlow_atlas.probes.packing import unpack, unpack_correlations
@@ -41,7 +42,6 @@ from barlow_atlas.store.adoptions import (
     standing,
     to_json,
 )
-from barlow_atlas.store.atomic import write_atomically
 from barlow_atlas.store.provenance import made_by
 from barlow_atlas.store.snapshot import SnapshotError, read_manifest_of, read_state
 from barlow_atlas.study.models import ForeignRun, Run, Study

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from barlow_atlas.atlas.records import current, encoded
-from barlow_atlas.store.atomic import write_atomically
+from barlow_atlas.atomic import write_atomically
 from barlow_atlas.study.models import Study
 from barlow_atlas.study.paths import record_file
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from barlow_atlas.atlas import beside, frames, records
 from barlow_atlas.atlas.published import read_published
 from barlow_atlas.atlas.training import training_table
+from barlow_atlas.atomic import write_atomically
 from barlow_atlas.report import figures, page, tables
 from barlow_atlas.report.study import embedded_figures, embedded_tables, methods_of, study_view
 from barlow_atlas.study import paths
@@ -21,9 +22,9 @@ def report(name: str, study: Study, root: Path = Path()) -> None:
 
     Raises:
         RecordError: a record is damaged.
+        WriteError: a file cannot be written; the old one is as it was.
     """
     folder = root / REPORTS / name
-    folder.mkdir(parents=True, exist_ok=True)
     table = partial(frames.table_of, root / RESULTS / name)
     title, methods = study.title, methods_of(study)
     losses = training_table((run, records.recorded(name, run)) for run in study.trained())
@@ -52,4 +53,4 @@ def report(name: str, study: Study, root: Path = Path()) -> None:
         embedded_figures(drawn, paths.FIGURES, folder),
         embedded_tables(written, folder),
     )
-    (folder / paths.PAGE).write_text(page.study_page(view))
+    write_atomically(folder / paths.PAGE, page.study_page(view).encode())

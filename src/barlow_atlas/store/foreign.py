@@ -14,8 +14,11 @@ import difflib
 import functools
 import hashlib
 import io
+import pickle
 import re
 import shlex
+import zipfile
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,25 +40,53 @@ SETTINGS = [
 ]
 # A ResNet's parts in torchvision's order; a Sequential of them has their places as names.
 PARTS = ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4")
-# Where a training checkpoint keeps the network's tensors, beside optimizer and settings.
-WRAPPERS = ("state_dict", "model")
-# What nn.DataParallel and DistributedDataParallel put before each name.
-PARALLEL = "module."
+# What DataParallel and its kin, torch.compile, FSDP and activation checkpointing put into names.
+WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
+# How deep in a training checkpoint a network's tensors are looked for.
+DEEPEST = 3
+# Stands for the file itself where it holds tensors by name beside other sets of them.
+TOP = "top"
+# Known in every layout.
+DROPPED = {r"(.+\.)?n_averaged": "number of averaged networks"}
+# How many differences are listed of a file that is nothing like what was named.
+SHOWN = 10
 # What files older than PyTorch 0.4.1 lack; nothing here depends on its value.
 COUNTER = "num_batches_tracked"
 # Types of settings and scores beside the tensors; nothing of them is needed.
 SETTINGS_TYPES = re.compile(
     r"argparse\.Namespace|omegaconf\..+|pathlib\..+|typing\.Any|numpy\..+"
-    r"|collections\.defaultdict|builtins\.(bool|dict|float|int|list|str|tuple)"
-    r"|(pytorch_lightning|lightning|lightning_fabric)\..+"
+    r"|collections\..+|datetime\..+|builtins\.(bool|complex|dict|float|int|list|set|slice|str|tuple)"
+    r"|builtins\.(bytes|bytearray|frozenset|range)|_codecs\.encode|types\.SimpleNamespace"
+    r"|(pytorch_lightning|lightning|lightning_fabric)\..+|yacs\.config\.CfgNode|.+Dict"
 )
+# Those of them that are filled like a dict, or like a list.
+MAPPINGS = re.compile(r".+[dD]ict|collections\.Counter|yacs\.config\.CfgNode")
+SEQUENCES = re.compile(r"collections\.deque|builtins\.list")
 # How torch says that a file asks for more than tensors and plain values.
-NEEDS_CODE = re.compile(r"unsupported global.*|can only .*|trying to call .*", re.IGNORECASE)
-CONVERSION = (
-    'import sys, torch; c = torch.load(sys.argv[1], "cpu", weights_only=False); '
-    'c = c.state_dict() if hasattr(c, "state_dict") else c; '
-    'torch.save(c.get("state_dict", c.get("model", c)), sys.argv[2])'
+UNKNOWN_GLOBAL = re.compile(r"Unsupported global: GLOBAL (\S+) was not an allowed")
+NEEDS_CODE = re.compile(
+    r"(torchscript checkpoint|unsupported (?:global|operand|persistent)|can only"
+    r"|trying to (?:call|load))"
+    r"[^.\n]*(?:\.\w+)*",
+    re.IGNORECASE,
 )
+# Tensors by name, in sets as the file has them, and nothing else.
+CONVERSION = (
+    "import sys, torch; "
+    "f = lambda x: f(x.state_dict()) if hasattr(x, 'state_dict') else "
+    "{str(k): y for k, v in x.items() if (y := f(v)) is not None} if isinstance(x, dict) else "
+    "torch.as_tensor(x) if isinstance(x, torch.Tensor) or type(x).__name__ == 'ndarray' else None; "
+    "torch.save(f(torch.load(sys.argv[1], 'cpu', weights_only=False)), sys.argv[2])"
+)
+# How files begin that hold no weights, or hold them packed; what they are, and what to do.
+OTHER_FILES = {
+    b"version https://git-lfs": (
+        "a Git LFS pointer, not the weights",
+        "`git lfs pull` in its repository fetches them",
+    ),
+    b"<": ("a web page, not the weights", "fetch them again, by the link that the page names"),
+    b"\x1f\x8b": ("compressed with gzip", "`gunzip` it and name what comes out"),
+}
 
 
 class ForeignError(AtlasError):
@@ -145,6 +176,44 @@ LAYOUTS: dict[str, Layout] = {
         note="lightly's CIFAR-10 benchmark has a ResNet of its own (names with `shortcut`), whose "
         "Sequential leaves out the ReLU of the stem; no backbone here computes that",
     ),
+    # facebookresearch/moco main_moco.py (v2, encoder_q is evaluated) and moco-v3 (base_encoder).
+    "moco": Layout(
+        spellings=(_named("encoder_q."), _named("base_encoder.")),
+        dropped={
+            r"(encoder_q|base_encoder)\.fc\..+": "heads of pre-training",
+            r"(encoder_k|momentum_encoder)\..+": "momentum copies",
+            r"predictor\..+": "predictor",
+            r"queue(_ptr)?": "queue",
+        },
+        stems=("7x7-maxpool",),
+    ),
+    # facebookresearch/dino main_dino.py: a checkpoint's `student` or `teacher`, or the published
+    # backbone on its own.
+    "dino": Layout(
+        spellings=(_named("backbone."), _named("")),
+        dropped={r"head\..+": "projection head", r"(backbone\.)?fc\..+": "classifier"},
+        stems=("7x7-maxpool",),
+    ),
+    # facebookresearch/swav src/resnet50.py, whose padding before its first convolution is the
+    # usual one taken apart.
+    "swav": Layout(
+        spellings=(_named(""),),
+        dropped={r"projection_head\..+": "projection head", r"prototypes\..+": "prototypes"},
+        stems=("7x7-maxpool",),
+    ),
+    # facebookresearch/vicreg main_vicreg.py (checkpoint) and its resnet50.pth (torch.hub).
+    "vicreg": Layout(
+        spellings=(_named("backbone."), _named("")),
+        dropped={r"projector\..+": "projector", r"fc\..+": "linear probe"},
+        stems=("7x7-maxpool",),
+    ),
+    # huggingface/pytorch-image-models: resnet18 and resnet50, not those with another stem
+    # (resnet50d, resnet50s), whose names differ; its training checkpoints hold two sets.
+    "timm": Layout(
+        spellings=(_named(""),),
+        dropped={r"fc\..+": "classifier"},
+        stems=("7x7-maxpool",),
+    ),
     # torchvision's weights, and checkpoints of the training scripts that write its names.
     "torchvision": Layout(spellings=(_named(""),), dropped={r"fc\..+": "classifier"}),
 }
@@ -159,11 +228,16 @@ class Foreign:
     sha256: str  # of the whole file
 
 
-def read_foreign(path: Path, layout: str, backbone: Backbone) -> Foreign:
+def read_foreign(
+    path: Path, layout: str, backbone: Backbone, weights: str | None = None
+) -> Foreign:
     """The backbone's weights from the file at `path`, which is in one of `LAYOUTS`.
 
     Floating-point tensors are converted to the backbone's float32; a missing
     `num_batches_tracked` is 0.
+
+    Args:
+        weights: which set of tensors to take, where the file holds several.
 
     Raises:
         ForeignError: if the layout or backbone is unknown, the file cannot be read without
@@ -183,7 +257,7 @@ def read_foreign(path: Path, layout: str, backbone: Backbone) -> Foreign:
         content = path.read_bytes()
     except OSError as error:
         raise ForeignError(f"cannot read {path}: {error.strerror}") from error
-    state = _state_dict(path, content)
+    state = _state_dict(path, content, weights)
     problems = list(_problems(state, LAYOUTS[layout], backbone))
     if problems:
         raise ForeignError(_explain(path, state, layout, backbone, problems))
@@ -199,31 +273,89 @@ def read_foreign(path: Path, layout: str, backbone: Backbone) -> Foreign:
     )
 
 
-def _state_dict(path: Path, content: bytes) -> dict[str, Any]:
-    """The file's tensors by name, taken out of a training checkpoint and of `module.`."""
+def _state_dict(path: Path, content: bytes, weights: str | None) -> dict[str, Any]:
+    """The file's tensors by name, taken out of a training checkpoint and of `WRAPPERS`."""
     found = _read(path, content)
-    if isinstance(found, dict):
-        inner = [found[key] for key in WRAPPERS if isinstance(found.get(key), dict)]
-        found = inner[0] if inner else found
-    if not isinstance(found, dict) or not any(isinstance(v, Tensor) for v in found.values()):
-        kind = f"keys {', '.join(map(str, found))}" if isinstance(found, dict) else type(found)
+    sets = dict(_sets(found))
+    if not sets:
+        raise ForeignError(_no_state_dict(path, found))
+    if (weights is None and len(sets) > 1) or (weights is not None and weights not in sets):
+        listed = "\n".join(f"  {name} ({len(tensors)} entries)" for name, tensors in sets.items())
+        asked = "several sets" if weights is None else f"no set {weights!r}, but these sets"
         raise ForeignError(
-            f"{path} holds no state dict but {kind}. Expected: tensors by name, on their own or "
-            f"in a training checkpoint under {' or '.join(map(repr, WRAPPERS))}"
+            f"{path} holds {asked} of weights:\n{listed}\nSay which one the study takes, beside "
+            f"its layout, such as `weights: {next(iter(sets))}`."
         )
-    state = {str(name).removeprefix(PARALLEL): value for name, value in found.items()}
-    if len(state) < len(found):
+    chosen = sets[weights] if weights else next(iter(sets.values()))
+    state = {_unwrapped(str(name)): value for name, value in chosen.items()}
+    if len(state) < len(chosen):
         raise ForeignError(
-            f"{path} gives some tensors twice, with and without {PARALLEL!r} before their names. "
-            "Save one of the two networks on its own"
+            f"{path} gives some tensors twice, with and without {' or '.join(map(repr, WRAPPERS))} "
+            "in their names. Save one of the two networks on its own"
         )
     return state
+
+
+def _unwrapped(name: str) -> str:
+    return ".".join(part for part in name.split(".") if part not in WRAPPERS)
+
+
+def _sets(found: Any) -> dict[str, dict[Any, Any]]:
+    """The sets of a network's tensors in a file, by the keys that lead to them.
+
+    Where some have the weights of convolutions, as all backbones here have, only these count: the
+    others are heads or an optimizer's.
+    """
+    sets = dict(_named_tensors(found, ()))
+    networks = {name: each for name, each in sets.items() if _most_dimensions(each) > 2}
+    return networks or sets
+
+
+def _named_tensors(found: Any, keys: tuple[str, ...]) -> Iterator[tuple[str, dict[Any, Any]]]:
+    if not isinstance(found, dict) or len(keys) > DEEPEST:
+        return
+    if _most_dimensions(found) >= 0:
+        yield ".".join(keys) or TOP, found
+    for key, value in found.items():
+        yield from _named_tensors(value, (*keys, str(key)))
+
+
+def _most_dimensions(tensors: dict[Any, Any]) -> int:
+    """Of the tensors whose names end in `weight`; -1 if there is none."""
+    return max(
+        (
+            value.dim()
+            for name, value in tensors.items()
+            if isinstance(value, Tensor) and str(name).endswith("weight")
+        ),
+        default=-1,
+    )
+
+
+def _no_state_dict(path: Path, found: Any) -> str:
+    kind = f"keys {', '.join(map(str, found))}" if isinstance(found, dict) else type(found)
+    text = (
+        f"{path} holds no state dict but {str(kind)[:500]}. Expected: tensors by name, on their "
+        "own or in a training checkpoint"
+    )
+    return f"{text}. {_conversion(path)}" if _has_ignored(found) else text
+
+
+def _has_ignored(found: Any) -> bool:
+    """Whether something stands in for what could be tensors, as for NumPy's arrays."""
+    inside = found.values() if isinstance(found, dict) else ()
+    return isinstance(found, _Ignored) or any(map(_has_ignored, inside))
 
 
 def _read(path: Path, content: bytes) -> Any:
     """The file's content, of safetensors or torch.save; nothing in it is executed."""
     if not content:
         raise ForeignError(f"{path} is empty. Fetch it again")
+    for beginning, (what, remedy) in OTHER_FILES.items():
+        if content.startswith(beginning):
+            raise ForeignError(f"{path} is {what}: {remedy}")
+    if content[257:262] == b"ustar":
+        raise ForeignError(f"{path} is a tar archive: `tar xf` it and name the file in it")
     try:
         if content[8:9] == b"{":  # safetensors: length of the header, then its JSON
             return load_safetensors(content)
@@ -231,6 +363,12 @@ def _read(path: Path, content: bytes) -> Any:
     except ForeignError:
         raise
     except Exception as error:  # whatever a damaged file may cause in torch's reader
+        inside = _zip_names(content)
+        if inside and not any(name.endswith("data.pkl") for name in inside):
+            raise ForeignError(
+                f"{path} is a zip archive of {', '.join(inside[:5])}: `unzip` it and name the file "
+                "with the weights"
+            ) from error
         refused = NEEDS_CODE.search(str(error))
         if refused:
             raise _needs_code(path, refused[0]) from error
@@ -244,6 +382,15 @@ def _read(path: Path, content: bytes) -> Any:
         ) from error
 
 
+def _zip_names(content: bytes) -> list[str]:
+    """What a zip archive holds; nothing if it is none, or damaged."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            return archive.namelist()
+    except (zipfile.BadZipFile, ValueError, OSError):
+        return []
+
+
 class _Ignored:
     """Stands in for a setting's type while a checkpoint is read, and does nothing."""
 
@@ -254,24 +401,63 @@ class _Ignored:
         pass
 
 
+class _IgnoredMapping(_Ignored):
+    """The same for what is filled like a dict; torch fills nothing but dicts of its own types."""
+
+    def __new__(cls, *args: object) -> Any:
+        return OrderedDict()
+
+
+class _IgnoredSequence(_Ignored):
+    """The same for what is filled like a list."""
+
+    def __new__(cls, *args: object) -> Any:
+        return []
+
+
+def _stand_in(name: str) -> type[_Ignored]:
+    if MAPPINGS.fullmatch(name):
+        return _IgnoredMapping
+    return _IgnoredSequence if SEQUENCES.fullmatch(name) else _Ignored
+
+
 def _load_without_code(path: Path, content: bytes) -> Any:
     """torch.load, restricted to tensors and plain values, with stand-ins for settings."""
-    wanted: list[str] = []
-    if content.startswith(b"PK"):  # a zip; the older format is not inspected, only restricted
-        wanted = torch.serialization.get_unsafe_globals_in_checkpoint(io.BytesIO(content))
+    wanted: set[str] = set()
+    if content.startswith(b"PK"):  # a zip tells all its types at once; the older format does not
+        wanted |= set(torch.serialization.get_unsafe_globals_in_checkpoint(io.BytesIO(content)))
     code = sorted(name for name in wanted if not SETTINGS_TYPES.fullmatch(name))
     if code:
         raise _needs_code(path, f"it names {', '.join(code)}")
-    with torch.serialization.safe_globals([(_Ignored, name) for name in wanted]):
-        return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    while True:
+        stand_ins: list[Any] = [(_stand_in(name), name) for name in sorted(wanted)]
+        try:
+            with torch.serialization.safe_globals(stand_ins):
+                return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError as error:
+            unknown = UNKNOWN_GLOBAL.search(str(error))
+            if unknown is None:
+                raise
+            # Torch leaves `builtins.` away.
+            name = unknown[1] if "." in unknown[1] else f"builtins.{unknown[1]}"
+            if name in wanted or not SETTINGS_TYPES.fullmatch(name):
+                raise _needs_code(path, f"it names {name}") from error
+            wanted.add(name)
 
 
 def _needs_code(path: Path, reason: str) -> ForeignError:
-    converted = path.with_name(f"{path.stem}.weights.pth")
-    command = shlex.join(["python", "-c", CONVERSION, str(path), str(converted)])
     return ForeignError(
         f"{path} can only be loaded by executing code from it ({reason}), which is never done "
-        "here. If you trust its origin, take the tensors out of it where it may run, with the "
+        f"here. {_conversion(path)}"
+    )
+
+
+def _conversion(path: Path) -> str:
+    """How to take the tensors out of a file, and what to name then."""
+    converted = path.with_name(f"{path.stem}.weights.pth")
+    command = shlex.join(["python", "-c", CONVERSION, str(path), str(converted)])
+    return (
+        "If you trust its origin, take the tensors out of it where it may run, with the "
         f"packages it was written with installed, and name {converted.name} instead:\n  {command}"
     )
 
@@ -296,7 +482,8 @@ def _spelled(state: dict[str, Any], layout: Layout, backbone: Backbone) -> dict[
 def _rest(state: dict[str, Any], layout: Layout, taken: set[str]) -> tuple[list[str], list[str]]:
     """The names that are not taken: those dropped on purpose, and those nobody expects."""
     rest = [name for name in state if name not in taken]
-    dropped = [name for name in rest if any(re.fullmatch(p, name) for p in layout.dropped)]
+    known = (*layout.dropped, *DROPPED)
+    dropped = [name for name in rest if any(re.fullmatch(p, name) for p in known)]
     return dropped, [name for name in rest if name not in dropped]
 
 
@@ -373,20 +560,33 @@ def _explain(
     }
     fewest = min(distances.values())
     nearest = ", or ".join(name for name, distance in distances.items() if distance == fewest)
+    alike = 2 * fewest < len(state)
     advice = "Name another file, or take the network's own tensors out of this one"
-    if fewest < _distance(state, LAYOUTS[layout], backbone):
+    if not alike:
+        begin = _beginnings(state)
+        advice = f"It is like no layout known here; its names begin with {begin}. {advice}"
+    elif fewest < _distance(state, LAYOUTS[layout], backbone):
         advice = (
             f"It is nearest to {nearest} ({fewest} names differ). {advice}"
             if fewest
             else f"It fits {nearest}: name that in the study"
         )
+    listed = problems if alike else problems[:SHOWN]
+    left_out = [f"and {len(problems) - len(listed)} more"] if len(listed) < len(problems) else []
     note = LAYOUTS[layout].note
     return "\n".join(
         [
             f"{path} is not {backbone.name} with stem {backbone.stem} in layout {layout}. "
             f"Differences: {len(problems)}",
-            *(f"  {problem}" for problem in problems),
+            *(f"  {problem}" for problem in (*listed, *left_out)),
             *([f"Known: {note}."] if note else []),
             f"{advice}. docs/foreign.md says what each layout holds.",
         ]
     )
+
+
+def _beginnings(state: dict[str, Any]) -> str:
+    """Such as `encoder_q. (122), queue (1)`: the names by their first parts, most first."""
+    first = Counter("".join(name.partition(".")[:2]) for name in state)
+    told = [f"{name} ({count})" for name, count in first.most_common(8)]
+    return ", ".join(told) + (" ..." if len(first) > len(told) else "")

@@ -30,10 +30,10 @@ from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 from torch import Tensor
 
+from barlow_atlas.atomic import remove_temporaries as remove_temporaries
+from barlow_atlas.atomic import write_atomically as write_atomically
 from barlow_atlas.errors import AtlasError
 from barlow_atlas.settings.frozen import Frozen
-from barlow_atlas.store.atomic import remove_temporaries as remove_temporaries
-from barlow_atlas.store.atomic import write_atomically as write_atomically
 from barlow_atlas.study.lineage import lineage as lineage
 from barlow_atlas.study.models import ForeignRun, Run
 from barlow_atlas.study.paths import COOLED, milestone_path

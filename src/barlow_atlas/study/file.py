@@ -3,6 +3,7 @@
 import difflib
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
 
@@ -10,7 +11,7 @@ from pydantic import ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from barlow_atlas.errors import not_allowed
+from barlow_atlas.errors import AtlasError, not_allowed
 from barlow_atlas.settings.frozen import NAME, Frozen
 from barlow_atlas.study.errors import StudyError
 from barlow_atlas.study.models import TAGGED, Study
@@ -57,6 +58,22 @@ def load_study(path: Path) -> Study:
         raise StudyError("\n".join(lines)) from error
 
 
+def load_studies(params: Path, warn: Callable[[str], None]) -> dict[str, Study]:
+    """Every study below `params` that can be read, by name; of each other one `warn` gets a line.
+
+    What is wrong with one study is its own: nothing of another may depend on it.
+    """
+    studies = {}
+    for name, path in find_studies(params).items():
+        try:
+            studies[name] = load_study(path)
+        except AtlasError as error:
+            first, *more = str(error).splitlines()
+            others = f" (and {len(more)} more faults)" if more else ""
+            warn(f"{first}{others}. This study is left out of what is compared")
+    return studies
+
+
 def files_of(path: Path) -> list[Path]:
     """A study file and those it builds on, nearest first."""
     base = _read(path).get("base")
@@ -97,11 +114,18 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         # YAML 1.2 as ruamel reads it: 1e-6 is a number and a key given twice is an error.
         content = YAML(typ="safe", pure=True).load(path)
-    except YAMLError as error:
-        raise StudyError(f"{path} is not valid YAML: {error}") from error
+    except OSError as error:
+        raise StudyError(f"{path} cannot be read: {error.strerror}") from error
+    except (YAMLError, ValueError, TypeError, RecursionError) as error:
+        # The parser raises its own errors, those of bytes that are no UTF-8, and those of values.
+        raise StudyError(f"{path} is not valid YAML: {_in_a_line(error)}") from error
     if not isinstance(content, dict):
         raise StudyError(f"{path} must be a mapping of parameters, found: {content!r}")
     return content
+
+
+def _in_a_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def file_schema() -> dict[str, Any]:

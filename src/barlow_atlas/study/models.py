@@ -46,7 +46,18 @@ from barlow_atlas.settings.training import (
 )
 from barlow_atlas.study.errors import StudyError
 
-Layout = Literal["mix-bt", "barlowtwins", "solo-learn", "lightly", "torchvision"]
+Layout = Literal[
+    "mix-bt",
+    "barlowtwins",
+    "solo-learn",
+    "lightly",
+    "moco",
+    "dino",
+    "swav",
+    "vicreg",
+    "timm",
+    "torchvision",
+]
 
 
 class AskedProbes(Frozen):
@@ -206,6 +217,13 @@ class ForeignRun(Subject):
     """Weights that were trained elsewhere: probed like a run's, trained never."""
 
     layout: Layout
+    weights: str | None = None
+
+    @model_serializer(mode="wrap")
+    def _which_set_if_said(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # What is not said leaves no trace, so that the key changes no text of a run without it.
+        told: dict[str, Any] = whole(self)
+        return {key: value for key, value in told.items() if key != "weights" or value is not None}
 
     @property
     def name(self) -> str:
@@ -226,6 +244,9 @@ class Foreign(Frozen):
         min_length=1, description="epoch at which the weights were taken -> file"
     )
     backbone: Backbone | None = Field(None, description="if it is not the study's")
+    weights: str | None = Field(
+        None, description="which set of weights, where a file holds several, as state_dict_ema"
+    )
 
     @field_validator("files", mode="before")
     @classmethod
@@ -418,6 +439,7 @@ class Study(Frozen):
                 threads=self.threads,
                 seed=self.seeds[0],
                 layout=foreign.layout,
+                weights=foreign.weights,
             )
             for name, foreign in self.foreign.items()
         ]

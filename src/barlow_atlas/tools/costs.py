@@ -15,9 +15,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from barlow_atlas.atomic import write_atomically
 from barlow_atlas.settings.frozen import Frozen
 from barlow_atlas.study.models import ForeignRun, Run, Study
-from barlow_atlas.tools.images import sizes_of, target_sizes
+from barlow_atlas.study.sizes import sizes_of, target_sizes
 
 MEASUREMENTS = Path("benchmarks/costs.json")
 MEGABYTE = 1e6
@@ -116,8 +117,7 @@ def append_measurements(new: Iterable[Measurement], path: Path = MEASUREMENTS) -
     same = {"shape", "device", "processor", "threads", "torch"}
     kept = {one.model_dump_json(include=same): one for one in [*read_measurements(path), *new]}
     rows = ",\n".join(f" {one.model_dump_json()}" for one in kept.values())
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(f"[\n{rows}\n]\n")
+    write_atomically(path, f"[\n{rows}\n]\n".encode())
 
 
 def measured_on(

@@ -22,11 +22,15 @@ from packaging.specifiers import SpecifierSet
 from ruamel.yaml import YAML
 
 from barlow_atlas.data.catalog import DataSet
+from barlow_atlas.data.download import public
 from barlow_atlas.data.prepared import load
 from barlow_atlas.data.sources import parse_mirrors
+from barlow_atlas.data.survey import outdated, read_sources, skipped_told, survey
 from barlow_atlas.errors import AtlasError
+from barlow_atlas.study.errors import StudyError
 from barlow_atlas.study.models import Resources, Study
 from barlow_atlas.study.paths import DATA, RAW_DATA, REPORTS, RESULTS
+from barlow_atlas.study.sizes import check_sizes
 from barlow_atlas.tools.costs import MEGABYTE
 from barlow_atlas.tools.plan import size
 from barlow_atlas.tools.storage import storage_of
@@ -81,9 +85,11 @@ def checks_of(name: str, study: Study, profile: str | None) -> Iterator[Check]:
     yield check_dvc([Path(".dvc/config"), Path(".dvc/config.local")])
     for folder in (RESULTS, REPORTS, Path("logs"), Path(".snakemake")):
         yield check_writable(folder)
+    yield from check_links((RESULTS, DATA, RESULTS / name, REPORTS))
     mirrors = (*parse_mirrors(os.environ.get("BARLOW_ATLAS_DATA", "")), *study.data_mirrors)
     for data_set in study.data_sets():
         yield check_data(data_set, mirrors)
+    yield from check_sizes_of(name, study)
     yield check_room(name, study)
     asked = study.resources
     if slurm:
@@ -190,6 +196,20 @@ def check_writable(folder: Path) -> Check:
     )
 
 
+def check_links(folders: Iterable[Path]) -> Iterator[Check]:
+    """Folders that are links to elsewhere, through which DVC puts nothing into its cache."""
+    for folder in folders:
+        if folder.is_symlink():
+            yield Check(
+                "warning",
+                "dvc",
+                f"{folder}/ is a link to {folder.readlink()}: Snakemake works through it, DVC "
+                "refuses what lies behind",
+                "work in a clone on that disk, or mount it there: mount --bind "
+                f"{folder.resolve()} {folder}",
+            )
+
+
 def check_room(name: str, study: Study) -> Check:
     """Whether what a study will keep fits on the disk, beside what is there of it."""
     at = next(path for path in (RESULTS.absolute(), *RESULTS.absolute().parents) if path.exists())
@@ -207,7 +227,7 @@ def room(needed: int, free: int) -> Check:
     """A comparison of bytes; with less than a tenth to spare it is a warning."""
     told = f"{size(free)} free, the study will take up to {size(needed)} more"
     if needed > free:
-        return Check("missing", "disk", told, "make room, or link results/ to a larger disk")
+        return Check("missing", "disk", told, "make room, or work in a clone on a larger disk")
     if 1.1 * needed > free:
         return Check("warning", "disk", told, "make room: other programs write here as well")
     return Check("ok", "disk", told)
@@ -221,23 +241,18 @@ def check_data(data_set: DataSet, mirrors: Sequence[str]) -> Check:
             load(folder)
         except AtlasError as error:
             return Check("missing", "data", str(error), f"remove {folder}, or `dvc checkout` it")
-        return Check("ok", "data", f"{data_set.name} is prepared in {folder}")
+        if change := outdated(data_set, folder):
+            return Check("warning", "data", change)
+        return Check("ok", "data", f"{data_set.name} is prepared in {folder}{_left_out(folder)}")
     if data_set.path is not None:
-        if Path(data_set.path).is_dir():
-            return Check("ok", "data", f"{data_set.name} will be prepared from {data_set.path}")
-        return Check(
-            "missing",
-            "data",
-            f"{data_set.path} of {data_set.name} is no folder",
-            "correct data.path in the study, or bring the images there",
-        )
+        return check_class_folders(data_set, Path(data_set.path).expanduser())
     if data_set.official_folder is None:
         return Check("ok", "data", f"{data_set.name} comes with a Python package")
     archive = data_set.archive
     names = [data_set.official_folder, *([archive.name] if archive else [])]
     for place in (str(RAW_DATA), *mirrors):
         if re.match(r"https?://", place):
-            return Check("ok", "data", f"{data_set.name} will be looked for at {place}")
+            return Check("ok", "data", f"{data_set.name} will be looked for at {public(place)}")
         local = Path(place.removeprefix("file://")).expanduser()
         there = next((local / name for name in names if (local / name).exists()), None)
         if there:
@@ -254,6 +269,35 @@ def check_data(data_set: DataSet, mirrors: Sequence[str]) -> Check:
             f"without a network here: {remedy}",
         )
     return Check("missing", "data", f"{data_set.name} cannot be downloaded", remedy)
+
+
+def check_sizes_of(name: str, study: Study) -> Iterator[Check]:
+    """What cannot work with the images there are."""
+    try:
+        check_sizes(name, study)
+    except StudyError as error:
+        for line in str(error).splitlines():
+            yield Check("missing", "images", line)
+
+
+def check_class_folders(data_set: DataSet, place: Path) -> Check:
+    """Whether a folder holds what can be prepared, and what would be left out of it."""
+    try:
+        found = survey(data_set.title, place)
+    except AtlasError as error:
+        return Check("missing", "data", str(error))
+    told = f"{data_set.name} will be prepared from {place}: {len(found.states):,} images"
+    left_out = f", left out: {skipped_told(found.skipped)}" if found.skipped else ""
+    return Check("ok", "data", told + left_out)
+
+
+def _left_out(folder: Path) -> str:
+    """What the preparation of class folders noticed, beside their images."""
+    sources = read_sources(folder)
+    told = [f"left out: {skipped_told(sources.skipped)}"] if sources and sources.skipped else []
+    if sources and sources.duplicates:
+        told.append(f"{sources.duplicates:,} test images have the pixels of a training image")
+    return "".join(f"; {each}" for each in told)
 
 
 # This machine

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from barlow_atlas.study.models import Resources, Run, Study
+from barlow_atlas.study.sizes import sizes_of
 from barlow_atlas.tools.costs import (
     Cost,
     Measurement,
@@ -20,7 +21,6 @@ from barlow_atlas.tools.costs import (
     start_seconds,
     step_shape,
 )
-from barlow_atlas.tools.images import sizes_of
 from barlow_atlas.workflow.jobs import Job, read_json, step_file
 
 BETWEEN_JOBS_S = 2.5

@@ -24,9 +24,9 @@ from barlow_atlas.store.snapshot import write_milestone
 from barlow_atlas.study.errors import StudyError
 from barlow_atlas.study.models import Run, Study
 from barlow_atlas.study.paths import milestone_path
+from barlow_atlas.study.sizes import sizes_of
 from barlow_atlas.tools.costs import MEGABYTE, Measurement, probes_shape, processor, step_shape
 from barlow_atlas.tools.footprint import kept_for_backward
-from barlow_atlas.tools.images import sizes_of
 from barlow_atlas.training.loop import State, initial_state, train
 
 SECONDS = 5.0

@@ -8,6 +8,7 @@ from pathlib import Path
 from tabulate import tabulate
 
 from barlow_atlas.study.models import Run, Study
+from barlow_atlas.study.sizes import UnknownImages, counted
 from barlow_atlas.tools.costs import read_measurements
 from barlow_atlas.tools.durations import (
     Expectation,
@@ -18,7 +19,6 @@ from barlow_atlas.tools.durations import (
     resources_of,
     wall_seconds,
 )
-from barlow_atlas.tools.images import UnknownImages, counts_of
 from barlow_atlas.tools.storage import memory_mb, storage_of
 from barlow_atlas.workflow.jobs import Job, jobs_of, stale_milestones, submissions, targets, to_run
 
@@ -64,7 +64,7 @@ def _unknown_images(study: Study) -> str | None:
     """Why the numbers of images are unknown; None if they are known."""
     try:
         for data_set in study.data_sets():
-            counts_of(data_set)
+            counted(data_set)
     except UnknownImages as error:
         return str(error)
     return None

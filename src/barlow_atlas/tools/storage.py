@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from barlow_atlas.probes.signals import CORNER
 from barlow_atlas.study.models import ForeignRun, Run, Study
+from barlow_atlas.study.sizes import data_bytes, sizes_of, target_sizes
 from barlow_atlas.tools.costs import MEGABYTE
 from barlow_atlas.tools.footprint import footprint
-from barlow_atlas.tools.images import data_bytes, sizes_of, target_sizes
 from barlow_atlas.workflow.jobs import Job
 
 PROGRAM_MB = 350

@@ -19,9 +19,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from barlow_atlas.atlas.records import job_files, recorded
+from barlow_atlas.atomic import write_atomically
 from barlow_atlas.errors import AtlasError
 from barlow_atlas.store.adoptions import standing
-from barlow_atlas.store.atomic import write_atomically
 from barlow_atlas.study.models import Study
 from barlow_atlas.workflow import dvc_stages
 from barlow_atlas.workflow.jobs import Job, jobs_of, read_json, stale_milestones

@@ -19,7 +19,18 @@ from barlow_atlas.workflow.sources import PACKAGE
 
 PAGES = (Path("docs/architecture.md"), Path("docs/studies.md"))
 ROOMS = (
-    *("errors", "settings", "data", "nn", "objectives", "probes", "study", "store", "training"),
+    *(
+        "errors",
+        "atomic",
+        "settings",
+        "data",
+        "nn",
+        "objectives",
+        "probes",
+        "study",
+        "store",
+        "training",
+    ),
     *("atlas", "report", "workflow", "steps", "tools", "verify", "__main__"),
 )
 """Of the package, from the ground up: each imports from those before it and from itself."""

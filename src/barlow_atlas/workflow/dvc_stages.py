@@ -7,11 +7,12 @@ tests/unit/workflow/test_dvc.py compares the committed stages with these.
 """
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from barlow_atlas.atlas.curves import column_name
-from barlow_atlas.study.file import file_with, files_of, find_studies, load_study
+from barlow_atlas.study.file import file_with, files_of, find_studies, load_studies
 from barlow_atlas.study.models import Study
 from barlow_atlas.study.paths import CLAIMS, KEPT_TABLES, PAPER_TABLES, PUBLISHED
 from barlow_atlas.workflow import sources
@@ -36,12 +37,13 @@ RESOLVE_DATA = (sources.PACKAGE / "data/catalog.py",)
 HEAD = "# Made by `python -m barlow_atlas derive` from params/ and sources.py; do not edit.\n"
 
 
-def stage_files(params: Path) -> dict[Path, dict[str, Any]]:
+def stage_files(params: Path, warn: Callable[[str], None]) -> dict[Path, dict[str, Any]]:
     """Path and content of every DVC file: the demo's in the root, one for each other study of
-    `params`, and one for each data set that is not the demo's."""
+    `params`, and one for each data set that is not the demo's. Of a study that cannot be read
+    `warn` gets a line."""
     files: dict[Path, dict[str, Any]] = {}
     paths = find_studies(params)
-    studies = {name: load_study(path) for name, path in paths.items()}
+    studies = load_studies(params, warn)
     for name, study in studies.items():
         parts = [
             *(

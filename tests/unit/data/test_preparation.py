@@ -15,6 +15,7 @@ import pytest
 from numpy.testing import assert_array_equal
 from small_data import flip_a_byte, small_cifar, small_stl10, tree, truncate
 
+from barlow_atlas.atomic import WriteError
 from barlow_atlas.data.catalog import CATALOG, DataSet, class_folder
 from barlow_atlas.data.errors import DataError
 from barlow_atlas.data.preparation import channel_statistics, prepare
@@ -274,7 +275,7 @@ def test_a_failed_rename_puts_the_old_result_back(
         rename(source, target)
 
     monkeypatch.setattr(os, "rename", refuse_the_new)
-    with pytest.raises(OSError, match="input/output"):
+    with pytest.raises(WriteError, match=r"prepared: input/output error.*`dmesg`"):
         prepare(facts, folder / "prepared", folder / "raw", [str(folder / "mirror")])
     assert tree(folder / "prepared") == before
     assert hidden(folder) == []
@@ -290,10 +291,25 @@ def test_a_full_disk_is_an_error_and_not_a_crash(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "posix_fallocate", full)
-    with pytest.raises(DataError, match=r"train_images.npy needs 2,048 bytes .* No space left"):
+    with pytest.raises(WriteError, match=r"train_images.npy \(1,920 bytes\): No space left"):
         prepare(facts, folder / "prepared", folder / "raw", [str(folder / "mirror")])
     assert tree(folder / "prepared") == before
     assert hidden(folder) == []
+
+
+@pytest.mark.parametrize("code", [errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS])
+def test_a_file_system_that_cannot_reserve_is_written_to(
+    cifar: tuple[DataSet, Path], monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    facts, folder = cifar
+    before = tree(folder / "prepared")
+
+    def unable(*_: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "posix_fallocate", unable)
+    prepare(facts, folder / "prepared", folder / "raw", [str(folder / "mirror")])
+    assert tree(folder / "prepared") == before
 
 
 @pytest.mark.parametrize("line", ["read data_batch_2", "computing statistics"])

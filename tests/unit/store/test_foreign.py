@@ -1,16 +1,23 @@
 """Foreign weights give the features they gave at home, or a complaint that names every tensor."""
 
 import argparse
+import collections
+import datetime
+import gzip
 import hashlib
 import os
 import shlex
+import shutil
 import subprocess
 import sys
+import tarfile
+import zipfile
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, get_args
 
+import numpy as np
 import pytest
 import torch
 import torchvision
@@ -339,6 +346,231 @@ def test_the_command_that_is_offered_takes_the_tensors_out(
     assert read_foreign(converted, "mix-bt", R18_SMALL_IMAGES).weights
 
 
+# Files as the libraries themselves write them
+
+
+R18 = Backbone(name="resnet18", stem="7x7-maxpool")
+
+
+@pytest.fixture(scope="module")
+def imagenet() -> nn.Module:
+    return resnet("resnet18", "7x7-maxpool")
+
+
+def read(path: Path, layout: str = "torchvision", weights: str | None = None) -> str:
+    return weights_hash(read_foreign(path, layout, R18, weights).weights)
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        nn.DataParallel,
+        torch.compile,
+        lambda net: nn.DataParallel(torch.compile(net)),
+        lambda net: torch.compile(nn.DataParallel(net)),
+        lambda net: torch.optim.swa_utils.AveragedModel(net),
+    ],
+)
+def test_wrappers_of_torch_are_taken_off_wherever_they_stand(
+    tmp_path: Path, imagenet: nn.Module, wrap: Callable[[nn.Module], nn.Module]
+) -> None:
+    plain = read(save(tmp_path / "plain.pth", imagenet.state_dict()))
+    assert read(save(tmp_path / "wrapped.pth", wrap(imagenet).state_dict())) == plain
+    nested = nn.ModuleDict({"backbone": wrap(imagenet)}).state_dict()
+    nested = {name: tensor for name, tensor in nested.items() if "fc." not in name}
+    assert read(save(tmp_path / "nested.ckpt", {"state_dict": nested}), "lightly") == plain
+
+
+@pytest.mark.parametrize(
+    ("layout", "prefixes", "others"),
+    [
+        ("moco", ("module.encoder_q.",), {"module.queue": 2, "module.encoder_q.fc.0.weight": 2}),
+        ("moco", ("module.base_encoder.",), {"module.predictor.0.weight": 2}),
+        ("dino", ("module.backbone.",), {"module.head.mlp.0.weight": 2}),
+        ("swav", ("module.",), {"module.prototypes.weight": 2, "module.projection_head.0.bias": 2}),
+        ("vicreg", ("module.backbone.",), {"module.projector.0.weight": 2}),
+        ("timm", ("",), {"fc.weight": 2}),
+    ],
+)
+def test_other_methods_layouts(
+    tmp_path: Path, imagenet: nn.Module, layout: str, prefixes: tuple[str], others: dict[str, int]
+) -> None:
+    state = {name: torch.zeros(size) for name, size in others.items()}
+    for prefix in prefixes:
+        state |= encoder(imagenet, prefix)
+    if layout == "moco":
+        state |= encoder(imagenet, prefixes[0].replace("encoder_q", "encoder_k"))
+    plain = read(save(tmp_path / "plain.pth", imagenet.state_dict()))
+    assert read(save(tmp_path / "w.pth", {"state_dict": state, "epoch": 3}), layout) == plain
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [("state_dict", "state_dict_ema"), ("model", "state_dict"), ("student", "teacher")],
+)
+def test_of_several_sets_the_study_names_one(
+    tmp_path: Path, imagenet: nn.Module, first: str, second: str
+) -> None:
+    one, other = imagenet.state_dict(), resnet("resnet18", "7x7-maxpool").state_dict()
+    other = other | {"conv1.weight": torch.ones(64, 3, 7, 7)}
+    optimizer = {"state": {0: {"momentum_buffer": torch.zeros(4, 4, 3, 3)}}}
+    head = {"weight": torch.zeros(2, 3)}
+    both = {first: one, "optimizer": optimizer, "criterion": head, second: other, "epoch": 3}
+    path = save(tmp_path / "w.pth", both)
+    said = complaint(path, "torchvision", R18)
+    assert f"several sets of weights:\n  {first} (122 entries)\n  {second} (122 entries)" in said
+    assert f"such as `weights: {first}`" in said
+    with pytest.raises(ForeignError, match="holds no set 'ema', but these sets"):
+        read(path, weights="ema")
+    assert read(path, weights=first) == read(save(tmp_path / "one.pth", one))
+    assert read(path, weights=second) == read(save(tmp_path / "other.pth", other))
+    assert read(path, weights=second) != read(path, weights=first)
+
+
+class AttributeDict(dict):  # as Lightning before 1.1 had one
+    pass
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_settings_of_all_kinds_are_read_over(
+    tmp_path: Path, imagenet: nn.Module, zipped: bool
+) -> None:
+    history: Any = collections.defaultdict(list)
+    history["loss"] += [1.0, 2.0]
+    settings = {
+        "a": AttributeDict(lr=0.1),
+        "b": history,
+        "c": argparse.Namespace(lr=0.1, at=datetime.datetime(2026, 1, 1), where=Path("x")),
+        "d": [collections.Counter("abc"), {1, 2}, collections.deque([1]), range(3), 1j, b"x"],
+        "e": OmegaConf.create({"a": [1, {"b": 2}]}),
+        "f": np.float64(0.5),
+    }
+    path = tmp_path / "w.ckpt"
+    content = {"state_dict": imagenet.state_dict(), "hyper_parameters": settings}
+    torch.save(content, path, _use_new_zipfile_serialization=zipped)
+    assert read(path) == read(save(tmp_path / "plain.pth", imagenet.state_dict()))
+
+
+def test_what_is_like_no_layout_is_told_by_its_names(tmp_path: Path, imagenet: nn.Module) -> None:
+    state = encoder(imagenet, "online.net.") | encoder(imagenet, "target.net.")
+    said = complaint(save(tmp_path / "w.pth", state), "torchvision", R18)
+    assert "nearest to" not in said
+    assert "like no layout known here; its names begin with online. (120), target. (120)" in said
+    assert len(said.splitlines()) < 15
+
+
+def packed(path: Path, kind: str) -> Path:
+    whole = path.read_bytes()
+    made = path.with_name(f"packed.{kind}")
+    if kind == "gz":
+        made.write_bytes(gzip.compress(whole, 1))
+    elif kind == "zip":
+        with zipfile.ZipFile(made, "w") as archive:
+            archive.write(path, "inside.pth")
+    else:
+        with tarfile.open(made, "w") as tar:
+            tar.add(path, "inside.pth")
+    return made
+
+
+@pytest.mark.parametrize(
+    ("kind", "command"),
+    [("gz", "gunzip -k {}"), ("zip", "unzip -q {}"), ("tar", "tar xf {}")],
+)
+def test_what_is_packed_is_read_once_unpacked_as_advised(
+    tmp_path: Path, imagenet: nn.Module, kind: str, command: str
+) -> None:
+    plain = save(tmp_path / "w.pth", imagenet.state_dict())
+    path = packed(plain, kind)
+    program, *_ = command.split()
+    assert f"`{'tar xf' if program == 'tar' else program}` it and name" in complaint(
+        path, "torchvision", R18
+    )
+    if shutil.which(program) is None:
+        pytest.skip(f"{program} is not installed")
+    subprocess.run(command.format(path).split(), cwd=tmp_path, check=True)
+    unpacked = path.with_suffix("") if kind == "gz" else tmp_path / "inside.pth"
+    assert read(unpacked) == read(plain)
+
+
+def test_pointers_of_git_lfs_are_told(tmp_path: Path) -> None:
+    path = tmp_path / "w.pth"
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 46830571\n")
+    assert "is a Git LFS pointer, not the weights: `git lfs pull`" in complaint(path, "timm", R18)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["whole network", "network in a set", "TorchScript", "NumPy"])
+def test_what_the_offered_command_writes_is_read(
+    tmp_path: Path, imagenet: nn.Module, kind: str
+) -> None:
+    path = tmp_path / "theirs.pt"
+    if kind == "TorchScript":
+        torch.jit.script(imagenet).save(path)
+    elif kind == "NumPy":
+        save(path, {name: tensor.numpy() for name, tensor in imagenet.state_dict().items()})
+    elif kind == "whole network":
+        save(path, imagenet)
+    else:
+        save(path, {"model": imagenet, "epoch": 3, "best": Fraction(1, 3)})
+    command = shlex.split(complaint(path, "torchvision", R18).splitlines()[-1])
+    subprocess.run([sys.executable, *command[1:]], check=True)
+    plain = read(save(tmp_path / "plain.pth", imagenet.state_dict()))
+    assert read(tmp_path / "theirs.weights.pth") == plain
+
+
+@pytest.mark.slow
+def test_a_checkpoint_of_timms_own_saver_holds_two_sets(tmp_path: Path) -> None:
+    timm = pytest.importorskip("timm")
+    from timm.utils import CheckpointSaver, ModelEmaV3
+
+    network = timm.create_model("resnet18", pretrained=False)
+    CheckpointSaver(
+        network,
+        torch.optim.SGD(network.parameters(), 0.1),
+        args=argparse.Namespace(model="resnet18"),
+        model_ema=ModelEmaV3(network),
+        checkpoint_dir=str(tmp_path),
+        recovery_dir=str(tmp_path),
+    ).save_checkpoint(0, 1.0)
+    path = tmp_path / "last.pth.tar"
+    assert "  state_dict (122 entries)\n  state_dict_ema (122 entries)" in complaint(
+        path, "timm", R18
+    )
+    assert read(path, "timm", "state_dict_ema")
+
+
+@pytest.mark.slow
+def test_a_checkpoint_of_lightly_and_lightning_is_read(tmp_path: Path) -> None:
+    """A tutorial's module, compiled and trained for a step by Lightning itself."""
+    lightning = pytest.importorskip("pytorch_lightning")
+    from lightly.models.modules import BarlowTwinsProjectionHead
+
+    class Module(lightning.LightningModule):
+        def __init__(self, lr: float = 0.06) -> None:
+            super().__init__()
+            self.save_hyperparameters()
+            self.backbone = torchvision.models.resnet18()
+            self.backbone.fc = nn.Identity()
+            self.backbone = torch.compile(self.backbone, backend="eager")
+            self.projection_head = BarlowTwinsProjectionHead(512, 8, 8)
+
+        def training_step(self, batch: Any, place: int) -> Tensor:
+            return self.projection_head(self.backbone(batch[0])).square().mean()
+
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            return torch.optim.SGD(self.parameters(), lr=self.hparams.lr)
+
+    images = torch.utils.data.TensorDataset(torch.randn(4, 3, 32, 32))
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    trainer = lightning.Trainer(max_epochs=1, accelerator="cpu", **quiet, default_root_dir=tmp_path)
+    trainer.fit(Module(), torch.utils.data.DataLoader(images, batch_size=2))
+    trainer.save_checkpoint(tmp_path / "w.ckpt")
+    dropped = read_foreign(tmp_path / "w.ckpt", "lightly", R18).dropped
+    assert dropped
+    assert all(name.startswith("projection_head.") for name in dropped)
+
+
 def test_reading_allows_nothing_afterwards(tmp_path: Path) -> None:
     before = set(torch.serialization.get_safe_globals())
     path = save(tmp_path / "w.ckpt", solo_learn(resnet("resnet18", "7x7-maxpool")))
@@ -367,7 +599,7 @@ def test_truncated_files_are_named(
         (b"", "is empty"),
         (
             b"<!DOCTYPE html><html>not found</html>",
-            "begins with b'<!DOCTYP') is truncated, damaged",
+            "is a web page, not the weights: fetch them again",
         ),
         (b"PK\x03\x04 and nothing that follows", "truncated, damaged"),
         (b"\x80\x02}q\x00.", "truncated, damaged"),

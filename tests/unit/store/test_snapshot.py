@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from barlow_atlas.store import atomic, snapshot
-from barlow_atlas.store.atomic import WriteError
+from barlow_atlas import atomic
+from barlow_atlas.atomic import WriteError
+from barlow_atlas.store import snapshot
 from barlow_atlas.store.provenance import made_by
 from barlow_atlas.store.snapshot import ResumeFolder, SnapshotError
 from barlow_atlas.study.models import Run

@@ -4,8 +4,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from small_data import write_image
 
 from barlow_atlas.data.catalog import CATALOG, class_folder
+from barlow_atlas.data.preparation import prepare
 from barlow_atlas.study.file import load_study
 from barlow_atlas.study.models import Resources
 from barlow_atlas.tools import doctor
@@ -87,12 +89,48 @@ def test_data_prepared_raw_mirrored_downloadable_or_nowhere(
     own = class_folder("birds", str(tmp_path / "birds"), 32)
     assert doctor.check_data(own, ()).level == "missing"
     (tmp_path / "birds").mkdir()
-    assert doctor.check_data(own, ()).level == "ok"
+    assert doctor.check_data(own, ()).level == "missing"  # nothing could be prepared of it
     (tmp_path / "results/data/cifar10").mkdir()
     (tmp_path / "results/data/cifar10/manifest.json").write_text("{")
     damaged = doctor.check_data(cifar, ())
     assert damaged.level == "missing"
     assert "dvc checkout" in damaged.remedy
+
+
+def test_class_folders_before_and_after_they_are_prepared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for place, name in enumerate(("train/a", "train/b", "test/a", "test/b") * 6):
+        write_image(tmp_path / f"birds/{name}/{place}.png", 8, seed=place % 23)
+    (tmp_path / "birds/train/a/notes.txt").touch()
+    own = class_folder("birds", str(tmp_path / "birds"), 8)
+    before = doctor.check_data(own, ())
+    assert (before.level, before.what) == ("ok", "data")
+    assert before.told.endswith("birds: 24 images, left out: 1 no image (.txt)")
+    prepare(own, tmp_path / "results/data/birds", tmp_path / "raw")
+    after = doctor.check_data(own, ())
+    assert after.level == "ok"
+    left_out, repeated = "; left out: 1 no image (.txt)", "; 1 test images have the pixels of a tr"
+    assert left_out + repeated in after.told
+    (tmp_path / "birds/train/a/0.png").unlink()
+    changed = doctor.check_data(own, ())
+    assert changed.level == "warning"
+    assert "23 images, 24 were prepared" in changed.told
+    assert "Remove results/data/birds to prepare it again" in changed.told
+
+
+def test_a_linked_folder_of_results_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "reports").mkdir()
+    Path("results").symlink_to("disk")
+    (found,) = doctor.check_links((Path("results"), Path("reports"), Path("nothing")))
+    assert (found.level, found.what) == ("warning", "dvc")
+    assert "results/ is a link to disk: Snakemake works through it, DVC refuses" in found.told
+    assert f"mount --bind {tmp_path / 'disk'} results" in found.remedy
 
 
 def test_gpus() -> None:

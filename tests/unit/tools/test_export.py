@@ -1,6 +1,7 @@
 """Research objects, model cards and histories for other tools, of the demo's own files."""
 
 import csv
+import errno
 import hashlib
 import importlib.abc
 import json
@@ -28,6 +29,7 @@ from barlow_atlas.atlas.frames import probe_table
 from barlow_atlas.atlas.records import RecordError, encoded
 from barlow_atlas.atlas.records import recorded as record_of
 from barlow_atlas.atlas.runs import ChainError, content_of
+from barlow_atlas.atomic import WriteError
 from barlow_atlas.data.preparation import prepare
 from barlow_atlas.data.prepared import Manifest, load
 from barlow_atlas.store.snapshot import write_milestone
@@ -202,6 +204,20 @@ def test_an_unfinished_study_is_refused_unless_asked_for(workspace: Path, study:
     chain = pd.read_csv("out/chain.csv").set_index(["run", "epoch"])["follows"]
     assert pd.isna(chain["mix-d256-e100-clean-s2", 100])
     assert chain["mix-d256-e100-clean-s2", 25] == "epoch 10"
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO])
+def test_a_disk_that_takes_no_crate_is_said_in_a_line(
+    workspace: Path, study: Study, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    before = {path.name for path in workspace.iterdir()}
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(WriteError, match=rf"^cannot write .*crate: {os.strerror(code)}.*again$"):
+        export_crate("demo", study, workspace / "crate")
+    assert {path.name for path in workspace.iterdir()} == before
 
 
 def test_nothing_there_is_overwritten(workspace: Path, study: Study) -> None:

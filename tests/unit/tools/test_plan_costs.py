@@ -18,13 +18,14 @@ from barlow_atlas.probes.packing import pack, pack_correlations
 from barlow_atlas.probes.signals import CORNER
 from barlow_atlas.settings.training import Backbone
 from barlow_atlas.store.snapshot import write_milestone
+from barlow_atlas.study import sizes as images
 from barlow_atlas.study.file import find_studies, load_study
 from barlow_atlas.study.models import Run, Study
-from barlow_atlas.tools import costs, images, plan
+from barlow_atlas.study.sizes import Sizes, sizes_of
+from barlow_atlas.tools import costs, plan
 from barlow_atlas.tools.costs import Measurement, Shape, probes_shape, step_shape
 from barlow_atlas.tools.durations import Expectation, longest_chain, past_jobs, wall_seconds
 from barlow_atlas.tools.footprint import footprint, kept_for_backward, nbytes
-from barlow_atlas.tools.images import Sizes, sizes_of
 from barlow_atlas.tools.measure import training
 from barlow_atlas.tools.storage import storage_of
 from barlow_atlas.training.loop import initial_state

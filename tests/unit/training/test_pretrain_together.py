@@ -9,8 +9,8 @@ import pytest
 import torch
 from segments import segments, whole
 
+from barlow_atlas.atomic import WriteError
 from barlow_atlas.store import snapshot
-from barlow_atlas.store.atomic import WriteError
 from barlow_atlas.study.models import Run
 from barlow_atlas.training.loop import PretrainError, Progress
 from barlow_atlas.training.segment import Interrupted, Monitor, Segment, pretrain_together

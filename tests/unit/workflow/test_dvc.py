@@ -16,7 +16,7 @@ from barlow_atlas.study.paths import (
 )
 from barlow_atlas.workflow.dvc_stages import stage_files
 
-STAGES = stage_files(Path("params"))
+STAGES = stage_files(Path("params"), pytest.fail)
 FILES = sorted({Path("dvc.yaml"), *Path("workflow/dvc").glob("**/dvc.yaml")})
 
 

@@ -23,6 +23,7 @@ from matplotlib.textpath import text_to_path
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
+from barlow_atlas.atomic import write_atomically
 from barlow_atlas.report.figures.palette import GREY, INK, Look, line_label
 from barlow_atlas.report.text import MINUS
 
@@ -228,10 +229,10 @@ def rows_of(frame: pd.DataFrame) -> Iterator[Any]:
 
 def save(figure: Figure, pdf: Path, png: Path) -> None:
     """Writes both files; the same figure gives the same bytes."""
-    drawn = io.BytesIO()
+    pages, drawn, picture = io.BytesIO(), io.BytesIO(), io.BytesIO()
     with style():
         _settle(figure)
-        figure.savefig(pdf, metadata={"CreationDate": None, "ModDate": None})
+        figure.savefig(pages, format="pdf", metadata={"CreationDate": None, "ModDate": None})
         figure.savefig(drawn, format="png", metadata={"Software": None})
     # Pictures lie in git; with 256 colours, none further off than 12 of 255, they take a third.
     palette = (
@@ -239,7 +240,9 @@ def save(figure: Figure, pdf: Path, png: Path) -> None:
         .convert("RGB")
         .quantize(256, Image.Quantize.MAXCOVERAGE, kmeans=1, dither=Image.Dither.NONE)
     )
-    palette.save(png, optimize=True)
+    palette.save(picture, "PNG", optimize=True)
+    write_atomically(pdf, pages.getvalue())
+    write_atomically(png, picture.getvalue())
 
 
 def svg(figure: Figure, name: str) -> str:

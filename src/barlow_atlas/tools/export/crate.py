@@ -22,6 +22,7 @@ from rocrate.model import ContextEntity
 from rocrate.rocrate import ROCrate
 
 from barlow_atlas.atlas.runs import chain_table, content_of
+from barlow_atlas.atomic import sync_tree, writing
 from barlow_atlas.data.prepared import sha256_of
 from barlow_atlas.errors import AtlasError
 from barlow_atlas.store.adoptions import adoptions_file
@@ -97,6 +98,7 @@ def export_crate(name: str, study: Study, folder: Path, partial: bool = False) -
         StoredError: if a milestone was made with other parameters.
         ChainError: if the hashes of a milestone do not belong together.
         CitationError: if CITATION.cff lacks something.
+        WriteError: if it cannot be written.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise CrateError(f"{folder} is there and not an empty folder; name a new one")
@@ -110,13 +112,19 @@ def export_crate(name: str, study: Study, folder: Path, partial: bool = False) -
             "there is with --partial"
         )
     crate = _crate(stored, read_citation())
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    with writing(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        _write(crate, folder)
+
+
+def _write(crate: ROCrate, folder: Path) -> None:
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as place:
         written = Path(place) / "crate"
         crate.write(written)
         faults = check_crate(written)
         if faults:
             raise CrateError(f"the crate was not written as planned: {'; '.join(faults)}")
+        sync_tree(written)
         written.replace(folder)
 
 

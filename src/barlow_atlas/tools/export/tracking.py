@@ -9,7 +9,6 @@ import importlib
 import json
 import os
 import re
-import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from typing import Any
 
 from barlow_atlas.atlas.frames import probe_rows, signal_rows
 from barlow_atlas.atlas.records import Metrics, current
+from barlow_atlas.atomic import replace_folder, sync_tree, writing
 from barlow_atlas.errors import AtlasError
 from barlow_atlas.study.models import ForeignRun, Run, Study
 
@@ -209,6 +209,7 @@ def _replacing(folder: Path, names: tuple[str, ...]) -> Iterator[Path]:
 
     Raises:
         TrackingError: if the folder holds anything but `names`, which nobody may delete.
+        WriteError: if it cannot be written; what was there is as it was.
     """
     if folder.exists():
         others = sorted(path.name for path in folder.iterdir() if path.name not in names)
@@ -217,14 +218,14 @@ def _replacing(folder: Path, names: tuple[str, ...]) -> Iterator[Path]:
                 f"{folder} holds {', '.join(others[:5])}, which this writer did not write: name "
                 "another folder"
             )
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as outer:
-        place = Path(outer).absolute() / "new"
-        place.mkdir()
-        yield place
-        if folder.exists():
-            shutil.rmtree(folder)
-        place.replace(folder)
+    with writing(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as outer:
+            place = Path(outer).absolute() / "new"
+            place.mkdir()
+            yield place
+            sync_tree(place)
+            replace_folder(place, folder)
 
 
 @contextlib.contextmanager

@@ -303,7 +303,7 @@ class Live:
         """The ledger's entries about this study."""
         from barlow_atlas.atlas.studies import claims_of
 
-        return claims_of(self.name)
+        return claims_of(self.name, self.study)
 
 
 def _here(files: Iterable[Path]) -> dict[Path, os.stat_result]:

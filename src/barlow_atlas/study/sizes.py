@@ -1,0 +1,214 @@
+"""How many images a study's runs and probes see, before or after they are prepared, and whether
+they are enough. Loads numpy only where a data set is prepared.
+"""
+
+import functools
+import operator
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from barlow_atlas.data.catalog import Counts, DataSet
+from barlow_atlas.errors import AtlasError
+from barlow_atlas.probes.knn import KNN
+from barlow_atlas.study.errors import StudyError
+from barlow_atlas.study.models import ForeignRun, Run, Study
+from barlow_atlas.study.paths import DATA
+
+LABEL_BYTES = 8
+SIGNALS_NEED = 2
+"""Images of each split that the label-free signals are computed on."""
+
+
+class UnknownImages(AtlasError):
+    """Numbers of images that cannot be told; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Numbers of images of a data set that a run and its probes see; no validation: 0."""
+
+    pretraining: int
+    probe_training: int
+    validation: int
+    test: int
+    classes: int
+    stored_size: int
+    """Pixels a side."""
+
+    @property
+    def probed(self) -> int:
+        """Those that the probes of a milestone look at."""
+        return self.probe_training + self.validation + self.test
+
+
+def sizes_of(study: Study, run: Run | ForeignRun) -> Sizes:
+    """The numbers of images behind a run."""
+    own, *_ = study.data_sets()
+    return _sizes(own, run.protocol, run.data.fraction)
+
+
+def target_sizes(study: Study) -> tuple[Sizes, ...]:
+    """The numbers of images of the data sets that probes look at beside the study's."""
+    _, *targets = study.data_sets()
+    return tuple(_sizes(target, study.protocol, 1.0) for target in targets)
+
+
+@functools.cache
+def _sizes(data_set: DataSet, protocol: str, fraction: float) -> Sizes:
+    """Of the prepared data set if it is here, else of the catalog's facts."""
+    known = counted(data_set)
+    counts, held_out = known.counts, known.held_out if protocol == "clean" else 0
+    labelled = round(fraction * (counts.train - held_out))
+    return Sizes(
+        pretraining=labelled + round(fraction * counts.unlabeled),
+        probe_training=labelled,
+        validation=held_out,
+        test=counts.test,
+        classes=known.classes,
+        stored_size=data_set.image_size,
+    )
+
+
+@dataclass(frozen=True)
+class Counted:
+    """Images of a data set by part, those of the hold-out among the train part, and by class.
+
+    Attributes:
+        per_class: of the train part without the hold-out.
+        held_out_per_class: of the hold-out.
+    """
+
+    counts: Counts
+    held_out: int
+    per_class: tuple[int, ...]
+    held_out_per_class: tuple[int, ...]
+
+    @property
+    def classes(self) -> int:
+        return len(self.per_class)
+
+
+def counted(data_set: DataSet) -> Counted:
+    """What the manifest says if the data set is prepared, else the catalog.
+
+    The catalog's parts are taken as balanced: of a class it knows no number.
+
+    Raises:
+        UnknownImages: nothing is prepared and the catalog does not know, or what is is damaged.
+    """
+    prepared = DATA / data_set.name / "manifest.json"
+    if prepared.is_file():
+        return _prepared(prepared)
+    if data_set.counts is None or data_set.classes is None:
+        raise UnknownImages(
+            f"how many images {data_set.name} has is known only once it is prepared; run "
+            f"`prepare-data --data {data_set.name}` with this study first"
+        )
+    held_out = round(data_set.validation_share * data_set.counts.train)
+    return Counted(
+        data_set.counts,
+        held_out,
+        _balanced(data_set.counts.train - held_out, data_set.classes),
+        _balanced(held_out, data_set.classes),
+    )
+
+
+def _balanced(images: int, classes: int) -> tuple[int, ...]:
+    each, more = divmod(images, classes)
+    return tuple(each + (label < more) for label in range(classes))
+
+
+def _prepared(file: Path) -> Counted:
+    from barlow_atlas.data.prepared import Manifest
+
+    try:
+        manifest = Manifest.model_validate_json(file.read_bytes())
+    except ValidationError as error:
+        raise UnknownImages(
+            f"{file} is damaged: remove {file.parent}, or `dvc checkout` it"
+        ) from error
+    held_out = manifest.validation.per_class
+    return Counted(
+        Counts(
+            train=manifest.train.images,
+            test=manifest.test.images,
+            unlabeled=manifest.unlabeled.images if manifest.unlabeled else 0,
+        ),
+        manifest.validation.images,
+        tuple(map(operator.sub, manifest.train.per_class or (), held_out)),
+        held_out,
+    )
+
+
+def check_sizes(name: str, study: Study) -> None:
+    """Refuses what cannot work with the images there are, before any job; unknown is no fault.
+
+    Raises:
+        StudyError: with one line for each thing that cannot work.
+    """
+    own, *_ = study.data_sets()
+    try:
+        known = counted(own)
+    except UnknownImages:
+        return
+    faults = dict.fromkeys(fault for run in study.runs() for fault in _faults(study, run, known))
+    if faults:
+        raise StudyError("\n".join(f"{name}: {fault}" for fault in faults))
+
+
+def _faults(study: Study, run: Run | ForeignRun, known: Counted) -> Iterator[str]:
+    """What cannot work of a run and its probes with the images of its data set."""
+    sizes, data = sizes_of(study, run), f"{run.data.name} (fraction {run.data.fraction:g})"
+    if isinstance(run, Run) and run.batch_size > sizes.pretraining:
+        yield (
+            f"{run.method}: batch_size = {run.batch_size} is more than the {sizes.pretraining:,} "
+            f"images of {data} that are trained on: lower it, or raise data.fraction"
+        )
+    most = max((probe.k for probe in study.probes.asked() if isinstance(probe, KNN)), default=0)
+    if most > sizes.probe_training:
+        yield (
+            f"{run.method}: probes.knn.k = {most} is more than the {sizes.probe_training:,} "
+            f"labelled training images of {data}: lower it, or raise data.fraction"
+        )
+    clean = run.protocol == "clean"
+    per_class = known.per_class
+    if not clean:
+        per_class = tuple(map(operator.add, per_class, known.held_out_per_class))
+    if sizes.probe_training < max(SIGNALS_NEED, needed(per_class)):
+        yield (
+            f"{run.method}: the {sizes.probe_training:,} labelled training images of {data} do not "
+            f"hold each of its {known.classes} classes: raise data.fraction or add images"
+        )
+    held_out = known.held_out_per_class
+    if clean and (sizes.validation < SIGNALS_NEED or 0 in held_out):
+        yield (
+            f"{run.method}: the hold-out of {run.data.name} has {sizes.validation:,} images and "
+            f"none of {held_out.count(0)} of its {known.classes} classes, where the protocol clean "
+            f"needs {SIGNALS_NEED} and one of each: add images and prepare them again, or take "
+            "`protocol: reference`"
+        )
+
+
+def needed(per_class: tuple[int, ...]) -> int:
+    """The least number of images, taken as `selection.stratified_order` takes them, that may hold
+    every class: all that come before the rarest class's first image, which stands at half a part
+    of one in its number, and those of its kind.
+    """
+    rarest = min(per_class)
+    if rarest == 0:
+        return sum(per_class) + 1
+    before = sum(-((rarest - number) // (2 * rarest)) for number in per_class)
+    return before + per_class.count(rarest)
+
+
+def data_bytes(study: Study) -> int:
+    """Bytes of the prepared arrays, whether they are here or not."""
+    total = 0
+    for data_set in study.data_sets():
+        counts = counted(data_set).counts
+        images = counts.train + counts.test + counts.unlabeled
+        total += images * (3 * data_set.image_size**2 + LABEL_BYTES)
+    return total

@@ -1,0 +1,205 @@
+"""Disks that are full, read-only or broken: no write of any step harms what is there."""
+
+import errno
+import importlib
+import itertools
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from io import FileIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from demo_results import JOB_FILES, write
+from small_data import tree, write_image
+
+from barlow_atlas import atomic
+from barlow_atlas.__main__ import main
+from barlow_atlas.atomic import TEMPORARY, WriteError, replace_folder, write_atomically
+from barlow_atlas.data.catalog import DataSet, class_folder
+from barlow_atlas.data.preparation import prepare
+from barlow_atlas.study.paths import ANALYSED, COLLECTED, LEDGER, REPORTED
+
+ROOT = Path(__file__).parents[3]
+FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
+OPERATIONS = ("open", "write", "fsync", "rename")
+OLD = b"good, and complete"
+
+
+@contextmanager
+def faulty(operation: str, code: int, due: int = 1) -> Iterator[None]:
+    """From its `due`th time on, an operation on files that are written fails."""
+    left = due
+
+    def counted(works: Callable[..., Any]) -> Callable[..., Any]:
+        def either(*given: Any, **named: Any) -> Any:
+            nonlocal left
+            left -= 1
+            if left <= 0:
+                raise OSError(code, os.strerror(code))
+            return works(*given, **named)
+
+        return either
+
+    class Writing(FileIO):
+        write = counted(FileIO.write)
+
+    opens = Path.open
+
+    def opened(path: Path, mode: str = "r", *rest: Any, **named: Any) -> Any:
+        if "w" not in mode and "+" not in mode:
+            return opens(path, mode, *rest, **named)
+        return counted(opens)(path, mode) if operation == "open" else Writing(path, mode)
+
+    with pytest.MonkeyPatch.context() as patch:
+        if operation in ("open", "write"):
+            patch.setattr(Path, "open", opened)
+        elif operation == "fsync":
+            patch.setattr(os, "fsync", counted(os.fsync))
+        else:
+            patch.setattr(Path, "replace", counted(Path.replace))
+            patch.setattr(os, "rename", counted(os.rename))
+        yield
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+@pytest.mark.parametrize("code", FAULTS)
+def test_a_failed_write_leaves_the_old_file_and_one_line(
+    tmp_path: Path, operation: str, code: int
+) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(OLD)
+    with faulty(operation, code), pytest.raises(WriteError) as caught:
+        write_atomically(path, b"new")
+    assert tree(tmp_path) == {"file": OLD}
+    (line,) = str(caught.value).splitlines()
+    assert line.startswith(f"cannot write {path} (3 bytes): {os.strerror(code)}. What was there")
+    write_atomically(path, b"new")
+    assert tree(tmp_path) == {"file": b"new"}
+
+
+@pytest.mark.parametrize("due", [1, 2])
+def test_a_folder_that_cannot_be_renamed_stays(tmp_path: Path, due: int) -> None:
+    for name in ("new", "old"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / name).touch()
+    rename, left = os.rename, due
+
+    def once(*given: Any) -> None:
+        nonlocal left
+        left -= 1
+        if left == 0:
+            raise OSError(errno.EIO, "broken")
+        rename(*given)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "rename", once)
+        with pytest.raises(OSError, match="broken"):
+            replace_folder(tmp_path / "new", tmp_path / "old")
+    assert tree(tmp_path / "old") == {"old": b""}
+    replace_folder(tmp_path / "new", tmp_path / "old")
+    assert tree(tmp_path / "old") == {"new": b""}
+
+
+# Every write of every step goes this way, and survives a fault
+
+
+_opened: list[str] = []
+
+
+def _hear(event: str, given: tuple[Any, ...]) -> None:
+    if event == "open" and isinstance(given[0], str) and given[2] & (os.O_WRONLY | os.O_RDWR):
+        _opened.append(os.path.abspath(given[0]))
+
+
+sys.addaudithook(_hear)
+
+
+def each_with_a_fault(patch: pytest.MonkeyPatch) -> tuple[list[Path], list[str]]:
+    """Before each write of this package all faults are tried; the files that are written, and
+    those that are opened to be written, but for the trials.
+    """
+    written: list[Path] = []
+    _opened.clear()
+
+    def tried(path: Path, content: bytes) -> None:
+        before = list(_opened)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(OLD)
+        for place, code in enumerate(FAULTS):
+            operation = OPERATIONS[(place + len(written)) % len(OPERATIONS)]
+            with faulty(operation, code), pytest.raises(WriteError, match="cannot write"):
+                write_atomically(path, content)
+            assert path.read_bytes() == OLD
+        assert not list(path.parent.glob(f".*{TEMPORARY}"))
+        path.unlink()
+        _opened[:] = before
+        write_atomically(path, content)
+        written.append(path)
+
+    for name, module in list(sys.modules.items()):
+        ours = name.startswith("barlow_atlas.") and module is not atomic
+        if ours and hasattr(module, "write_atomically"):
+            patch.setattr(module, "write_atomically", tried)
+    return written, _opened
+
+
+@pytest.mark.slow
+def test_every_write_of_the_steps_survives_every_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("record", "collect", "analyse", "report", "ledger"):
+        importlib.import_module(f"barlow_atlas.steps.{name}")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "params").symlink_to(ROOT / "params")
+    write(JOB_FILES)
+    written, opened = each_with_a_fault(monkeypatch)
+    for step in ("record", "collect", "analyse", "report"):
+        assert main([step, "--study", "demo"]) == 0
+    assert main(["ledger"]) == 0
+    results, reports = Path("results/demo"), Path("reports")
+    assert {path.name for path in written if path.parent == results} == {*COLLECTED, *ANALYSED}
+    assert {path.name for path in written if path.parent == reports / "demo"} == set(REPORTED)
+    assert {path.name for path in written if path.parent == reports} == set(LEDGER)
+    there = {path for folder in (results / "runs", reports) for path in folder.rglob("*.*")}
+    assert there <= set(written)
+    here = [path for path in opened if path.startswith(f"{tmp_path}{os.sep}")]
+    assert len(here) == len(written)
+    assert all(path.endswith(TEMPORARY) for path in here)
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+@pytest.mark.parametrize("code", FAULTS)
+def test_every_write_of_a_preparation_survives(tmp_path: Path, operation: str, code: int) -> None:
+    for place, name in enumerate(("train/a", "train/b", "test/a", "test/b") * 5):
+        write_image(tmp_path / f"own/{name}/{place}.png", 8, seed=place)
+    own, folder = class_folder("own", str(tmp_path / "own"), 8), tmp_path / "prepared"
+    prepare(own, folder, tmp_path / "raw")
+    before = tree(folder)
+    for due in itertools.count(1):
+        said = prepared(own, tmp_path, operation, code, due)
+        if said is None:
+            break
+        assert os.strerror(code) in said
+        assert len(said.splitlines()) == 1
+        # Where the disk refuses to put the old folder back as well, the message says where it is.
+        aside = re.search(r"whole in (\S+):", said)
+        if aside:
+            Path(aside[1]).rename(folder)
+        assert tree(folder) == before
+        assert {p.name for p in tmp_path.iterdir()} == {"own", "prepared"}
+    assert due > 2
+    assert tree(folder) == before
+
+
+def prepared(own: DataSet, folder: Path, operation: str, code: int, due: int) -> str | None:
+    """What a preparation says that fails; None if the fault was due after its end."""
+    try:
+        with faulty(operation, code, due):
+            prepare(own, folder / "prepared", folder / "raw")
+    except WriteError as error:
+        return str(error)
+    return None
