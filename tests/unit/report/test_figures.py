@@ -282,10 +282,10 @@ def test_no_two_lines_look_alike() -> None:
 def test_methods_differ_in_grey_print_by_more_than_grey() -> None:
     """Marker, dashes or filling tell any two apart; bt and mix differ in grey by themselves."""
     found = palette.looks([(method, 64) for method in NINE])
-    codes = {(look.marker, look.dash, look.hollow) for look in found.values()}
+    codes = {(look.marker, look.dash, look.fill) for look in found.values()}
     assert len(codes) == len(NINE)
     both = palette.looks([(method, dim) for method in ("bt", "mix") for dim in (64, 128)])
-    assert len({(look.marker, look.dash, look.hollow) for look in both.values()}) == 4
+    assert len({(look.marker, look.dash, look.fill) for look in both.values()}) == 4
     bt, mix = (lightness(rgb(colour)) for colour in palette.COLOURS[:2])
     assert abs(bt - mix) >= 20
 

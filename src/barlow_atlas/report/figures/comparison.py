@@ -12,7 +12,7 @@ from barlow_atlas.report.figures.forests import interval, row_axis
 from barlow_atlas.report.figures.palette import COLOURS, GREY, INK, Look
 
 SUBJECT = "Published values beside ours"
-OURS = Look(COLOURS[0], "o", (), False)
+OURS = Look(COLOURS[0], "o")
 
 
 @style()

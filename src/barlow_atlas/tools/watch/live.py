@@ -281,7 +281,7 @@ class Live:
         """Without figures and tables, which are drawn once the study is done."""
         from barlow_atlas.atlas.curves import mean_curves
         from barlow_atlas.atlas.effects import effects
-        from barlow_atlas.atlas.frames import probe_table
+        from barlow_atlas.atlas.frames import probe_table, signal_table
         from barlow_atlas.atlas.ledger import study_claims
         from barlow_atlas.atlas.lines import read_lines
         from barlow_atlas.atlas.runs import runs_table
@@ -293,6 +293,7 @@ class Live:
             "probes": probes,
             "runs": runs_table(self._planned, contents),
             "curves": mean_curves(probes),
+            "signals": signal_table(contents),
             "effects": effects(lines),
             "claims": study_claims(self._claims, lines),
         }
