@@ -28,6 +28,7 @@ Kind = Literal[
     "unfinished",
     "higher",
     "lower",
+    "differ",
     "alike",
 ]
 Row = dict[Hashable, object]
@@ -342,10 +343,8 @@ def method_name(method: str, objective: str) -> str:
 
 def _fall(name: str, line: tuple[object, ...], rows: Mapping[Key, Row], has_peak: bool) -> Finding:
     """Whether one line falls from its peak to its end."""
-    about: dict[str, Any] = {
-        "method": name.partition(" (")[0],
-        "objective": _objective(str(line[2])),
-    }
+    objective = _objective(str(line[LINE.index("objective")]))
+    about: dict[str, Any] = {"method": name.partition(" (")[0], "objective": objective}
     last = rows.get(("last", "", *line))
     if last is None:
         told = f"{name}: no run has reached its last milestone yet."
@@ -411,7 +410,8 @@ def _falls_beside(row: Row | None, names: Mapping[tuple[object, ...], str]) -> I
     first, second = _both(row, names)
     way = "less" if effect.estimate < 0 else "more"
     told = f"From peak to end, {first} loses {effect.upright.size} {way} than {second}"
-    kind = _side(effect)
+    side = _side(effect)
+    kind: Kind = "differ" if side in ("higher", "lower") else side
     yield Finding(kind, f"{told}{_seen(effect)}.", effect=effect, source=_key(row))
 
 

@@ -37,8 +37,8 @@ EFFECTS = "Effects with 95 % intervals"
 CLAIMS = "The papers' claims: effects, intervals and verdicts"
 GROUPS = {
     "drop": "Drop from the peak to the end",
-    "difference_drop": "Difference of drops",
-    "difference_last": "Difference at the end",
+    "difference_drop": "Difference of drops (above 0: falls more)",
+    "difference_last": "Difference at the end (above 0: ends higher)",
     "trend_drop": "Drop, per doubling of a setting",
     "trend_last": "Accuracy at the end, per doubling of a setting",
     "area_lost": "Area lost after the peak",
@@ -54,7 +54,7 @@ MANY = 3
 NEUTRAL = Look(INK, "D")
 SIGNS = {
     "reproduced": ("✓", "#0072B2"),
-    "contradicted": ("✗", "#661100"),
+    "contradicted": ("≠", INK),
     "inconclusive": ("?", GREY),
 }
 HOLDS, BAND = "#D6E8F3", "#BDBDBD"
