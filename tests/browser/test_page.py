@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from browsing import Opener, draw_figures, wait_for
 from page_views import (
     CLAIMS,
@@ -579,6 +580,72 @@ def test_names_headings_and_references_are_in_order(page: str, opened: Opener) -
     shown = opened(html)
     shown.evaluate("document.querySelectorAll('details').forEach(d => { d.open = true; })")
     assert shown.evaluate(AUDIT) == []
+
+
+SHAPES: dict[str, Callable[[], str]] = {
+    "study": lambda: study_page(VIEW),
+    "index": lambda: index_page(index_view(VIEW, EMPTY)),
+    "empty": lambda: study_page(EMPTY),
+    "ten methods": lambda: study_page(
+        view_of(simulated({f"m{k}": falling for k in range(10)}, seeds=(1, 2), images=40))
+    ),
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_axe_finds_nothing(shape: str, opened: Opener) -> None:
+    """All rules of axe-core, its best practices too, with everything unfolded."""
+    html = SHAPES[shape]()
+    for width, scheme in ((360, "light"), (768, "dark"), (1440, "light")):
+        page = opened(html, width=width, color_scheme=scheme)
+        page.evaluate("document.querySelectorAll('details').forEach(d => { d.open = true; })")
+        found = Axe().run(page)
+        assert found.response["passes"]
+        assert found.response["violations"] == [], (width, found.generate_report())
+
+
+def test_chosen_segments_are_seen_in_forced_colours(opened: Opener) -> None:
+    page = opened(study_page(VIEW), forced_colors="active")
+    colour = "node => getComputedStyle(node).backgroundColor"
+    chosen = page.locator("label[for=split-test]").evaluate(colour)
+    assert chosen != page.locator("label[for=split-validation]").evaluate(colour)
+
+
+def test_without_javascript_there_is_no_hole_and_no_dead_button(opened: Opener) -> None:
+    page = opened(study_page(VIEW), java_script_enabled=False)
+    assert page.locator("button:visible").count() == 0
+    assert not page.locator("#plot").is_visible()
+    assert page.locator("noscript p").is_visible()
+    assert page.locator("#verdicts dd").count() == 2
+
+
+def test_rows_of_one_kind_can_be_kept_and_copied(opened: Opener) -> None:
+    kinds = "".join(
+        f'<tr><th scope="row">{name}</th><td>{kind}</td><td data-sort="{n}">{n}</td></tr>'
+        for n, (name, kind) in enumerate([("bt", "knn"), ("mix", "knn"), ("bt", "a, b & c")])
+    )
+    html = f"""<table><thead><tr><th scope="col">method</th><th scope="col">probe</th>
+    <th scope="col">value</th></tr></thead><tbody>{kinds}</tbody></table>"""
+    view = replace(VIEW, tables=(TableView("effects", "Effects", html),))
+    page = opened(study_page(view), permissions=["clipboard-read", "clipboard-write"])
+    table = page.locator("#table-effects")
+    table.get_by_role("button", name="a, b & c").click()
+    assert table.locator("tbody tr:visible").count() == 1
+    copied = "navigator.clipboard.readText()"
+    table.get_by_role("button", name="Copy CSV").click()
+    table.get_by_role("button", name="Copied").wait_for()
+    assert page.evaluate(copied) == 'method,probe,value\nbt,"a, b & c",2'
+    table.get_by_role("button", name="Copy LaTeX").click()
+    wait_for(lambda: "toprule" in page.evaluate(copied))
+    assert "bt & a, b \\& c & 2 \\\\" in page.evaluate(copied)
+    table.get_by_role("button", name="a, b & c").click()
+    assert table.locator("tbody tr:visible").count() == 3
+
+
+def test_on_paper_it_is_a_few_pages(opened: Opener) -> None:
+    page = opened(study_page(VIEW))
+    paper = page.pdf(prefer_css_page_size=True)
+    assert 1 <= paper.count(b"/Type /Page\n") <= 4
 
 
 # ---- Hostile and incomplete input ----

@@ -42,7 +42,7 @@ def overfitting(course: pd.DataFrame) -> tuple[float, str]:
     epoch, rise = of_bt[dim]
     at = f" (d = {dim})" if len(of_bt) > 1 else ""
     if rise < NOTICEABLE:
-        told = "Barlow Twins' loss on held-out images is lowest at its end, too."
+        told = "Barlow Twins' loss on held-out images is lowest at the end: it does not overfit."
         return rise, told
     told = (
         f"What overfits is the objective: Barlow Twins' loss{at} on held-out images is lowest at "

@@ -61,7 +61,9 @@ def answer_figure(
     width = COLUMN if columns == 1 else WIDTH
     losses = any(len(course.loss) for panel in panels for course in panel.courses)
     cell = width / columns
-    titles = [[*wrap(p.study, TITLE, cell - LEFT, "bold"), p.width] for p in panels]
+    titles = [
+        [*wrap(p.study, TITLE, cell - LEFT, "bold"), *filter(None, [p.width])] for p in panels
+    ]
     above = max(map(len, titles)) * TITLE * LEADING / 72 + APART
     each = above + HEIGHT + BELOW + (LOSS_HEIGHT + APART if losses else 0)
     lines = [(text, bold) for head in heads for text, bold in _wrapped(*head, width)]

@@ -729,6 +729,32 @@
       : `about ${Math.floor(minutes / 60)} h ${minutes % 60} min left`;
   }
 
+  // The last losses that a running step has told.
+  function spark(losses) {
+    if (losses.length < 2) return [];
+    const low = Math.min(...losses);
+    const reach = Math.max(...losses) - low || 1;
+    const drawn = losses.map((loss, at) =>
+      [100 * at / (losses.length - 1), 1 + 18 * (1 - (loss - low) / reach)]);
+    const made = shape("svg", { class: "spark", viewBox: "0 0 100 20", role: "img",
+      preserveAspectRatio: "none" });
+    made.append(shape("title", {}, `Loss ${losses.at(-1).toPrecision(4)}`),
+      shape("path", { d: path(drawn) }));
+    return [made, ` loss ${losses.at(-1).toPrecision(4)}`];
+  }
+
+  const title = document.title;
+  let failedShown = "[]";
+  const partsShown = {};
+
+  // The server's own templates made these parts, as they made the page.
+  function showParts(parts) {
+    for (const [id, html] of Object.entries(parts ?? {})) {
+      if (partsShown[id] !== html) byId(id).innerHTML = html;
+      partsShown[id] = html;
+    }
+  }
+
   function showStatus(status) {
     const parts = [`${status.done} of ${status.total} jobs done`, `${status.running} running`,
       `${status.queued} queued`];
@@ -738,11 +764,23 @@
     const told = parts.join(" · ");
     // Only a change is announced; the clock alone is none.
     if (byId("live-text").textContent !== told) byId("live-text").textContent = told;
-    const state = status.finished ? "Finished" : status.running ? "Running" : "Nothing runs now";
+    const state = status.finished ? "Finished" : status.running ? "Running"
+      : status.snakemake ? "Between jobs" : "Snakemake does not run here";
+    document.title = `${Math.floor(100 * status.done / Math.max(1, status.total))} % \u00b7 ${title}`;
     byId("live-title").textContent = `${state}, ${status.updated}`;
     byId("live-progress").max = Math.max(1, status.total);
     byId("live-progress").value = status.done;
-    byId("live-now").replaceChildren(...status.running_now.map((text) => element("li", {}, text)));
+    byId("live-machine").textContent = status.machine ?? "";
+    byId("live-now").replaceChildren(...status.running_now.map((text, at) =>
+      element("li", {}, text, ...spark(status.losses_now?.[at] ?? []))));
+    const failed = JSON.stringify(status.failed_now ?? []);
+    if (failed === failedShown) return;
+    failedShown = failed;
+    byId("live-failed").replaceChildren(...(status.failed_now ?? []).map((one) => element("li", {},
+      element("details", {}, element("summary", {}, `Failed: ${one.name}`),
+        element("pre", { tabindex: 0 }, one.said.join("\n")),
+        element("p", {}, "This tries it again:"),
+        element("pre", { tabindex: 0 }, one.command)))));
   }
 
   async function ask(name) {
@@ -756,6 +794,7 @@
     try {
       const [status, curve] = await Promise.all([ask("status.json"), ask("data.json")]);
       showStatus(status);
+      showParts(curve.parts);
       finished = status.finished;
       if (JSON.stringify(curve.lines) !== JSON.stringify(lines)) {
         lines = curve.lines;
