@@ -10,12 +10,16 @@ from functools import cache
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.text import Text
 from page_views import StudyView, falling, probe_frame, rising, simulated, view_of
 
 from barlow_atlas.atlas.curves import mean_curves
 from barlow_atlas.atlas.effects import effects
-from barlow_atlas.atlas.frames import LINE
+from barlow_atlas.atlas.frames import LINE, SIGNAL_COLUMNS
 from barlow_atlas.report.answer import Answer, Finding, answer, overall, points
+from barlow_atlas.report.figures.answer import answer_figure
+from barlow_atlas.report.figures.panels import Panel, panels
+from barlow_atlas.report.objective import loss_course, overfitting
 
 COURSES = {"bt": falling, "mix": rising}
 TEN = {**COURSES, **{f"m{k}": (falling if k % 2 else rising) for k in range(8)}}
@@ -195,3 +199,77 @@ def test_the_baseline_is_taken_off_whatever_the_names() -> None:
     ends = table[(table["statistic"] == "difference_last") & (table["probe"] == "knn")]
     assert ends[["method", "against"]].values.tolist() == [["a", "mix"], ["a", "bt"], ["mix", "bt"]]
     assert (ends[ends["against"] == "bt"]["estimate"] > 0).all()
+
+
+def signals(courses: dict[tuple[str, int, str], list[float]]) -> pd.DataFrame:
+    """Two seeds around these means of Barlow Twins' loss, at the first of the milestones."""
+    rows = [
+        (
+            f"{method}-s{seed}",
+            method,
+            dim,
+            "clean",
+            seed,
+            epoch,
+            "projector",
+            split,
+            9,
+            "bt_loss",
+            v,
+        )
+        for (method, dim, split), values in courses.items()
+        for seed in (1, 2)
+        for epoch, v in zip((0, 10, 50, 100), np.array(values) + (seed - 1.5), strict=True)
+    ]
+    return pd.DataFrame(rows, columns=SIGNAL_COLUMNS)
+
+
+def test_the_objectives_sentence_is_of_the_course_that_rises_most() -> None:
+    falls = [90.0, 50, 40, 30]
+    table = signals(
+        {
+            ("bt", 128, "validation"): [90, 50, 40, 41],
+            ("bt", 1024, "validation"): [90, 40, 50, 60],
+            ("mix", 1024, "validation"): falls,
+            ("bt", 1024, "train"): falls,
+        }
+    )
+    assert overfitting(loss_course(table)) == (
+        pytest.approx(0.5),
+        "What overfits is the objective: Barlow Twins' loss (d = 1024) on held-out images is "
+        "lowest at epoch 10 and ends 50 % higher; under Mixed Barlow Twins it falls to the end.",
+    )
+    rise, told = overfitting(loss_course(signals({("bt", 128, "validation"): falls})))
+    assert (rise, told.rpartition(": ")[2]) == (0, "it does not overfit.")
+    assert overfitting(loss_course(table.iloc[:0])) == (0, "")
+
+
+def drawn(shape: str) -> tuple[tuple[Panel, ...], str]:
+    """The panels of a study's figure, and all that is written in it."""
+    view, told = read(shape)
+    found = panels("", view.curves, view.signals, told, ("bt", "mix"))
+    figure = answer_figure(found, [(one.question, one.answer) for one in told.verdicts])
+    figure.draw_without_rendering()
+    assert figure.get_size_inches()[0] == (3.3 if len(found) == 1 else 7.2)
+    return found, " ".join(text.get_text().replace("\n", " ") for text in figure.findobj(Text))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_figure_names_its_lines_and_no_settings(shape: str) -> None:
+    found, said = drawn(shape)
+    assert "lambda" not in said
+    assert len(found) == (2 if shape == "two widths" else 1)
+    for panel in found:
+        assert [course.name for course in panel.courses] == ["Barlow Twins", "Mixed Barlow Twins"]
+    assert "Mixed Barlow Twins" in said
+
+
+def test_a_fall_is_shaded_and_a_difference_has_its_bracket() -> None:
+    (fell,), said = drawn("a fall")
+    view, told = read("a fall")
+    assert [course.fell_from for course in fell.courses] == [100, None]
+    row = row_of(view, told.verdicts[1].findings[0])
+    assert f"+{points(row['estimate'])} points" in said
+    (rose,), said = drawn("a rise")
+    assert [course.fell_from for course in rose.courses] == [None, None]
+    assert "+" not in said

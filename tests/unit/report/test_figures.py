@@ -128,6 +128,12 @@ def test_a_legend_fills_its_columns(entries: int) -> None:
     assert rows * columns - entries < rows
 
 
+def test_published_values_of_other_set_ups_are_called_not_comparable() -> None:
+    assert "not comparable yet" in said(figures.published(BESIDE))
+    alike = BESIDE.assign(differs=[()] * len(BESIDE))
+    assert "not comparable" not in said(figures.published(alike))
+
+
 def test_what_cannot_be_drawn_is_said() -> None:
     reference = drawn("no validation")
     assert "no map" in said(reference["map"]).lower()
