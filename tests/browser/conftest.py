@@ -11,9 +11,10 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urljoin
 
 import pytest
-from browsing import Opener
+from browsing import Opener, draw_figures, figures_in
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -48,7 +49,7 @@ def opened(browser: Browser, tmp_path: Path) -> Iterator[Opener]:
     """Opens HTML in a fresh context: `opened(html, width=360, color_scheme="dark")`.
 
     Afterwards no page may have reported anything on its console, or have asked for anything but
-    itself.
+    itself and its figures, which lie beside it.
     """
     reports: list[str] = []
     with ExitStack() as stack:
@@ -58,7 +59,9 @@ def opened(browser: Browser, tmp_path: Path) -> Iterator[Opener]:
             if url is None:
                 file = tmp_path / f"page-{len(reports)}-{id(html)}.html"
                 file.write_text(html, encoding="utf-8")
+                draw_figures(html, tmp_path)
                 url = file.as_uri()
+            figures = {urljoin(url, name) for name in figures_in(html)}
             context = browser.new_context(viewport={"width": width, "height": height}, **options)
             stack.callback(context.close)
             page = context.new_page()
@@ -69,7 +72,8 @@ def opened(browser: Browser, tmp_path: Path) -> Iterator[Opener]:
                 "request",
                 lambda request: (
                     None
-                    if request.url.startswith("data:") or request.url.partition("#")[0] == url
+                    if request.url.startswith("data:")
+                    or request.url.partition("#")[0] in {url, *figures}
                     else reports.append(f"request: {request.url}")
                 ),
             )

@@ -5,18 +5,17 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from barlow_atlas.atlas.curves import mean_curves
 from barlow_atlas.atlas.effects import effects
-from barlow_atlas.atlas.frames import COLUMNS, LINE
+from barlow_atlas.atlas.frames import COLUMNS, LINE, SIGNAL_COLUMNS
 from barlow_atlas.atlas.ledger import LEDGER_COLUMNS
 from barlow_atlas.atlas.lines import Line
 from barlow_atlas.atlas.runs import RUN_COLUMNS
-from barlow_atlas.report.page import Figure, IndexView, StudyView, TableView
+from barlow_atlas.report.page import Figure, IndexView, Picture, StudyView, TableView
 
 OBJECTIVES = {
     "bt": "barlow_twins lambda_bt=0.0078125",
@@ -165,6 +164,7 @@ CLAIMS = claim_frame(
     [
         {},
         {
+            "claim": "bt-falls",
             "text": "Barlow Twins' accuracy falls past some epoch.",
             "compared": "bt",
             "holds": "above",
@@ -173,6 +173,7 @@ CLAIMS = claim_frame(
             "high": 8.3,
         },
         {
+            "claim": "fall-grows-with-width",
             "text": "The fall grows with the width of the embedding.",
             "estimate": np.nan,
             "low": np.nan,
@@ -215,12 +216,14 @@ def view_of(lines: Sequence[Line], **others: object) -> StudyView:
         data="2,000 coin flips",
         curves=stored(mean_curves(probes)),
         probes=stored(probes),
+        signals=pd.DataFrame(columns=SIGNAL_COLUMNS).astype({"value": float}),
         effects=stored(effects(lines)),
         claims=CLAIMS,
         runs=stored(run_frame(probes)),
+        pictures=(Picture(DRAWING, "Accuracy rises, then falls."),),
         figures=(
-            Figure("curves", "Accuracy along pre-training", "Bands are 95 % intervals.", DRAWING),
-            Figure("map", "The map: accuracy lost", "Warm cells have lost accuracy.", DRAWING),
+            Figure("curves", "Accuracy along pre-training", "Bands are 95 %.", "It rises.", (9, 5)),
+            Figure("map", "The map: accuracy lost", "Warm cells have lost.", "It falls.", (9, 5)),
         ),
         tables=(TableView("milestones", "Accuracy at the milestones", TABLE),),
         command="make report STUDY=made-up",
@@ -228,57 +231,12 @@ def view_of(lines: Sequence[Line], **others: object) -> StudyView:
     return replace(view, **others)
 
 
-def demo_view() -> StudyView:
-    """What is recorded of the demo, with real figures."""
-    from barlow_atlas.atlas.effects import losses
-    from barlow_atlas.atlas.frames import probe_table
-    from barlow_atlas.atlas.lines import read_lines
-    from barlow_atlas.atlas.records import contents as recorded
-    from barlow_atlas.atlas.runs import runs_table
-    from barlow_atlas.report.figures import accuracy_curves, svg
-    from barlow_atlas.report.figures.lost import lost_map
-    from barlow_atlas.study.file import load_study
-
-    study = load_study(Path("params/demo.yaml"))
-    planned = {run.name: study.milestones_of(run) for run in study.runs()}
-    contents = recorded("demo", study)
-    lines, probes = read_lines(contents, planned), probe_table(contents)
-    curves, found = mean_curves(probes), losses(lines)
-    return StudyView(
-        name="demo",
-        title=study.title,
-        protocol=study.protocol,
-        data="1,797 handwritten digits of 8 x 8 pixels",
-        curves=curves,
-        probes=probes,
-        effects=effects(lines),
-        claims=CLAIMS,
-        runs=runs_table(planned, contents),
-        figures=(
-            Figure(
-                "map",
-                "Where accuracy is lost",
-                "Test top-1 lost against the peak, which is framed, at every milestone.",
-                svg(lost_map(study.title, found), "map"),
-            ),
-            Figure(
-                "curves",
-                "Accuracy along pre-training",
-                "Mean over seeds with 95 % t intervals; thin lines are single seeds.",
-                svg(accuracy_curves(study.title, probes, curves), "curves"),
-            ),
-        ),
-        tables=(TableView("milestones", "Accuracy at the milestones", TABLE),),
-        command="make report STUDY=demo",
-    )
-
-
 def index_view(*studies: StudyView) -> IndexView:
     """The page over these studies."""
     return IndexView(
         studies=studies,
         claims=CLAIMS,
-        figures=(Figure("claims", "The papers' claims", "Effects and intervals.", DRAWING),),
+        figures=(Figure("claims", "The papers' claims", "Effects.", "Two of three.", (9, 5)),),
         tables=(TableView("small", "Small data sets", TABLE),),
         command="make reports",
     )

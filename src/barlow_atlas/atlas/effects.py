@@ -48,6 +48,8 @@ TYPES = {
     **dict.fromkeys(("estimate", "low", "high", "p"), float),
     "after_peak": bool,
 }
+BASELINE = "barlow_twins"
+"""The objective that others are compared with: a difference above 0 is in their favour."""
 DECIMALS = 9
 """Digits that are kept: what comes behind them is rounding, which differs between machines."""
 SETTINGS = (
@@ -150,16 +152,25 @@ def _of_line(line: Line) -> Iterator[Row]:
 
 
 def _differences(ordered: Sequence[Line]) -> Iterator[Row]:
-    """Method minus method, of lines that agree in all names but the method's."""
+    """Method minus method, of lines that agree in all names but the method's.
+
+    Barlow Twins is what others are held against: it is the one that is taken off.
+    """
     free = {"method", "objective"}
     groups: dict[tuple[Any, ...], list[Line]] = defaultdict(list)
     for line in ordered:
         groups[tuple(value for key, value in _names(line).items() if key not in free)].append(line)
+    for group in groups.values():
+        group.sort(key=_is_baseline)
     for one, other in (pair for group in groups.values() for pair in combinations(group, 2)):
         what = f"{one.method} minus {other.method}"
         for statistic, numbers in _compared([one, other], [1, -1], what):
             yield _row(f"difference_{statistic}", "points", one, numbers, other.method)
         yield from _these_networks(one, other)
+
+
+def _is_baseline(line: Line) -> bool:
+    return line.objective.partition(" ")[0] == BASELINE
 
 
 def _these_networks(one: Line, other: Line) -> Iterator[Row]:

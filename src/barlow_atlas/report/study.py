@@ -1,6 +1,6 @@
 """What a study's page shows, and the figures and tables that are written beside it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -10,13 +10,19 @@ from barlow_atlas.atlas import ledger
 from barlow_atlas.atlas.studies import claims_of
 from barlow_atlas.data.catalog import resolve
 from barlow_atlas.report import figures, page, tables
+from barlow_atlas.report.answer import answer
+from barlow_atlas.report.figures.panels import Panel, panels
+from barlow_atlas.report.objective import loss_course, overfitting
 from barlow_atlas.study.models import Study
 
 CAPTIONS = {
+    "answer": "Accuracy of the frozen features on test images along pre-training, mean over seeds "
+    "with 95 % t intervals, and below it Barlow Twins' loss. A bracket is a difference at the end "
+    "that is shown, a hatched area a fall that is shown.",
     "curves": "Each panel is one probe. Thick lines are means over seeds, bands their intervals, "
     "thin lines single seeds. Epoch 0 is the untrained network.",
-    "map": "Each cell is a milestone: how much accuracy has been lost since the peak, which each "
-    "seed takes from the others' validation curves. Before the peak, what is still to come.",
+    "map": "Each cell is a milestone after the peak: how much accuracy has been lost since. Each "
+    "seed takes its peak from the others' validation curves. Up to the peak cells are blank.",
     "effects": "What is said in numbers, each with its interval: falls after the peak, differences "
     "between methods, trends.",
     "signals": "What could be known without labels, against what the probe says. Lines follow the "
@@ -29,16 +35,12 @@ CAPTIONS = {
     "interest.",
     "published": "Published numbers beside ours, where ours have been measured.",
 }
+OF_THE_ANSWER = ("answer", "curves", "map", "effects")
+"""Figures whose result are the verdicts."""
 
 
-def study_view(
-    name: str,
-    study: Study,
-    table: Callable[[str], pd.DataFrame],
-    drawn: tuple[page.Figure, ...] = (),
-    written: tuple[page.TableView, ...] = (),
-) -> page.StudyView:
-    """What a study's page shows.
+def study_view(name: str, study: Study, table: Callable[[str], pd.DataFrame]) -> page.StudyView:
+    """What a study's page shows, without pictures, figures and tables.
 
     Claims are judged one by one there: Holm's correction is over the whole ledger.
 
@@ -52,14 +54,48 @@ def study_view(
         data=_data_in_words(study),
         curves=table("curves"),
         probes=table("probes"),
+        signals=table("signals"),
         effects=table("effects"),
         claims=ledger.ledger(claims_of(name, study), {name: table("claims")}),
         runs=table("runs"),
-        figures=drawn,
-        tables=written,
+        pictures=(),
+        figures=(),
+        tables=(),
         command=f"make report STUDY={name}",
         methods=methods_of(study),
     )
+
+
+def panels_of(view: page.StudyView, titled: bool) -> tuple[Panel, ...]:
+    """The panels of the answer's figure, with the study's title above each if asked."""
+    return panels(
+        view.title if titled else "",
+        view.curves,
+        view.signals,
+        answer(view.curves, view.effects),
+        view.methods,
+    )
+
+
+def pictures_of(panels: Sequence[Panel]) -> tuple[page.Picture, ...]:
+    """Each panel as a drawing of its own, one column wide, with the axes of all of them."""
+    return tuple(
+        page.Picture(
+            figures.svg(figures.answer_figure([panel], beside=panels), f"answer-{place}"),
+            f"Accuracy along pre-training. {panel.told()}.",
+        )
+        for place, panel in enumerate(panels)
+    )
+
+
+def results_of(view: page.StudyView) -> dict[str, str]:
+    """What each figure shows, in words: its alternative text."""
+    verdicts = answer(view.curves, view.effects).verdicts
+    told = " ".join(f"{verdict.question} {verdict.answer}" for verdict in verdicts)
+    return {
+        **dict.fromkeys(OF_THE_ANSWER, told),
+        "dynamics": overfitting(loss_course(view.signals))[1],
+    }
 
 
 def methods_of(study: Study) -> tuple[str, ...]:
@@ -74,21 +110,30 @@ def _data_in_words(study: Study) -> str:
     return f"{title}{share}, {study.image_size} x {study.image_size} pixels"
 
 
-def embedded_figures(
-    drawn: Mapping[str, Figure], titles: Mapping[str, str], folder: Path
+def written_figures(
+    drawn: Mapping[str, Figure],
+    titles: Mapping[str, str],
+    results: Mapping[str, str],
+    folder: Path,
 ) -> tuple[page.Figure, ...]:
-    """Saves figures, and gives them as a page embeds them."""
-    for name, figure in drawn.items():
-        figures.save(figure, folder / f"{name}.pdf", folder / f"{name}.png")
+    """Saves figures, and gives them as a page shows them.
+
+    Args:
+        results: what a figure shows, in words; where there is none, its caption says it.
+    """
     return tuple(
-        page.Figure(name, titles[name].capitalize(), CAPTIONS[name], figures.svg(figure, name))
+        page.Figure(
+            name,
+            titles[name].capitalize(),
+            CAPTIONS[name],
+            results.get(name) or CAPTIONS[name],
+            figures.save(figure, folder / f"{name}.pdf", folder / f"{name}.png"),
+        )
         for name, figure in drawn.items()
     )
 
 
-def embedded_tables(
-    written: Mapping[str, tables.Table], folder: Path
-) -> tuple[page.TableView, ...]:
+def written_tables(written: Mapping[str, tables.Table], folder: Path) -> tuple[page.TableView, ...]:
     """Writes tables, and gives them as a page embeds them."""
     for name, table in written.items():
         tables.write(table, folder, name)

@@ -14,6 +14,21 @@ PROTOCOLS = {
 }
 """Protocols in words."""
 
+PROBES = ("linear", "knn")
+"""In the order in which papers report them; others come after."""
+
+
+def probe_order(probe: object) -> tuple[int, str]:
+    """Sorts probes as `PROBES` has them."""
+    known = PROBES.index(str(probe)) if probe in PROBES else len(PROBES)
+    return known, str(probe)
+
+
+def probe_words(probe: str, variant: str) -> str:
+    """A probe's name in a sentence, such as "linear probe (standard)"."""
+    return f"{'kNN' if probe == 'knn' else f'{probe} probe'} ({variant})"
+
+
 # What LaTeX reads as a command or prints as another sign, and signs that a font lacks in text.
 _LATEX = {
     **{sign: f"\\{sign}" for sign in "&%$#_{}"},

@@ -1,6 +1,7 @@
 """What is said over all studies."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -17,7 +18,14 @@ from barlow_atlas.atlas.studies import all_entries, all_studies, is_analysed, pl
 from barlow_atlas.atomic import write_atomically
 from barlow_atlas.report import figures, page, tables
 from barlow_atlas.report import ledger as ledger_text
-from barlow_atlas.report.study import embedded_figures, embedded_tables, study_view
+from barlow_atlas.report.answer import answer, overall
+from barlow_atlas.report.study import (
+    panels_of,
+    pictures_of,
+    study_view,
+    written_figures,
+    written_tables,
+)
 from barlow_atlas.study import paths
 from barlow_atlas.study.models import Study
 from barlow_atlas.study.paths import REPORTS, RESULTS
@@ -60,16 +68,29 @@ def write_ledger(root: Path = Path()) -> None:
         for name, (spec, rows) in joined.items()
     }
     every_row = pd.concat([rows for _, rows in joined.values()], ignore_index=True)
+    views = [study_view(name, studies[name], table) for name, table in found.items()]
+    counted = [view for view in views if not page.is_example(view)]
+    panels = [panel for view in counted for panel in panels_of(view, titled=True)]
+    verdicts = overall([answer(view.curves, view.effects) for view in counted])
     drawn = {
+        "answer": figures.answer_figure(panels, [(one.question, one.answer) for one in verdicts]),
         "claims": figures.claims_forest(told),
         "published": figures.published(_for_figure(every_row)),
     }
-    titles = {"claims": "The papers' claims", "published": "Published beside measured"}
+    titles = {
+        "answer": "The answer over all studies",
+        "claims": "The papers' claims",
+        "published": "Published beside measured",
+    }
+    results = {"answer": " ".join(f"{one.question} {one.answer}" for one in verdicts)}
+    shown = written_figures(drawn, titles, results, folder)
     view = page.IndexView(
-        studies=tuple(study_view(name, studies[name], table) for name, table in found.items()),
+        studies=tuple(
+            replace(view, pictures=pictures_of(panels_of(view, titled=True))) for view in views
+        ),
         claims=told,
-        figures=embedded_figures(drawn, titles, folder),
-        tables=embedded_tables(written, folder / "tables"),
+        figures=tuple(figure for figure in shown if figure.name != "answer"),
+        tables=written_tables(written, folder / "tables"),
         command="python -m barlow_atlas ledger",
     )
     write_atomically(folder / paths.PAGE, page.index_page(view).encode())
@@ -100,6 +121,7 @@ def _tables(name: str, study: Study, results: Path) -> Callable[[str], pd.DataFr
     made = {
         "probes": probes,
         "curves": curves.mean_curves(probes),
+        "signals": frames.signal_table(contents),
         "runs": runs.runs_table(planned(study), contents),
         "effects": frames.table_of(results, "effects"),
         "claims": frames.table_of(results, "claims"),

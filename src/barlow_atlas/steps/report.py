@@ -1,5 +1,6 @@
 """A study's figures, tables and page."""
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -8,7 +9,16 @@ from barlow_atlas.atlas.published import read_published
 from barlow_atlas.atlas.training import training_table
 from barlow_atlas.atomic import write_atomically
 from barlow_atlas.report import figures, page, tables
-from barlow_atlas.report.study import embedded_figures, embedded_tables, methods_of, study_view
+from barlow_atlas.report.answer import answer
+from barlow_atlas.report.study import (
+    methods_of,
+    panels_of,
+    pictures_of,
+    results_of,
+    study_view,
+    written_figures,
+    written_tables,
+)
 from barlow_atlas.study import paths
 from barlow_atlas.study.models import Study
 from barlow_atlas.study.paths import REPORTS, RESULTS
@@ -28,7 +38,11 @@ def report(name: str, study: Study, root: Path = Path()) -> None:
     table = partial(frames.table_of, root / RESULTS / name)
     title, methods = study.title, methods_of(study)
     losses = training_table((run, records.recorded(name, run)) for run in study.trained())
+    view = study_view(name, study, table)
+    results, panels = results_of(view), panels_of(view, titled=False)
+    heads = [(one.question, one.answer) for one in answer(view.curves, view.effects).verdicts]
     drawn = {
+        "answer": figures.answer_figure(panels, heads),
         "curves": figures.accuracy_curves(title, table("probes"), table("curves"), methods),
         "map": figures.lost_map(title, table("losses"), methods),
         "effects": figures.forest(title, table("effects"), methods),
@@ -46,11 +60,11 @@ def report(name: str, study: Study, root: Path = Path()) -> None:
         "published": tables.beside_table(published, f"{title}: published beside measured"),
         "runs": tables.runs_table(table("runs"), f"{title}: runs"),
     }
-    view = study_view(
-        name,
-        study,
-        table,
-        embedded_figures(drawn, paths.FIGURES, folder),
-        embedded_tables(written, folder),
+    shown = written_figures(drawn, paths.FIGURES, results, folder)
+    full = replace(
+        view,
+        pictures=pictures_of(panels),
+        figures=tuple(figure for figure in shown if figure.name != "answer"),
+        tables=written_tables(written, folder),
     )
-    write_atomically(folder / paths.PAGE, page.study_page(view).encode())
+    write_atomically(folder / paths.PAGE, page.study_page(full).encode())

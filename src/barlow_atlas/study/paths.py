@@ -26,6 +26,7 @@ KEPT_TABLES = ("accuracy.csv", "effects.csv", "claims.csv", "metrics.json")
 """Those in git; the others are made of the records in seconds."""
 
 FIGURES = {
+    "answer": "the answer: accuracy along pre-training, and the objective below it",
     "curves": "accuracy along pre-training",
     "map": "accuracy lost against the peak, by epoch and width",
     "effects": "effects and their intervals",
@@ -47,7 +48,12 @@ def files_of(names: Iterable[str], endings: Iterable[str]) -> tuple[str, ...]:
 REPORTED = (PAGE, *files_of(FIGURES, PICTURE_ENDINGS), *files_of(TABLES, TABLE_ENDINGS))
 """What a study's report consists of, in `reports/<study>/`."""
 
-LEDGER = (PAGE, "claims.md", "claims.csv", *files_of(("claims", "published"), PICTURE_ENDINGS))
+LEDGER = (
+    PAGE,
+    "claims.md",
+    "claims.csv",
+    *files_of(("answer", "claims", "published"), PICTURE_ENDINGS),
+)
 """What is said over all studies, in `reports/`, beside the papers' tables in `reports/tables/`."""
 
 KEPT_ENDINGS = (".html", ".png", ".md")

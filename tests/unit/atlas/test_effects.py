@@ -504,8 +504,8 @@ def test_the_demo_again_by_loops_over_its_table(
             assert lost[*of_line, epoch] == pytest.approx(found, abs=1e-6)
     for of_probe in sorted({of_line[1:] for of_line in of_lines}):
         for statistic, values in {"difference_last": ends, "difference_drop": drops}.items():
-            found = np.mean(np.subtract(values["bt", *of_probe], values["mix", *of_probe]))
-            assert table[statistic, "bt", *of_probe] == pytest.approx(found, abs=1e-6)
+            found = np.mean(np.subtract(values["mix", *of_probe], values["bt", *of_probe]))
+            assert table[statistic, "mix", *of_probe] == pytest.approx(found, abs=1e-6)
 
 
 def test_the_demos_signals_again_by_loops_over_its_tables(

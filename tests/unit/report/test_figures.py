@@ -128,6 +128,12 @@ def test_a_legend_fills_its_columns(entries: int) -> None:
     assert rows * columns - entries < rows
 
 
+def test_published_values_of_other_set_ups_are_called_not_comparable() -> None:
+    assert "not comparable yet" in said(figures.published(BESIDE))
+    alike = BESIDE.assign(differs=[()] * len(BESIDE))
+    assert "not comparable" not in said(figures.published(alike))
+
+
 def test_what_cannot_be_drawn_is_said() -> None:
     reference = drawn("no validation")
     assert "no map" in said(reference["map"]).lower()
@@ -182,7 +188,7 @@ def test_the_map_shows_each_loss_and_marks_those_beyond_chance() -> None:
         for text in axis.texts
         if text.get_text().lstrip(canvas.MINUS).replace(".", "").isdigit()
     ]
-    assert len(cells) == len(study.losses)
+    assert len(cells) == study.losses["after_peak"].sum() > 0, "blank up to the peak"
     sure = study.losses["after_peak"] & (study.losses["low"] * study.losses["high"] > 0)
     assert sum(text.get_fontweight() == "bold" for text in cells) == sure.sum() > 0
 
@@ -197,11 +203,20 @@ def test_no_cell_before_the_peak_has_a_warm_colour() -> None:
     figure = figures.lost_map("T", one)
     colours = np.asarray(figure.axes[0].images[0].get_array())[0]
     warm = colours[:, 0] > colours[:, 2]
-    assert warm.tolist() == one.sort_values("epoch")["after_peak"].tolist()
+    one = one.sort_values("epoch")
+    assert warm.tolist() == (one["after_peak"] & (one["estimate"] > 0)).tolist()
     assert warm.any()
     assert not warm.all()
     scale = [luminance(tuple(colour)) for colour in lost.WARM(np.linspace(0, 1, 20))[:, :3]]
     assert scale == sorted(scale, reverse=True)
+
+
+def test_where_nothing_is_lost_a_sentence_stands_in_place_of_the_map() -> None:
+    study = STUDIES["two methods, four widths"]()
+    none = study.losses.assign(estimate=-study.losses["estimate"].abs())
+    figure = figures.lost_map("T", none)
+    assert "nothing is lost" in said(figure)
+    assert not figure.axes[0].images
 
 
 def test_effects_of_different_units_never_share_a_panel() -> None:
@@ -282,10 +297,10 @@ def test_no_two_lines_look_alike() -> None:
 def test_methods_differ_in_grey_print_by_more_than_grey() -> None:
     """Marker, dashes or filling tell any two apart; bt and mix differ in grey by themselves."""
     found = palette.looks([(method, 64) for method in NINE])
-    codes = {(look.marker, look.dash, look.hollow) for look in found.values()}
+    codes = {(look.marker, look.dash, look.fill) for look in found.values()}
     assert len(codes) == len(NINE)
     both = palette.looks([(method, dim) for method in ("bt", "mix") for dim in (64, 128)])
-    assert len({(look.marker, look.dash, look.hollow) for look in both.values()}) == 4
+    assert len({(look.marker, look.dash, look.fill) for look in both.values()}) == 4
     bt, mix = (lightness(rgb(colour)) for colour in palette.COLOURS[:2])
     assert abs(bt - mix) >= 20
 

@@ -242,7 +242,7 @@ def test_seeds_trained_together_are_one_job(finished: Study) -> None:
     jobs = Live("demo", together)._submissions
     pending = [job for job in jobs if job.rule == "pretrain" and job.epoch == 100]
     failed = activity("demo", pending).failed
-    assert checkpoint(RUNS[0], 100) in failed
+    assert checkpoint(RUNS[0], 100) in [one.job.file for one in failed]
     assert len(pending) == 4
     first = next(job for job in pending if job.file == checkpoint(RUNS[0], 100))
     log = Path("logs/demo/pretrain/bt-d256-e100-clean-s1_2/epoch_0100.log")
@@ -260,7 +260,13 @@ def test_a_failed_job_says_so_in_its_log(finished: Study, last: str, failed: int
     checkpoint(BT, 100).unlink()
     probe(BT, 100).unlink()
     log = touch(SUBMISSION / "999999_0_log.out", f"Traceback\n{last}\n")
-    assert counts(told(finished)) == (2 + BEHIND - failed, 0, JOBS - 2 - BEHIND, failed)
+    found = told(finished)
+    assert counts(found) == (2 + BEHIND - failed, 0, JOBS - 2 - BEHIND, failed)
+    assert [one["said"][-1] for one in found["failed_now"]] == [last] * failed
+    for one in found["failed_now"]:
+        assert one["name"].endswith(f"{BT} at epoch 100")
+        assert one["command"].endswith(f"-- {checkpoint(BT, 100)}")
+    assert not found["snakemake"]
     # A Snakemake that was started since tries it again.
     touch(Path(".snakemake/locks/0.output.lock"))
     earlier = time.time() - 10
@@ -593,7 +599,9 @@ def test_a_damaged_probe_file_is_left_out(server: Server, text: str) -> None:
 
 def test_an_empty_study_has_a_page(study: Study) -> None:
     for server in serving(Live("demo", study, lambda _: None)):
-        assert json.loads(get(server, "/data.json").body) == {"lines": []}
+        told = json.loads(get(server, "/data.json").body)
+        assert told["lines"] == []
+        assert "No answer yet" in told["parts"]["verdicts"]
         assert get(server, "/demo/").status == 200
         assert get(server, "/demo/curves.csv").status == 404
 

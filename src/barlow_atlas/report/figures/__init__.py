@@ -4,6 +4,7 @@ Each is as wide as a page's text, in one style, and says what it shows, under wh
 how many seeds and what its bands are. docs/reports.md says how to read them.
 """
 
+from barlow_atlas.report.figures.answer import answer_figure
 from barlow_atlas.report.figures.canvas import STYLE, save, svg
 from barlow_atlas.report.figures.comparison import published
 from barlow_atlas.report.figures.correlation import correlations
@@ -16,6 +17,7 @@ from barlow_atlas.report.figures.training import dynamics
 __all__ = [
     "STYLE",
     "accuracy_curves",
+    "answer_figure",
     "claims_forest",
     "correlations",
     "dynamics",

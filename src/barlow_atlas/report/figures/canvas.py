@@ -28,8 +28,8 @@ from barlow_atlas.report.figures.palette import GREY, INK, Look, line_label
 from barlow_atlas.report.text import MINUS
 
 STYLE = Path(__file__).parents[1] / "style.mplstyle"
-WIDTH = 7.2
-"""Inches: a page's text. Sizes of fonts are those in print."""
+WIDTH, COLUMN = 7.2, 3.3
+"""Inches: a page's text, and a column of it. Sizes of fonts are those in print."""
 TITLE, SUBTITLE, LEGEND, SMALL = 10, 8, 7.5, 7
 """Sizes in points: the subject, the study's title, the legend, what stands around the panels."""
 LEADING = 1.32
@@ -170,8 +170,13 @@ def stroke(look: Look) -> dict[str, Any]:
 
 def sign(look: Look) -> dict[str, Any]:
     """How matplotlib draws its markers."""
-    face = "white" if look.hollow else look.colour
-    return {"marker": look.marker, "markerfacecolor": face, "markeredgecolor": look.colour}
+    return {
+        "marker": look.marker,
+        "fillstyle": look.fill,
+        "markerfacecolor": look.colour,
+        "markerfacecoloralt": "white",
+        "markeredgecolor": look.colour,
+    }
 
 
 def probe_name(probe: str, variant: str) -> str:
@@ -227,8 +232,12 @@ def rows_of(frame: pd.DataFrame) -> Iterator[Any]:
     return frame.itertuples(index=False)
 
 
-def save(figure: Figure, pdf: Path, png: Path) -> None:
-    """Writes both files; the same figure gives the same bytes."""
+def save(figure: Figure, pdf: Path, png: Path) -> tuple[int, int]:
+    """Writes both files; the same figure gives the same bytes.
+
+    Returns:
+        Width and height of the PNG, in pixels.
+    """
     pages, drawn, picture = io.BytesIO(), io.BytesIO(), io.BytesIO()
     with style():
         _settle(figure)
@@ -243,6 +252,7 @@ def save(figure: Figure, pdf: Path, png: Path) -> None:
     palette.save(picture, "PNG", optimize=True)
     write_atomically(pdf, pages.getvalue())
     write_atomically(png, picture.getvalue())
+    return palette.size
 
 
 def svg(figure: Figure, name: str) -> str:

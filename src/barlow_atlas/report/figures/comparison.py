@@ -12,7 +12,7 @@ from barlow_atlas.report.figures.forests import interval, row_axis
 from barlow_atlas.report.figures.palette import COLOURS, GREY, INK, Look
 
 SUBJECT = "Published values beside ours"
-OURS = Look(COLOURS[0], "o", (), False)
+OURS = Look(COLOURS[0], "o")
 
 
 @style()
@@ -35,8 +35,9 @@ def published(beside: pd.DataFrame) -> Figure:
     labels = [wrap(label, SMALL, 2.5) for label in measured["label"]]
     texts = [wrap("; ".join(differs), SMALL, 2.0) for differs in measured["differs"]]
     lines = [max(len(label), len(text)) for label, text in zip(labels, texts, strict=True)]
+    comparable = any(not differs for differs in measured["differs"])
     figure, axes = sheet(
-        SUBJECT,
+        SUBJECT if comparable else f"{SUBJECT}: not comparable yet, the set-ups differ",
         f"{number_of([len(measured)], 'value')} measured, {waiting} not yet",
         [
             "Accuracy. Ours: mean with 95 % interval for new seeds and new test images; an "

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 from typing import Any
 
@@ -25,6 +25,7 @@ from barlow_atlas.report.figures.canvas import (
     probe_name,
     rows_of,
     sheet,
+    sign,
     style,
     wrap,
 )
@@ -36,8 +37,8 @@ EFFECTS = "Effects with 95 % intervals"
 CLAIMS = "The papers' claims: effects, intervals and verdicts"
 GROUPS = {
     "drop": "Drop from the peak to the end",
-    "difference_drop": "Difference of drops",
-    "difference_last": "Difference at the end",
+    "difference_drop": "Difference of drops (above 0: falls more)",
+    "difference_last": "Difference at the end (above 0: ends higher)",
     "trend_drop": "Drop, per doubling of a setting",
     "trend_last": "Accuracy at the end, per doubling of a setting",
     "area_lost": "Area lost after the peak",
@@ -50,10 +51,10 @@ COLUMNS = 3
 ROW = 0.165
 MANY = 3
 """With more methods, only differences with the first one are drawn."""
-NEUTRAL = Look(INK, "D", (), False)
+NEUTRAL = Look(INK, "D")
 SIGNS = {
     "reproduced": ("✓", "#0072B2"),
-    "contradicted": ("✗", "#661100"),
+    "contradicted": ("≠", INK),
     "inconclusive": ("?", GREY),
 }
 HOLDS, BAND = "#D6E8F3", "#BDBDBD"
@@ -249,8 +250,8 @@ def interval(
     if math.isinf(estimate):
         axis.plot(right, y, ">", color=look.colour, ms=4, clip_on=False, zorder=3)
         return
-    face = "white" if math.isnan(low) or look.hollow else look.colour
-    axis.plot(estimate, y, look.marker, mec=look.colour, mfc=face, ms=size, zorder=4)
+    mark = sign(replace(look, fill="none") if math.isnan(low) else look)
+    axis.plot(estimate, y, **mark, ms=size, zorder=4)
 
 
 def _limits(rows: pd.DataFrame) -> tuple[float, float]:
@@ -364,7 +365,7 @@ def _claims(axis: Axes, rows: pd.DataFrame, entries: Sequence[tuple[list[str], A
             axis.axvspan(
                 -row.smallest, row.smallest, color=BAND, alpha=0.35, lw=0, zorder=0.5, **height
             )
-        look = Look(colour, "o", (), False)
+        look = Look(colour, "o")
         interval(axis, y, row.estimate, row.low, row.high, look)
     row_axis(axis, middles, ["\n".join(lines) for lines, _ in entries])
     for (_, row), text in zip(entries, axis.get_yticklabels(), strict=True):

@@ -154,8 +154,8 @@ def _panel(axis: Axes, points: pd.DataFrame, lines: Mapping[tuple[str, int], Loo
         every = max(1, len(of_line) // 20)
         axis.plot(x, y, **stroke(look), marker=".", ms=2.5, lw=0.8, markevery=every)
         ends = {**sign(look), "ms": 6 if len(lines) <= TOLD else 4, "ls": ""}
-        axis.plot(x[0], y[0], **{**ends, "markerfacecolor": "white"})
-        axis.plot(x[-1], y[-1], **{**ends, "markerfacecolor": look.colour})
+        axis.plot(x[0], y[0], **{**ends, "fillstyle": "none"})
+        axis.plot(x[-1], y[-1], **{**ends, "fillstyle": "full"})
     values = points["value"].to_numpy()
     if values.min() > 0 and values.max() > WIDE * values.min():
         axis.set_xscale("log")

@@ -33,8 +33,8 @@ from barlow_atlas.report.text import MINUS
 
 SUBJECT = "The map: test accuracy lost after its peak"
 WARM: Colormap = ListedColormap(colormaps["YlOrRd"](np.linspace(0.05, 0.95, 256)), "lost")
-COOL = "#D5E1EA"
-"""Before the peak nothing is lost yet: a tint that the warm scale does not have."""
+BLANK = (1.0, 1.0, 1.0, 1.0)
+"""Up to the peak there is nothing to lose yet, and a gain after it is no loss."""
 ROW = 0.25
 NUMBER = 0.29
 LABEL = 0.4
@@ -48,9 +48,9 @@ def lost_map(title: str, losses: pd.DataFrame, methods: Sequence[str] = ()) -> F
     """Accuracy lost against the leave-one-out peak at each milestone, in points of test top-1.
 
     A block of panels for each probe, in it one panel for each method with its widths as rows, or a
-    single panel with the methods as rows where each has one width. Warm cells come after the peak
-    of the mean validation curve, cool ones up to it; the peak is framed. A number is bold and
-    dotted if it comes after the peak and its interval excludes 0.
+    single panel with the methods as rows where each has one width. Warm cells have lost accuracy
+    since the peak of the mean validation curve, which is framed; all others are blank. A number is
+    bold and dotted if its interval excludes 0. A sentence stands instead where nothing is lost.
 
     Args:
         losses: columns `frames.LINE`, `epoch`, `after_peak`, `estimate`, `low`, `high` (points,
@@ -63,6 +63,15 @@ def lost_map(title: str, losses: pd.DataFrame, methods: Sequence[str] = ()) -> F
             title,
             "No map: a loss is counted from a peak, and the peak is chosen on validation images. "
             "Either this study holds none out (protocol reference), or no run is finished yet.",
+        )
+    if not (losses["after_peak"] & (losses["estimate"].round(1) > 0)).any():
+        later = int(losses["after_peak"].sum())
+        return plain(
+            SUBJECT,
+            title,
+            f"No map: nothing is lost. Of {len(losses)} milestones of all lines {later} come after "
+            "their peak, and none of these is below it by a tenth of a point or more. "
+            f"{protocols(losses)}, {number_of([int(n) for n in losses['n'].unique()], 'seed')}.",
         )
     order = ordered(losses["method"], methods)
     order = [method for method in order if method in set(losses["method"])]
@@ -91,11 +100,8 @@ def lost_map(title: str, losses: pd.DataFrame, methods: Sequence[str] = ()) -> F
         [ROW * n for n in rows],
         columns,
         around=0.8,
-        bar=bar if losses["after_peak"].any() else None,
+        bar=bar,
         legend=[
-            Line2D(
-                [], [], marker="s", ls="", ms=8, color=COOL, label="up to the peak: still to gain"
-            ),
             Line2D([], [], marker="s", ls="", ms=8, mfc="none", mec=INK, label="the peak"),
             Line2D([], [], marker="s", ls="", ms=8, color=WARM(0.6), label="after the peak: lost"),
             Line2D([], [], marker="s", ls="", ms=2, color=INK, label="bold: interval excludes 0"),
@@ -152,9 +158,9 @@ def _panel(
         )
         if not milestone.after_peak:
             peaks[row] = max(column, peaks.get(row, column))
-        if np.isnan(milestone.estimate):
+        if np.isnan(milestone.estimate) or not milestone.after_peak:
             continue
-        shade = WARM(scale(max(milestone.estimate, 0))) if milestone.after_peak else _cool()
+        shade = WARM(scale(milestone.estimate)) if milestone.estimate > 0 else BLANK
         shades[row, column] = shade
         if cell >= NUMBER:
             _number(axis, column, row, milestone, shade)
@@ -185,11 +191,11 @@ def _panel(
 
 
 def _number(axis: Axes, column: int, row: int, milestone: Any, shade: tuple[float, ...]) -> None:
-    """A cell's number; after the peak bold with a dot where the interval excludes 0."""
-    estimate, after = milestone.estimate, milestone.after_peak
-    shown = bool(after and (milestone.low > 0 or milestone.high < 0))
+    """A cell's number, bold with a dot where the interval excludes 0."""
+    estimate = milestone.estimate
+    shown = bool(milestone.low > 0 or milestone.high < 0)
     dark = 0.2126 * shade[0] + 0.7152 * shade[1] + 0.0722 * shade[2] < 0.45
-    colour = "white" if dark else INK if after else GREY
+    colour = "white" if dark else INK if estimate > 0 else GREY
     text = signed(f"{estimate:.1f}")
     axis.text(
         column,
@@ -206,10 +212,6 @@ def _number(axis: Axes, column: int, row: int, milestone: Any, shade: tuple[floa
         axis.plot(column + 0.4, row - 0.33, "s", ms=2, color=colour, zorder=5)
 
 
-def _cool() -> tuple[float, ...]:
-    return (*(int(COOL[i : i + 2], 16) / 255 for i in (1, 3, 5)), 1.0)
-
-
 def _footing(losses: pd.DataFrame) -> list[str]:
     seeds = sorted(int(n) for n in losses["n"].unique())
     peak = (
@@ -218,9 +220,7 @@ def _footing(losses: pd.DataFrame) -> list[str]:
         if seeds[-1] > 1
         else "One seed: it chooses its own peak, which flatters the loss, and has no interval"
     )
-    falls = losses["after_peak"].any()
-    still = [] if falls else ["No line has a milestone after its peak, so no loss shows."]
     return [
-        " ".join([*still, f"{protocols(losses)}, {number_of(seeds, 'seed')}. {peak}."]),
+        f"{protocols(losses)}, {number_of(seeds, 'seed')}. {peak}.",
         *settings(losses),
     ]

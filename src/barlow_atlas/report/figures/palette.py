@@ -9,8 +9,14 @@ COLOURS = (
 )
 """Nine colours that readers of any colour vision tell apart: see test_figures.py."""
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">")
-DASHES: tuple[tuple[float, ...], ...] = ((), (4, 1.5), (1, 1.2), (7, 1.5, 1, 1.5), (9, 1.5))
-"""Lengths of dash and gap in line widths, by width of the embedding; none is a solid line."""
+WIDTHS = (1024, 128, 2048, 256, 4096, 512)
+FILLS = ("full", "none", "left", "right", "top", "bottom")
+"""How markers are filled, by the place of their width in `WIDTHS`."""
+DASHES: tuple[tuple[float, ...], ...] = (
+    *((), (4, 1.5), (1, 1.2), (7, 1.5, 1, 1.5), (9, 1.5)),
+    (4, 1.5, 1, 1.5, 1, 1.5),
+)
+"""Lengths of dash and gap in line widths; none is a solid line."""
 FIRST = ("bt", "mix")
 """Methods that have the first colours in every study."""
 INK, GREY, PALE = "#222222", "#595959", "#E6E6E6"
@@ -18,19 +24,19 @@ INK, GREY, PALE = "#222222", "#595959", "#E6E6E6"
 
 @dataclass(frozen=True)
 class Look:
-    """How a line is drawn.
+    """How a line is drawn: the same mark for a method and a width in every study.
 
     Attributes:
         colour: of the method, in hex.
-        marker: matplotlib's sign. It tells methods apart, or widths where methods have several.
-        dash: as in `DASHES`.
-        hollow: markers are open, the second code of a method where markers tell widths.
+        marker: of the method, matplotlib's sign.
+        fill: of the width, matplotlib's style of filling, see `FILLS`.
+        dash: as in `DASHES`; of the width where lines have several.
     """
 
     colour: str
     marker: str
-    dash: tuple[float, ...]
-    hollow: bool
+    fill: str = "full"
+    dash: tuple[float, ...] = ()
 
 
 def ordered(methods: Iterable[str], known: Iterable[str] = ()) -> list[str]:
@@ -54,18 +60,19 @@ def looks(
     """
     drawn = set(lines)
     order = ordered((method for method, _ in drawn), methods)
-    dims = sorted({dim for _, dim in drawn})
-    several = len({method for method, _ in drawn}) < len(drawn)
+    unusual = sorted({dim for _, dim in drawn if dim} - {*WIDTHS})
+    places = {dim: place for place, dim in enumerate([*WIDTHS, *unusual])} | {0: 0}
+    several = len({dim for _, dim in drawn}) > 1
     slots = [*FIRST, *(method for method in order if method not in FIRST)]
     given = {}
     for method, dim in sorted(drawn, key=lambda line: (order.index(line[0]), line[1])):
-        slot, width = slots.index(method), dims.index(dim)
+        slot, width = slots.index(method), places[dim]
         turn = slot // len(COLOURS)
         given[method, dim] = Look(
             colour=COLOURS[slot % len(COLOURS)],
-            marker=MARKERS[(width if several else slot + turn) % len(MARKERS)],
-            dash=DASHES[width % len(DASHES)] if several else DASHES[turn % len(DASHES)],
-            hollow=several and slot % 2 == 1,
+            marker=MARKERS[(slot + turn) % len(MARKERS)],
+            fill=FILLS[width % len(FILLS)],
+            dash=DASHES[(width if several else turn) % len(DASHES)],
         )
     return given
 

@@ -1,14 +1,15 @@
-"""The page of a study, and the page over all studies: one HTML file each that needs nothing else.
+"""The page of a study, and the page over all studies: one HTML file each, and pictures beside it.
 
-Style, script, data and figures stand in the file, so that it opens from a disk and from any static
-server, and a Content-Security-Policy forbids everything that does not. Same views, same bytes.
+Style, script, data and the answer's picture stand in the file; the other figures are the PNG files
+beside it, which are loaded when they are seen. It opens from a disk and from any static server, and
+a Content-Security-Policy forbids everything else. Same views, same bytes.
 """
 
 from __future__ import annotations
 
 import re
 from base64 import b64encode
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -20,33 +21,57 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from barlow_atlas.atlas.ledger import NOT_RUN, VERDICTS
-from barlow_atlas.report.page.answer import answer, overall, points
+from barlow_atlas.report.answer import Answer, Verdict, answer, overall, points
+from barlow_atlas.report.objective import loss_course, overfitting
 from barlow_atlas.report.page.curve import curve_data, script_json
 from barlow_atlas.report.text import MINUS, PROTOCOLS
 
 __all__ = [
-    *("Figure", "IndexView", "StudyView", "TableView"),
-    *("curve_data", "index_page", "study_page"),
+    *("Card", "Figure", "IndexView", "Picture", "StudyView", "TableView"),
+    *("curve_data", "index_page", "is_example", "live_parts", "study_page"),
 ]
 
 HERE = Path(__file__).parent
 FIGURE_FILES = ("png", "pdf")
 TABLE_FILES = ("csv", "md", "tex")
 ROLES = {
-    "paper": "The papers' own setting",
-    "stand-in": "A stand-in for the papers' setting",
-    "example": "An example of how the ledger reads, not a test of the papers",
+    "paper": "the papers' own setting",
+    "stand-in": "a stand-in for the papers' setting",
+    "example": "an example of how to read this, not a test of the papers",
 }
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure, embedded as a picture; `name` is that of its files without ending."""
+    """A figure; `name` is that of its files without ending, `alt` says what it shows.
+
+    Attributes:
+        size: width and height of its PNG, in pixels.
+    """
 
     name: str
     title: str
     caption: str
+    alt: str
+    size: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A drawing that stands in the page itself, and what it shows in words."""
+
     svg: str
+    alt: str
+
+
+@dataclass(frozen=True)
+class Card:
+    """The answer in the first screen: questions, answers, what they rest on, and a picture."""
+
+    verdicts: tuple[Verdict, ...]
+    rests_on: str
+    objective: str
+    pictures: tuple[Picture, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -64,9 +89,10 @@ class StudyView:
 
     Attributes:
         data: the data set in words.
-        curves, probes, effects, runs: as in the study's CSV files.
+        curves, probes, signals, effects, runs: as in the study's CSV files.
         claims: rows of the ledger that are about this study, `ledger.LEDGER_COLUMNS`.
-        figures: in the order of the page; that named "map" comes first.
+        pictures: of the answer.
+        figures: in the order of the page.
         command: what makes all of this again.
         methods: in the study's order, as the figures got them.
     """
@@ -77,9 +103,11 @@ class StudyView:
     data: str
     curves: pd.DataFrame
     probes: pd.DataFrame
+    signals: pd.DataFrame
     effects: pd.DataFrame
     claims: pd.DataFrame
     runs: pd.DataFrame
+    pictures: tuple[Picture, ...]
     figures: tuple[Figure, ...]
     tables: tuple[TableView, ...]
     command: str
@@ -109,48 +137,124 @@ def study_page(view: StudyView, live: bool = False) -> str:
         {"curve": _curve(view), "titles": {view.name: view.title}},
         live=live,
         view=view,
-        answer=answer(view.curves, view.effects),
-        missing=missing_runs(view.runs),
+        **_said(view),
         provenance=provenance(view.runs),
         home="../" * (view.name.count("/") + 1) + "index.html",
         table_folder="",
     )
 
 
+def live_parts(view: StudyView) -> dict[str, str]:
+    """What changes on a live page beside the curve: the id of each part -> its HTML."""
+    parts = _environment().get_template("parts.html.j2").module
+    said = _said(view)
+    return {
+        "verdicts": str(parts.verdicts(said["card"])),  # type: ignore[attr-defined]
+        "behind": str(parts.behind(said["card"])),  # type: ignore[attr-defined]
+        "findings": str(parts.all_findings(said["answer"])),  # type: ignore[attr-defined]
+        "missing-runs": str(parts.missing(said["missing"])),  # type: ignore[attr-defined]
+    }
+
+
+def _said(view: StudyView) -> dict[str, Any]:
+    """A study's answer, its card, its claims and what it lacks."""
+    found = answer(view.curves, view.effects)
+    return {
+        "answer": found,
+        "card": _card(view, found),
+        "claims": claim_matrix(view.claims),
+        "missing": missing_runs(view.runs),
+    }
+
+
+def _card(view: StudyView, found: Answer) -> Card:
+    role = ROLES[view.claims["role"].iloc[0]] if len(view.claims) else "a study of its own"
+    return Card(
+        found.verdicts,
+        "; ".join(filter(None, [found.rests_on, role])),
+        overfitting(loss_course(view.signals))[1],
+        view.pictures,
+    )
+
+
 def index_page(view: IndexView) -> str:
-    """The page over all studies."""
+    """The page over all studies; examples come last and are never counted."""
+    shown = sorted(view.studies, key=is_example)
+    said = [(study, _said(study)) for study in shown]
+    counted = [(study, one) for study, one in said if not is_example(study)]
     tests = view.claims[view.claims["role"] != "example"]
-    answers = [answer(study.curves, study.effects) for study in view.studies]
     return _page(
         "index.html.j2",
         {
-            "curve": {"lines": [line for study in view.studies for line in _curve(study)["lines"]]},
-            "titles": {study.name: study.title for study in view.studies},
+            "curve": {"lines": [line for study in shown for line in _curve(study)["lines"]]},
+            "titles": {study.name: study.title for study in shown},
         },
         live=False,
         view=view,
-        overall=overall(
-            [
-                answer
-                for study, answer in zip(view.studies, answers, strict=True)
-                if not _is_example(study)
-            ]
+        card=Card(
+            overall([one["answer"] for _, one in counted]),
+            "; ".join(dict.fromkeys(one["card"].rests_on for _, one in counted)),
+            _most_overfitting([study for study, _ in counted]),
+            tuple(picture for study, _ in counted for picture in study.pictures),
         ),
-        answers=[
-            (study, answer, missing_runs(study.runs))
-            for study, answer in zip(view.studies, answers, strict=True)
-        ],
-        provenances=[(study, provenance(study.runs)) for study in view.studies],
-        claims=view.claims.sort_values(
-            "verdict", key=lambda verdicts: verdicts == NOT_RUN, kind="stable"
-        ),
+        said=said,
+        examples={study.name for study in shown if is_example(study)},
+        provenances=[(study, provenance(study.runs)) for study in shown],
+        claims=claim_matrix(tests),
+        example_claims=claim_matrix(view.claims[view.claims["role"] == "example"]),
         counts={verdict: int((tests["verdict"] == verdict).sum()) for verdict in VERDICTS},
-        examples=len(view.claims) - len(tests),
+        number_of_claims=tests["claim"].nunique(),
         table_folder="tables/",
     )
 
 
-def _is_example(study: StudyView) -> bool:
+def _most_overfitting(studies: Sequence[StudyView]) -> str:
+    """The sentence on the objective of the study where it overfits most."""
+    told = [(*overfitting(loss_course(study.signals)), study.title) for study in studies]
+    _, sentence, title = max(told, default=(0.0, "", ""))
+    return f"{title}: {sentence[0].lower()}{sentence[1:]}" if sentence and title else sentence
+
+
+def _named(row: Mapping[Any, Any]) -> dict[str, Any]:
+    return {str(key): value for key, value in row.items()}
+
+
+@dataclass(frozen=True)
+class ClaimMatrix:
+    """Claims by studies: `cells[claim][study]` are rows of the ledger.
+
+    Attributes:
+        studies: that have run for any claim, with what they are to the papers.
+        claims: texts and sources of those that have run in any study, by id.
+        waiting: claims or parts of them that have not: text -> studies.
+    """
+
+    studies: dict[str, str]
+    claims: dict[str, tuple[str, str]]
+    cells: dict[str, dict[str, list[dict[str, Any]]]]
+    waiting: dict[str, list[str]]
+
+
+def claim_matrix(ledger: pd.DataFrame) -> ClaimMatrix:
+    """The ledger's rows by claim and study."""
+    run = ledger[ledger["verdict"] != NOT_RUN]
+    cells: dict[str, dict[str, list[dict[str, Any]]]] = {}
+    for row in run.to_dict("records"):
+        cells.setdefault(row["claim"], {}).setdefault(row["study"], []).append(_named(row))
+    waiting: dict[str, list[str]] = {}
+    for row in ledger[ledger["verdict"] == NOT_RUN].to_dict("records"):
+        studies = waiting.setdefault(row["text"], [])
+        if row["study"] not in studies:
+            studies.append(row["study"])
+    return ClaimMatrix(
+        {row["study"]: row["role"] for row in run.to_dict("records")},
+        {row["claim"]: (row["text"], row["source"]) for row in run.to_dict("records")},
+        cells,
+        waiting,
+    )
+
+
+def is_example(study: StudyView) -> bool:
     """Whether the study only shows how the atlas reads; one without claims is somebody's own."""
     return bool(len(study.claims)) and bool((study.claims["role"] == "example").all())
 
@@ -214,7 +318,7 @@ def _page(template: str, data: Mapping[str, Any], live: bool, **content: object)
         "default-src": "'none'",
         "style-src": _hash(style),
         "script-src": _hash(script),
-        "img-src": "data:",
+        "img-src": "'self' data: file:",
         **({"connect-src": "'self'"} if live else {}),
         "base-uri": "'none'",
         "form-action": "'none'",
@@ -248,10 +352,14 @@ def _environment() -> Environment:
         number=_number,
         bare=lambda value: "" if pd.isna(value) else f"{float(value):.6g}",
         claimed=_claimed,
-        settings=_settings,
         whole=_whole,
         text=lambda value: "" if pd.isna(value) else str(value),
         records=lambda frame: frame.to_dict("records"),
+        verdicts=lambda rows: {
+            verdict: count
+            for verdict in VERDICTS
+            if (count := sum(row["verdict"] == verdict for row in rows))
+        },
         slug=lambda text: str(text).replace(" ", "-"),
         seconds=lambda value: "" if pd.isna(value) else duration(float(value)),
     )
@@ -292,12 +400,6 @@ def _distinct(values: pd.Series[Any]) -> str:
 
 def _number(value: object) -> str:
     return "" if pd.isna(value) else points(float(value))  # type: ignore[call-overload,arg-type]
-
-
-def _settings(claims: pd.DataFrame) -> list[str]:
-    """What a study is to the papers, and in what it differs from them, each once."""
-    notes = zip(claims["role"], claims["differs"], strict=True)
-    return list(dict.fromkeys(f"{ROLES[role]}: {note}." for role, note in notes))
 
 
 def _claimed(holds: str, smallest: float) -> str:

@@ -65,12 +65,6 @@ def curve_data(
     return {"lines": list(lines.values())}
 
 
-def probe_order(probe: object) -> tuple[int, str]:
-    """Sorts linear probes first, as the papers report them first, then kNN, then the others."""
-    known = ("linear", "knn")
-    return (known.index(str(probe)) if probe in known else len(known), str(probe))
-
-
 def script_json(content: Mapping[str, Any]) -> str:
     """JSON that can stand inside a <script> element, whatever its strings hold."""
     text = json.dumps(content, ensure_ascii=False, separators=(",", ":"), allow_nan=False)

@@ -20,6 +20,7 @@
     return made;
   }
 
+  document.documentElement.classList.add("scripted");
   const distinct = (values) => [...new Set(values)];
   const minus = (text) => text.replace("-", "\u2212");
   const shown = (value) => minus(value.toFixed(2));
@@ -57,7 +58,8 @@
   let lines = page.curve.lines;
   const chosen = {
     study: null, probe: null, protocol: null, width: "all", split: "test", metric: "top1",
-    hidden: new Set(), axis: "log", range: "all", seeds: true, band: true, smooth: 1, epoch: null,
+    hidden: new Set(), axis: "linear", range: "all", seeds: true, band: true, smooth: 1, epoch: null,
+    zoom: null,
   };
 
   const inStudy = () => lines.filter((line) => line.study === chosen.study);
@@ -76,6 +78,7 @@
     const pick = (key, options) => {
       if (!options.includes(chosen[key])) chosen[key] = options.length ? options[0] : null;
     };
+    const before = [chosen.study, chosen.probe].join();
     pick("study", distinct(lines.map((line) => line.study)));
     pick("probe", probes());
     pick("protocol", distinct(inStudy().map((line) => line.protocol)));
@@ -83,6 +86,7 @@
     pick("split", Object.keys(SPLITS).filter((split) => candidates().some((l) => l.curves[split])));
     pick("metric", Object.keys(METRICS).filter((metric) =>
       candidates().some((line) => line.curves[chosen.split]?.[metric])));
+    if (before !== [chosen.study, chosen.probe].join()) chosen.zoom = null;
   }
 
   const candidates = () => inStudy().filter((line) =>
@@ -148,6 +152,19 @@
     return fieldset("Methods", group);
   }
 
+  function quiet(text, act, attributes = {}) {
+    const button = element("button", { type: "button", class: "quiet", ...attributes }, text);
+    button.addEventListener("click", () => act(button));
+    return button;
+  }
+
+  function zoomed() {
+    return chosen.zoom ? [quiet(`Epochs ${chosen.zoom.join(" to ")}: show all`, () => {
+      chosen.zoom = null;
+      update();
+    }, { id: "zoom" })] : [];
+  }
+
   function buildControls() {
     const focused = document.activeElement?.id;
     const studies = distinct(lines.map((line) => line.study));
@@ -179,9 +196,9 @@
       element("div", { class: "row" }, ...row),
       element("div", { class: "row" }, radios("split", "Images", Object.fromEntries(splits)),
         radios("metric", "Accuracy", METRICS),
-        radios("axis", "Epoch axis", { log: "Log", linear: "Linear" }),
+        radios("axis", "Epoch axis", { linear: "Linear", log: "Log" }),
         radios("range", "Range", { all: "All", top: "Top 5 points" })),
-      element("div", { class: "row" }, methodBoxes(), shows),
+      element("div", { class: "row" }, methodBoxes(), shows, ...zoomed()),
     );
     if (focused) byId(focused)?.focus({ preventScroll: true });
   }
@@ -202,13 +219,21 @@
     return { ticks, digits: Math.max(0, -Math.floor(Math.log10(step) + 1e-9)) };
   }
 
-  function extent(series) {
-    const all = series.flatMap(({ curve }) => [
+  // The part of a curve at these epochs.
+  function within(curve, epochs) {
+    const at = curve.epoch.flatMap((epoch, place) => (epochs.includes(epoch) ? [place] : []));
+    const cut = (values) => at.map((place) => values[place]);
+    return { mean: cut(curve.mean), low: cut(curve.low), high: cut(curve.high),
+      seeds: Object.values(curve.seeds).map(cut) };
+  }
+
+  function extent(curves) {
+    const all = curves.flatMap((curve) => [
       ...curve.mean,
       ...(chosen.band ? [...curve.low, ...curve.high] : []),
-      ...(chosen.seeds ? Object.values(curve.seeds).flat() : []),
+      ...(chosen.seeds ? curve.seeds.flat() : []),
     ]).filter((value) => value !== null);
-    const best = Math.max(...series.flatMap(({ curve }) => curve.mean));
+    const best = Math.max(...curves.flatMap((curve) => curve.mean));
     const high = Math.min(100, Math.max(...all));
     const low = chosen.range === "top" ? best - 5 : Math.max(0, Math.min(...all));
     const margin = Math.max(0.04 * (high - low), 0.05);
@@ -251,7 +276,7 @@
     const colour = onBothPapers(look.colour);
     made.setAttribute("class", "marker");
     made.style.stroke = colour;
-    made.style.fill = look.hollow ? "var(--paper)" : colour;
+    made.style.fill = look.fill === "full" ? colour : "var(--paper)";
     return made;
   }
 
@@ -293,14 +318,17 @@
     const width = Math.max(260, plot.clientWidth);
     const height = Math.round(Math.min(460, Math.max(280, width * 0.5)));
     const box = { left: 46, right: width - 14, top: 14, bottom: height - 44 };
-    const epochs = distinct(series.flatMap(({ curve }) => curve.epoch)).sort((a, b) => a - b);
+    const all = distinct(series.flatMap(({ curve }) => curve.epoch)).sort((a, b) => a - b);
+    const inside = all.filter((epoch) =>
+      !chosen.zoom || (epoch >= chosen.zoom[0] && epoch <= chosen.zoom[1]));
+    const epochs = inside.length > 1 ? inside : all;
     const scale = chosen.axis === "log"
       ? symlog(epochs.find((epoch) => epoch > 0) ?? 1) : (epoch) => epoch;
     const [from, to] = [scale(epochs[0]), scale(epochs.at(-1))];
     const x = (epoch) => (to > from
       ? box.left + 8 + (scale(epoch) - from) / (to - from) * (box.right - box.left - 16)
       : (box.left + box.right) / 2);
-    const [low, high] = extent(series);
+    const [low, high] = extent(series.map(({ curve }) => within(curve, epochs)));
     const y = (value) => box.bottom - (value - low) / (high - low) * (box.bottom - box.top);
 
     const svg = shape("svg", {
@@ -308,10 +336,10 @@
     });
     svg.append(shape("title", {}, "Accuracy against pre-training epoch"));
     const clip = shape("clipPath", { id: "inside" }, shape("rect", {
-      x: box.left, y: 0, width: width - box.left, height: box.bottom,
+      x: box.left, y: 0, width: box.right + 10 - box.left, height: box.bottom,
     }));
     svg.append(shape("defs", {}, clip), axes(box, epochs, x, y, low, high));
-    const inside = shape("g", { "clip-path": "url(#inside)" });
+    const area = shape("g", { "clip-path": "url(#inside)" });
     for (const { line, curve } of series) {
       const colour = onBothPapers(line.look.colour);
       const bounded = curve.epoch.map((epoch, at) => [epoch, curve.low[at], curve.high[at]])
@@ -323,14 +351,14 @@
             ...bounded.reverse().map(([epoch, bottom]) => [x(epoch), y(Math.max(0, bottom))])])}Z`,
         });
         band.style.fill = colour;
-        inside.append(band);
+        area.append(band);
       }
       if (chosen.seeds) {
         for (const values of Object.values(curve.seeds)) {
           const thin = shape("path", { class: "seed", d: pieces(values.map((value, at) =>
             [x(curve.epoch[at]), value === null ? null : y(value)])) });
           thin.style.stroke = colour;
-          inside.append(thin);
+          area.append(thin);
         }
       }
     }
@@ -344,22 +372,23 @@
       mean.dataset.width = line.embedding_dim;
       mean.style.stroke = colour;
       mean.setAttribute("stroke-dasharray", line.look.dash.map((part) => 2.4 * part).join(" "));
-      inside.append(mean, ...points.map(([a, b]) => marker(line.look, a, b, 3.4)));
+      area.append(mean, ...points.map(([a, b]) => marker(line.look, a, b, 3.4)));
       const peak = curve.epoch.indexOf(line.peak);
       if (peak >= 0) {
         const ring = shape("circle", {
           class: "peak", cx: points[peak][0].toFixed(2), cy: points[peak][1].toFixed(2), r: 8.5,
         });
         ring.style.stroke = colour;
-        inside.append(ring);
+        area.append(ring);
       }
       marks.push({ line, curve, points });
     }
     const guide = shape("line", { class: "guide", y1: box.top, y2: box.bottom });
     const spots = shape("g", {});
-    svg.append(guide, inside, spots);
+    const brush = shape("rect", { class: "brush", y: box.top, height: box.bottom - box.top });
+    svg.append(guide, area, spots, brush);
     plot.replaceChildren(svg);
-    place = { epochs, x, guide, spots, marks, box };
+    place = { epochs, x, guide, spots, marks, box, brush };
     plot.setAttribute("aria-valuemax", epochs.length - 1);
     if (!epochs.includes(chosen.epoch)) chosen.epoch = epochs.at(-1);
     point();
@@ -427,7 +456,7 @@
     if (!place) return;
     const at = place.epochs.indexOf(chosen.epoch);
     plot.setAttribute("aria-valuenow", at);
-    plot.setAttribute("aria-valuetext", `epoch ${chosen.epoch}`);
+    plot.setAttribute("aria-valuetext", spoken());
     place.spots.replaceChildren();
     const x = place.x(chosen.epoch).toFixed(2);
     place.guide.setAttribute("x1", x);
@@ -435,8 +464,34 @@
     for (const { line, curve, points } of place.marks) {
       const index = curve.epoch.indexOf(chosen.epoch);
       if (index < 0 || points[index][1] > place.box.bottom) continue;
-      place.spots.append(marker({ ...line.look, hollow: false }, ...points[index], 5.5));
+      place.spots.append(marker({ ...line.look, fill: "full" }, ...points[index], 5.5));
     }
+  }
+
+  // What a listener needs of an epoch: few words.
+  function spoken() {
+    const told = place.marks.flatMap((entry) => {
+      const found = values(entry, chosen.epoch);
+      return found ? [`${label(entry)} ${found.mean}`] : [];
+    });
+    return `epoch ${chosen.epoch}: ${told.slice(0, 4).join(", ")}`;
+  }
+
+  // The values of an epoch beside the pointer, within the drawing.
+  function showTip() {
+    const tip = byId("tip");
+    tip.hidden = !place;
+    if (!place) return;
+    tip.replaceChildren(element("strong", {}, `Epoch ${chosen.epoch}`),
+      ...place.marks.flatMap((entry) => {
+        const found = values(entry, chosen.epoch);
+        return found ? [element("div", {}, swatch(entry.line.look), `${label(entry)} ${found.mean}`)]
+          : [];
+      }));
+    const at = place.x(chosen.epoch);
+    const left = at + 14 + tip.offsetWidth > place.box.right ? at - 14 - tip.offsetWidth : at + 14;
+    tip.style.left = `${Math.max(0, left)}px`;
+    tip.style.top = `${place.box.bottom - tip.offsetHeight - 8}px`;
   }
 
   function values({ curve }, epoch) {
@@ -476,7 +531,8 @@
         ...cells(entry, found)));
     target.replaceChildren(element("table", {},
       element("caption", {}, `Epoch ${chosen.epoch}`,
-        element("span", { class: "hint" }, "point at the curve, or use the arrow keys on it")), heads(["Line"]),
+        element("span", { class: "hint" },
+          "point at the curve, or use the arrow keys on it; draw over it to zoom")), heads(["Line"]),
       element("tbody", {}, ...rows)));
   }
 
@@ -502,12 +558,38 @@
     readout(drawn());
   }
 
+  const inPlot = (event) =>
+    event.clientX - byId("plot").querySelector("svg").getBoundingClientRect().left;
+
+  const closest = (at) => place.epochs.reduce((best, epoch) =>
+    (Math.abs(place.x(epoch) - at) < Math.abs(place.x(best) - at) ? epoch : best));
+
   function nearest(event) {
     if (!place) return;
-    const left = byId("plot").querySelector("svg").getBoundingClientRect().left;
-    const at = event.clientX - left;
-    goTo(place.epochs.reduce((best, epoch) =>
-      (Math.abs(place.x(epoch) - at) < Math.abs(place.x(best) - at) ? epoch : best)));
+    goTo(closest(inPlot(event)));
+    showTip();
+    if (brushedFrom === null) return;
+    const ends = [brushedFrom, inPlot(event)].sort((a, b) => a - b);
+    place.brush.setAttribute("x", ends[0]);
+    place.brush.setAttribute("width", ends[1] - ends[0]);
+  }
+
+  // Drawing over the curve with a mouse zooms into what is drawn over; a finger scrolls the page.
+  let brushedFrom = null;
+  const LEAST = 12;
+
+  function startBrush(event) {
+    nearest(event);
+    if (place && event.pointerType === "mouse") brushedFrom = inPlot(event);
+  }
+
+  function endBrush(event) {
+    if (brushedFrom === null) return;
+    const ends = [brushedFrom, inPlot(event)].sort((a, b) => a - b);
+    brushedFrom = null;
+    const zoom = ends.map(closest);
+    if (ends[1] - ends[0] >= LEAST && zoom[0] < zoom[1]) chosen.zoom = zoom;
+    update();
   }
 
   function step(event) {
@@ -516,10 +598,12 @@
     const at = place.epochs.indexOf(chosen.epoch);
     const next = {
       ArrowRight: at + 1, ArrowUp: at + 1, ArrowLeft: at - 1, ArrowDown: at - 1, Home: 0, End: last,
+      PageUp: at + 5, PageDown: at - 5,
     }[event.key];
     if (next === undefined) return;
     event.preventDefault();
     goTo(place.epochs[Math.min(last, Math.max(0, next))]);
+    showTip();
   }
 
   function update() {
@@ -564,10 +648,63 @@
     });
   }
 
+  // ---- Tables: rows of one kind, and copies. ----
+
+  const KINDS = 6;
+
+  function toolsFor(table) {
+    const words = (cell) => cell.textContent.replace(/\s+/g, " ").trim();
+    const heads = [...table.tHead.rows[0].cells];
+    const shownRows = () => [...table.tBodies[0].rows].filter((row) => !row.hidden);
+    const grid = () => [heads.map(words), ...shownRows().map((row) => [...row.cells].map(words))];
+    const kept = new Map();
+    const filter = () => [...table.tBodies[0].rows].forEach((row) => {
+      row.hidden = [...kept].some(([column, text]) => words(row.cells[column]) !== text);
+    });
+    const tools = element("div", { class: "tools" });
+    heads.forEach((head, column) => {
+      const cells = [...table.tBodies[0].rows].map((row) => row.cells[column]);
+      if (!cells.length || cells.some((cell) => !cell || cell.dataset.sort)) return;
+      const kinds = distinct(cells.map(words));
+      if (kinds.length < 2 || kinds.length > KINDS || kinds.length === cells.length) return;
+      tools.append(element("span", {}, words(head)), ...kinds.map((text) => quiet(text || "none",
+        (button) => {
+          const on = kept.get(column) !== text;
+          for (const other of tools.querySelectorAll(`[data-column="${column}"]`)) {
+            other.setAttribute("aria-pressed", "false");
+          }
+          if (on) kept.set(column, text); else kept.delete(column);
+          button.setAttribute("aria-pressed", String(on));
+          filter();
+        }, { "aria-pressed": "false", "data-column": column })));
+    });
+    const copy = (name, written) => quiet(`Copy ${name}`, async (button) => {
+      const done = await navigator.clipboard?.writeText(written(grid())).then(() => true, () => false);
+      button.textContent = done ? "Copied" : "Not allowed here";
+      setTimeout(() => { button.textContent = `Copy ${name}`; }, 1500);
+    });
+    tools.append(element("span", {}, "rows shown"), copy("CSV", asCsv), copy("LaTeX", asLatex));
+    return tools;
+  }
+
+  const asCsv = (rows) => rows.map((row) => row.map((text) =>
+    (/[",\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text)).join(",")).join("\n");
+
+  const LATEX = { "\u2212": "$-$", "\u00b1": "$\\pm$", "\u221e": "$\\infty$", "\\": "\\textbackslash{}" };
+
+  function asLatex(rows) {
+    const safe = (text) => text.replace(/[&%$#_{}\\\u2212\u00b1\u221e]/g, (sign) =>
+      LATEX[sign] ?? `\\${sign}`);
+    const lines = rows.map((row) => `${row.map(safe).join(" & ")} \\\\`);
+    return [`\\begin{tabular}{${"l".repeat(rows[0].length)}}`, "\\toprule", lines[0], "\\midrule",
+      ...lines.slice(1), "\\bottomrule", "\\end{tabular}"].join("\n");
+  }
+
   // ---- Theme: the system's, until the button says otherwise; kept for as long as the page. ----
 
   function startTheme() {
     const button = byId("theme");
+    button.hidden = false;
     const system = matchMedia("(prefers-color-scheme: dark)");
     let dark = system.matches;
     let asked = false;
@@ -592,6 +729,32 @@
       : `about ${Math.floor(minutes / 60)} h ${minutes % 60} min left`;
   }
 
+  // The last losses that a running step has told.
+  function spark(losses) {
+    if (losses.length < 2) return [];
+    const low = Math.min(...losses);
+    const reach = Math.max(...losses) - low || 1;
+    const drawn = losses.map((loss, at) =>
+      [100 * at / (losses.length - 1), 1 + 18 * (1 - (loss - low) / reach)]);
+    const made = shape("svg", { class: "spark", viewBox: "0 0 100 20", role: "img",
+      preserveAspectRatio: "none" });
+    made.append(shape("title", {}, `Loss ${losses.at(-1).toPrecision(4)}`),
+      shape("path", { d: path(drawn) }));
+    return [made, ` loss ${losses.at(-1).toPrecision(4)}`];
+  }
+
+  const title = document.title;
+  let failedShown = "[]";
+  const partsShown = {};
+
+  // The server's own templates made these parts, as they made the page.
+  function showParts(parts) {
+    for (const [id, html] of Object.entries(parts ?? {})) {
+      if (partsShown[id] !== html) byId(id).innerHTML = html;
+      partsShown[id] = html;
+    }
+  }
+
   function showStatus(status) {
     const parts = [`${status.done} of ${status.total} jobs done`, `${status.running} running`,
       `${status.queued} queued`];
@@ -601,11 +764,23 @@
     const told = parts.join(" · ");
     // Only a change is announced; the clock alone is none.
     if (byId("live-text").textContent !== told) byId("live-text").textContent = told;
-    const state = status.finished ? "Finished" : status.running ? "Running" : "Nothing runs now";
+    const state = status.finished ? "Finished" : status.running ? "Running"
+      : status.snakemake ? "Between jobs" : "Snakemake does not run here";
+    document.title = `${Math.floor(100 * status.done / Math.max(1, status.total))} % \u00b7 ${title}`;
     byId("live-title").textContent = `${state}, ${status.updated}`;
     byId("live-progress").max = Math.max(1, status.total);
     byId("live-progress").value = status.done;
-    byId("live-now").replaceChildren(...status.running_now.map((text) => element("li", {}, text)));
+    byId("live-machine").textContent = status.machine ?? "";
+    byId("live-now").replaceChildren(...status.running_now.map((text, at) =>
+      element("li", {}, text, ...spark(status.losses_now?.[at] ?? []))));
+    const failed = JSON.stringify(status.failed_now ?? []);
+    if (failed === failedShown) return;
+    failedShown = failed;
+    byId("live-failed").replaceChildren(...(status.failed_now ?? []).map((one) => element("li", {},
+      element("details", {}, element("summary", {}, `Failed: ${one.name}`),
+        element("pre", { tabindex: 0 }, one.said.join("\n")),
+        element("p", {}, "This tries it again:"),
+        element("pre", { tabindex: 0 }, one.command)))));
   }
 
   async function ask(name) {
@@ -619,6 +794,7 @@
     try {
       const [status, curve] = await Promise.all([ask("status.json"), ask("data.json")]);
       showStatus(status);
+      showParts(curve.parts);
       finished = status.finished;
       if (JSON.stringify(curve.lines) !== JSON.stringify(lines)) {
         lines = curve.lines;
@@ -637,13 +813,21 @@
   performance.mark("first-curve");
   const plot = byId("plot");
   plot.addEventListener("pointermove", nearest);
-  plot.addEventListener("pointerdown", nearest);
+  plot.addEventListener("pointerdown", startBrush);
+  addEventListener("pointerup", endBrush);
+  plot.addEventListener("pointerleave", () => { byId("tip").hidden = true; });
+  plot.addEventListener("blur", () => { byId("tip").hidden = true; });
   plot.addEventListener("keydown", step);
   byId("controls").addEventListener("submit", (event) => event.preventDefault());
   byId("numbers").addEventListener("toggle", () => numbers(drawn()));
   // The script runs before what follows the curve has been read.
   document.addEventListener("DOMContentLoaded", () => {
-    for (const table of document.querySelectorAll("main .scroll table")) sortable(table);
+    for (const table of document.querySelectorAll("main .scroll table:not(.claims)")) {
+      sortable(table);
+    }
+    for (const table of document.querySelectorAll(".table table")) {
+      if (table.tHead && table.tBodies.length) table.closest(".scroll").before(toolsFor(table));
+    }
   });
   let width = plot.clientWidth;
   new ResizeObserver(() => {

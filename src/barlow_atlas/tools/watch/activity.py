@@ -33,7 +33,8 @@ LOCKS = Path(".snakemake/locks")
 LEDGER = Path(".snakemake/submitit")
 SUBMISSIONS = Path("logs/submitit")
 SUBMITTED = "_submitted.pkl"
-TAIL_BYTES = 4096
+TAIL_BYTES = 16384
+LINES_SHOWN = 12
 VERBS = {
     "prepare_data": "Preparing",
     "pretrain": "Training",
@@ -51,6 +52,8 @@ class Running:
     epoch: int | None = None
     """The epoch that is being trained; None where the step says none."""
     seconds_left: float | None = None
+    losses: tuple[float, ...] = ()
+    """What the step's last lines of progress say, oldest first."""
 
     def __str__(self) -> str:
         """Such as `Training bt-d256-e100-clean-s1 to epoch 100, now in epoch 63`."""
@@ -60,11 +63,24 @@ class Running:
 
 
 @dataclass(frozen=True)
+class Failed:
+    """A job that has failed, what its step said last, and what tries it again."""
+
+    job: Job
+    said: tuple[str, ...]
+    command: str
+
+    def __str__(self) -> str:
+        """Such as `probe bt-d256-e100-clean-s1 at epoch 50`."""
+        return f"{self.job.rule} {', '.join(runs_of(self.job))} at epoch {self.job.epoch}"
+
+
+@dataclass(frozen=True)
 class Activity:
-    """What happens to a study's jobs, which are known by their files."""
+    """What happens to a study's jobs."""
 
     running: tuple[Running, ...] = ()
-    failed: frozenset[Path] = frozenset()
+    failed: tuple[Failed, ...] = ()
 
 
 def activity(name: str, pending: Sequence[Job]) -> Activity:
@@ -77,7 +93,7 @@ def activity(name: str, pending: Sequence[Job]) -> Activity:
     slurm = dict(_slurm_jobs())
     known = _folders()
     since = max(_locks().values(), default=0.0)
-    running, failed = [], set()
+    running, failed = [], []
     for job in pending:
         if job.run is None:
             continue
@@ -92,8 +108,9 @@ def activity(name: str, pending: Sequence[Job]) -> Activity:
             if any(file.name.endswith(SUBMITTED) and _lives(file, files) for file in files):
                 running.append(_running(name, job))
             elif log and files[log].st_mtime >= since and _says_failed(log):
-                failed.add(job.file)
-    return Activity(tuple(running), frozenset(failed))
+                failed.append(_failed(name, job, log))
+                break
+    return Activity(tuple(running), tuple(failed))
 
 
 def wanted() -> dict[Path, float]:
@@ -195,15 +212,24 @@ def _says_failed(log: Path) -> bool:
     return "CommandFailed" in last and not last.endswith("after SIGTERM")
 
 
+def _failed(name: str, job: Job, log: Path) -> Failed:
+    """With the last lines of the step's own log, or of the submission's where it has none."""
+    said = tail(step_file(name, job, ".log")) or tail(log)
+    command = f"snakemake --profile profiles/local --config study={name} -- {job.file}"
+    return Failed(job, tuple(said[-LINES_SHOWN:]), command)
+
+
 def _running(name: str, job: Job) -> Running:
-    """With what the last line of progress in the step's log says."""
-    for line in reversed(tail(step_file(name, job, ".log"))):
-        told = _object(line)
-        if "epoch" in told:
-            # Seeds that are trained in turn each speak for themselves.
-            left = told.get("seconds_left") if len(runs_of(job)) == 1 else None
-            return Running(job, int(told["epoch"]), left)
-    return Running(job)
+    """With what the last lines of progress in the step's log say."""
+    told = [_object(line) for line in tail(step_file(name, job, ".log"))]
+    progress = [one for one in told if "epoch" in one]
+    if not progress:
+        return Running(job)
+    # Seeds that are trained in turn each speak for themselves.
+    alone = len(runs_of(job)) == 1
+    losses = [float(one["loss"]) for one in progress if "loss" in one] if alone else []
+    left = progress[-1].get("seconds_left") if alone else None
+    return Running(job, int(progress[-1]["epoch"]), left, tuple(losses))
 
 
 def _object(line: str) -> dict[str, Any]:

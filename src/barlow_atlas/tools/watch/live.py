@@ -4,6 +4,7 @@ import functools
 import json
 import math
 import os
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -40,6 +41,8 @@ def status(
     active: Activity,
     seconds_left: float | None,
     updated: str,
+    machine: str = "",
+    snakemake: bool = False,
 ) -> dict[str, Any]:
     """What status.json says.
 
@@ -50,7 +53,10 @@ def status(
 
     Returns:
         Numbers of jobs (`queued`, `running`, `done`, `failed`, their sum `total`), `seconds_left`
-        (None where it cannot be told), `running_now` (a text for each job), `finished`.
+        (None where it cannot be told), `running_now` (a text for each job), `losses_now` (for each
+        of these the last losses that it told), `failed_now` (`name`, last lines `said` and the
+        `command` that tries it again, for each), `machine` in words, `snakemake` (whether one works
+        on this study), `finished`.
     """
     waiting = sum(job.file in pending for job in jobs)
     running, failed = len(active.running), len(active.failed)
@@ -63,6 +69,12 @@ def status(
         "total": len(jobs),
         "seconds_left": seconds_left,
         "running_now": [str(one) for one in active.running],
+        "losses_now": [one.losses for one in active.running],
+        "failed_now": [
+            {"name": str(one), "said": one.said, "command": one.command} for one in active.failed
+        ],
+        "machine": machine,
+        "snakemake": snakemake,
         "finished": waiting == 0,
         "updated": updated,
     }
@@ -215,7 +227,10 @@ class Live:
             active = activity(self.name, waiting)
             left = self._left({job.file for job in waiting}, active)
             updated = datetime.now().strftime("%H:%M:%S")
-            return status(self.name, self._submissions, pending, active, left, updated)
+            started = wanted()
+            works = any(job.file in started for job in self._jobs)
+            jobs = self._submissions
+            return status(self.name, jobs, pending, active, left, updated, load(), works)
 
     def _pending(self) -> set[Path]:
         made = {file: stat.st_mtime for file, stat in files_in(self._folders).items()}
@@ -235,7 +250,10 @@ class Live:
         with self._contents_lock:
             contents = self._read()
             if self._data is None:
+                from barlow_atlas.report.page import live_parts
+
                 told = data(probe_table(contents), self._methods)
+                told["parts"] = live_parts(self._view(contents))
                 self._data = json.dumps(told, allow_nan=False).encode()
             return self._data
 
@@ -281,7 +299,7 @@ class Live:
         """Without figures and tables, which are drawn once the study is done."""
         from barlow_atlas.atlas.curves import mean_curves
         from barlow_atlas.atlas.effects import effects
-        from barlow_atlas.atlas.frames import probe_table
+        from barlow_atlas.atlas.frames import probe_table, signal_table
         from barlow_atlas.atlas.ledger import study_claims
         from barlow_atlas.atlas.lines import read_lines
         from barlow_atlas.atlas.runs import runs_table
@@ -293,6 +311,7 @@ class Live:
             "probes": probes,
             "runs": runs_table(self._planned, contents),
             "curves": mean_curves(probes),
+            "signals": signal_table(contents),
             "effects": effects(lines),
             "claims": study_claims(self._claims, lines),
         }
@@ -304,6 +323,18 @@ class Live:
         from barlow_atlas.atlas.studies import claims_of
 
         return claims_of(self.name, self.study)
+
+
+def load() -> str:
+    """How busy this machine is: its cores, and its GPUs where the driver tells."""
+    told = []
+    with suppress(OSError):
+        told.append(f"{os.getloadavg()[0]:.1f} jobs on {os.cpu_count()} cores")
+    with suppress(OSError, subprocess.SubprocessError):
+        asked = ["nvidia-smi", "--query-gpu=utilization.gpu,memory.used", "--format=csv,noheader"]
+        gpus = subprocess.run(asked, capture_output=True, text=True, timeout=2, check=True).stdout
+        told += [f"GPU {place}: {line}" for place, line in enumerate(gpus.splitlines())]
+    return " \N{MIDDLE DOT} ".join(told)
 
 
 def _here(files: Iterable[Path]) -> dict[Path, os.stat_result]:
