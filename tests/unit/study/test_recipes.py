@@ -14,6 +14,7 @@ from barlow_atlas.settings.training import (
     BTCosine,
     Drops,
     EpochCosine,
+    MixCosine,
     Projector,
     Trunk,
 )
@@ -430,6 +431,39 @@ def test_widths_are_those_of_mixs_sweep() -> None:
     assert this.embedding_dims == (128, 1024, 2048, 4096)
     assert {each.epochs for each in this.trained()} == {1000}
     assert len(this.trained()) == 2 * 4 * 3
+
+
+@pytest.mark.parametrize("data", COMPARISONS)
+def test_the_fixed_rate_is_that_of_mixs_sweep(data: str) -> None:
+    """MIX f915e4e, "Experiments with fixed LR": file names, main.py's `step` and its defaults."""
+    this, twin = study(f"fixed-rate/{data}"), study(f"fixed-rate/{data}-clean")
+    assert list(this.methods) == list(twin.methods) == ["bt", "mix", "mix-4"]
+    assert this.embedding_dims == (128, 1024, 2048, 4096)
+    assert (this.seeds, this.protocol) == ((1,), "reference")
+    assert (twin.seeds, twin.protocol) == ((1, 2, 3), "clean")
+    assert set(this.milestones) >= {0, *range(50, 901, 50), 945, 1000}
+    first = this.trained()[0]
+    assert first.backbone.name == "resnet50"
+    assert changed(first, run(data, "bt")) - {"settings.lambda_bt", "embedding_dim"} == {
+        "backbone.name",
+        "epochs",
+        "protocol",
+        *(f"schedule.{key}" for key in (*MixCosine.model_fields, *Drops.model_fields)),
+    }
+    assert changed(first, twin.trained()[0]) == {"protocol"}
+    for each in this.trained():
+        assert getattr(each.settings, "lambda_bt", None) == 1 / 128
+        assert getattr(each.settings, "lambda_reg", None) == {"mix": 5, "mix-4": 4}.get(each.method)
+        assert {learning_rate(each, epoch, 0, 195) for epoch in (0, 10, 500, 949)} == {1e-3}
+        assert learning_rate(each, 950, 0, 195) == pytest.approx(2e-4)
+        assert learning_rate(each, 975, 0, 195) == pytest.approx(4e-5)
+
+
+def test_the_small_fixed_rate_study_has_the_rate_of_the_large_one() -> None:
+    small, large = study("fixed-rate/small"), study("fixed-rate/cifar10")
+    assert (small.schedule, small.epochs) == (large.schedule, large.epochs)
+    assert small.methods == {name: large.methods[name] for name in ("bt", "mix")}
+    assert set(small.embedding_dims) < set(large.embedding_dims)
 
 
 def test_byols_heads_are_those_of_table_7() -> None:
