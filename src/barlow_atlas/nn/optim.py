@@ -54,6 +54,13 @@ def learning_rate(
             return peak * warmup_cosine(place + 1, schedule.warmup_epochs, run.epochs)
         case training.BTCosine():
             return peak * warmup_cosine(place, schedule.warmup_epochs, run.epochs)
+        case training.StepCosine():
+            done = epoch * steps_per_epoch + step
+            rising = schedule.warmup_epochs * steps_per_epoch
+            if done < rising:
+                risen = done / max(1, rising - 1)
+                return schedule.start_lr + (peak - schedule.start_lr) * risen
+            return peak * half_cosine(done - rising, run.epochs * steps_per_epoch - rising)
         case training.EpochCosine():
             return peak * half_cosine(epoch, run.epochs)
         case training.Drops():
@@ -143,6 +150,12 @@ class LARS(torch.optim.Optimizer):
         g <- grad + b w;   g <- g e |w| / |g|  if both norms are positive;
         m <- momentum m + g;   w <- w - lr m.
 
+    Clipped, in solo-learn's form (`solo/utils/lars.py`), which is that of lightning-bolts:
+
+        g <- (grad + b w) min(1, e |w| / (lr (|grad| + b |w| + 1e-8)))  if both norms are positive,
+
+    so that no weight moves faster than plain SGD would move it.
+
     One-dimensional parameters (biases, batch norm) are neither decayed nor adapted.
     """
 
@@ -153,12 +166,14 @@ class LARS(torch.optim.Optimizer):
         weight_decay: float,
         momentum: float = 0.9,
         trust_coefficient: float = 0.001,
+        clipped: bool = False,
     ) -> None:
         defaults = {
             "lr": lr,
             "weight_decay": weight_decay,
             "momentum": momentum,
             "trust_coefficient": trust_coefficient,
+            "clipped": clipped,
         }
         super().__init__(parameters, defaults)
 
@@ -172,7 +187,8 @@ class LARS(torch.optim.Optimizer):
                 chosen = [pair for pair in pairs if (pair[0].ndim > 1) == adapted]
                 if chosen:
                     parameters, gradients = (list(column) for column in zip(*chosen, strict=True))
-                    updates = _adapted(parameters, gradients, group) if adapted else gradients
+                    adapt = _clipped if group["clipped"] else _adapted
+                    updates = adapt(parameters, gradients, group) if adapted else gradients
                     self._move(parameters, updates, group)
         return loss
 
@@ -194,6 +210,22 @@ def _adapted(weights: list[Tensor], gradients: list[Tensor], group: dict[str, An
     trust = trust.where((lengths > 0) & (steps > 0), 1.0)
     torch._foreach_mul_(decayed, list(trust.unbind()))
     return decayed
+
+
+def _clipped(weights: list[Tensor], gradients: list[Tensor], group: dict[str, Any]) -> list[Tensor]:
+    """The gradients with decay, each by its share of the rate, at most 1.
+
+    Where a norm is zero the gradient stays as it is, without decay, as in the source.
+    """
+    decay = group["weight_decay"]
+    lengths, steps = (torch.stack(torch._foreach_norm(each)) for each in (weights, gradients))
+    share = group["trust_coefficient"] * lengths / (steps + decay * lengths + 1e-8)
+    share = (share / group["lr"]).clamp(max=1.0)
+    moving = (lengths > 0) & (steps > 0)
+    updates = torch._foreach_mul(weights, list((decay * share * moving).unbind()))
+    scaled = torch._foreach_mul(gradients, list(share.where(moving, 1.0).unbind()))
+    torch._foreach_add_(updates, scaled)
+    return list(updates)
 
 
 def build_optimizer(
@@ -228,7 +260,8 @@ def build_optimizer(
         case training.SGD():
             return torch.optim.SGD(listed, 0.0, chosen.momentum, weight_decay=decay, fused=fused)
         case training.LARS():
-            return LARS(listed, 0.0, decay, chosen.momentum, chosen.trust_coefficient)
+            eta = chosen.trust_coefficient
+            return LARS(listed, 0.0, decay, chosen.momentum, eta, chosen.clipped)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float, peak: float) -> None:

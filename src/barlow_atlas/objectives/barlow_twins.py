@@ -38,6 +38,12 @@ class BarlowTwins(Method):
         "makes the correlations those of the paper's eq. 2; batch_norm: divisor N and epsilon 1e-5 "
         "(Barlow Twins' ImageNet code)",
     )
+    loss_scale: Annotated[float, Field(gt=0)] = Field(
+        1.0,
+        # Runs on record, which have none, stay equal to today's.
+        exclude_if=lambda scale: scale == 1.0,
+        description="multiplies the loss (solo-learn on CIFAR: 0.1)",
+    )
 
     def check(self, batch_size: int, embedding_dim: int) -> None:
         if batch_size < 2:
@@ -47,7 +53,11 @@ class BarlowTwins(Method):
         self, network: Network, parts: nn.Module, view_a: Tensor, view_b: Tensor, moment: Moment
     ) -> dict[str, Tensor]:
         z_a, z_b = (self.prepare(z) for z in network.each(view_a, view_b))
-        return self.twin_terms(z_a, z_b)
+        return self.scaled(self.twin_terms(z_a, z_b))
+
+    def scaled(self, terms: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The terms with the loss that is minimised; the others are recorded as they are."""
+        return {**terms, "loss": self.loss_scale * terms["loss"]}
 
     def prepare(self, z: Tensor) -> Tensor:
         """Raw embeddings (N, d) to what the correlations are taken of, (N, d)."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from barlow_atlas.settings.frozen import Frozen
 
@@ -37,8 +37,10 @@ class Method(Frozen):
 
     objective: str
 
-    needs_an_end: ClassVar[bool] = False
-    """Whether the method follows the share of training done, which `trunk` does not know."""
+    @property
+    def needs_an_end(self) -> bool:
+        """Whether the method follows the share of training done, which `trunk` does not know."""
+        return False
 
     def parts(self, network: Network, embedding_dim: int) -> nn.Module:
         """Modules of the method's own beside backbone and projector: a predictor, a target network.

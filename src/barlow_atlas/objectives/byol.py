@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from itertools import combinations
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
@@ -37,7 +37,9 @@ class BYOL(Method):
         True, description="2 - 2 cosine; false: mean squared error (ssl-sota's --no_norm)"
     )
 
-    needs_an_end: ClassVar[bool] = True
+    @property
+    def needs_an_end(self) -> bool:
+        return True
 
     def parts(self, network: Network, embedding_dim: int) -> nn.Module:
         """The predictor, and the target network, equal to the network."""
@@ -93,11 +95,13 @@ class BYOL(Method):
         update_momentum(network, parts.get_submodule("target"), momentum)
 
 
-def target_momentum(progress: float, base: float) -> float:
-    """The target's momentum, from `base` to 1 along half a cosine (BYOL paper, section 3.1).
+def target_momentum(progress: float, base: float, final: float = 1.0) -> float:
+    """A slow network's momentum, from `base` to `final` along half a cosine.
+
+    To 1: BYOL paper, section 3.1. To 0.999: solo-learn's MoCo v2.
 
     Args:
         progress: share of training done; in ssl-sota finished epochs over all, so that it is
             constant within an epoch.
     """
-    return 1 - (1 - base) * (math.cos(math.pi * progress) + 1) / 2
+    return final - (final - base) * (math.cos(math.pi * progress) + 1) / 2

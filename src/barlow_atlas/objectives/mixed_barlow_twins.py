@@ -51,7 +51,7 @@ class MixedBarlowTwins(BarlowTwins):
         z_a, z_b, z_m = (self.prepare(z) for z in network.each(view_a, view_b, mixed))
         place = moment.epoch + moment.step / moment.steps_per_epoch
         scale = regulariser_scale(place, self.reg_warmup_epochs)
-        return self.mixed_terms(z_a, z_b, z_m, alpha, partner, scale)
+        return self.scaled(self.mixed_terms(z_a, z_b, z_m, alpha, partner, scale))
 
     def mixed_terms(
         self,

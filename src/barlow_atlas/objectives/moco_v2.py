@@ -34,6 +34,17 @@ class MoCoV2(Method):
     momentum: Annotated[float, Field(ge=0, le=1)] = Field(
         0.999, description="share of itself that the key encoder keeps at a step (MoCo: 0.999)"
     )
+    final_momentum: Annotated[float, Field(ge=0, le=1)] | None = Field(
+        None,
+        exclude_if=lambda value: value is None,
+        description="to which it rises from `momentum` along half a cosine (solo-learn: 0.999); "
+        "left out: it stays",
+    )
+    symmetric: bool = Field(
+        False,
+        exclude_if=lambda value: not value,
+        description="each view is query and key, with a queue for each view's keys (solo-learn)",
+    )
 
     def check(self, batch_size: int, embedding_dim: int) -> None:
         if self.queue_length % batch_size:
@@ -42,43 +53,79 @@ class MoCoV2(Method):
                 f"give {max(1, self.queue_length // batch_size) * batch_size}"
             )
 
+    @property
+    def needs_an_end(self) -> bool:
+        """A momentum that rises needs to know where it shall be at the end."""
+        return self.final_momentum is not None
+
     def parts(self, network: Network, embedding_dim: int) -> nn.Module:
-        """The key encoder, equal to the network, and a queue of random keys."""
+        """The key encoder, equal to the network, and a queue of random keys, or one a view."""
         import copy
 
-        import torch
         from torch import nn
-        from torch.nn.functional import normalize
 
         parts = nn.Module()
         parts.key_encoder = copy.deepcopy(network).requires_grad_(False)
-        parts.register_buffer("queue", normalize(torch.randn(self.queue_length, embedding_dim)))
-        parts.register_buffer("pointer", torch.zeros((), dtype=torch.long))
+        self._hold(parts, embedding_dim)
+        if self.symmetric:
+            parts.swapped = nn.Module()
+            self._hold(parts.swapped, embedding_dim)
         return parts
+
+    def _hold(self, holder: nn.Module, embedding_dim: int) -> None:
+        import torch
+        from torch.nn.functional import normalize
+
+        holder.register_buffer("queue", normalize(torch.randn(self.queue_length, embedding_dim)))
+        holder.register_buffer("pointer", torch.zeros((), dtype=torch.long))
 
     def terms(
         self, network: Network, parts: nn.Module, view_a: Tensor, view_b: Tensor, moment: Moment
     ) -> dict[str, Tensor]:
-        return {"loss": first_is_right(self.logits(network, parts, view_a, view_b))}
+        self.move_keys(network, parts, self.momentum_at(moment))
+        loss = first_is_right(self.logits(network, parts, parts, view_a, view_b))
+        if self.symmetric:
+            swapped = parts.get_submodule("swapped")
+            loss = (loss + first_is_right(self.logits(network, parts, swapped, view_b, view_a))) / 2
+        return {"loss": loss}
 
-    def logits(self, network: Network, parts: nn.Module, queries: Tensor, keys: Tensor) -> Tensor:
-        """One step up to the logits (N, 1 + K): moves the key encoder first, the queue last.
+    def momentum_at(self, moment: Moment) -> float:
+        """The key encoder's momentum at a step."""
+        from barlow_atlas.objectives.byol import target_momentum
+
+        if self.final_momentum is None:
+            return self.momentum
+        assert moment.epochs is not None  # needs_an_end
+        done = moment.epoch + moment.step / moment.steps_per_epoch
+        return target_momentum(done / moment.epochs, self.momentum, self.final_momentum)
+
+    def move_keys(self, network: Network, parts: nn.Module, momentum: float) -> None:
+        """Moves the key encoder towards the network."""
+        import torch
+
+        from barlow_atlas.objectives.borrowed import update_momentum
+
+        with torch.no_grad():
+            update_momentum(network, parts.get_submodule("key_encoder"), momentum)
+
+    def logits(
+        self, network: Network, parts: nn.Module, holder: nn.Module, queries: Tensor, keys: Tensor
+    ) -> Tensor:
+        """The logits (N, 1 + K); then puts the keys into the queue.
 
         Args:
+            holder: has the queue, (K, d), and the place of its oldest key.
             queries, keys: images (N, 3, H, W) of the two views.
         """
         import torch
         from torch.nn.functional import normalize
 
-        from barlow_atlas.objectives.borrowed import update_momentum
-
         q = normalize(network(queries))
-        key_encoder, queue = parts.get_submodule("key_encoder"), parts.get_buffer("queue")
+        queue = holder.get_buffer("queue")
         with torch.no_grad():
-            update_momentum(network, key_encoder, self.momentum)
-            k = normalize(key_encoder(keys))
+            k = normalize(parts.get_submodule("key_encoder")(keys))
         logits = instance_logits(q, k, queue.clone(), self.temperature)
-        enqueue(queue, parts.get_buffer("pointer"), k)
+        enqueue(queue, holder.get_buffer("pointer"), k)
         return logits
 
 

@@ -112,6 +112,27 @@ _BYOL: dict[str, Any] = {
     "saturation": 0.2,
     "grayscale_p": 0.2,
 }
+# solo-learn on both CIFARs (scripts/pretrain/cifar/*.sh @ 48e669e), which have no blur.
+_SOLO = Augmentation(
+    crop_scale=(0.08, 1.0),
+    interpolation="bicubic",
+    brightness=0.4,
+    contrast=0.4,
+    saturation=0.2,
+    hue=0.1,
+    jitter_p=0.8,
+    grayscale_p=0.2,
+)
+_SOLO_STRONG = _SOLO.model_copy(
+    update={"brightness": 0.8, "contrast": 0.8, "saturation": 0.8, "hue": 0.2}
+)
+_SOLO_VIEWS: dict[str, tuple[Augmentation, Augmentation]] = {
+    "asymmetric": (_SOLO, _SOLO.model_copy(update={"solarise_p": 0.2})),
+    "strong": (_SOLO_STRONG,) * 2,
+    "weak": (_SOLO.model_copy(update={"saturation": 0.4}),) * 2,
+    "strong-crop": (_SOLO_STRONG.model_copy(update={"crop_scale": (0.2, 1.0)}),) * 2,
+    "vicreg": (_SOLO.model_copy(update={"crop_scale": (0.2, 1.0), "solarise_p": 0.1}),) * 2,
+}
 # Handwritten digits are upright and grey: a crop and a change of contrast keep what they mean.
 _DIGITS = Augmentation(
     crop_scale=(0.5, 1.0), flip_p=0.0, brightness=0.4, contrast=0.4, jitter_p=0.8
@@ -119,6 +140,12 @@ _DIGITS = Augmentation(
 
 _CIFAR10: dict[str, Any] = {"mean": (0.4914, 0.4822, 0.4465), "std": (0.2023, 0.1994, 0.2010)}
 _CIFAR100: dict[str, Any] = {"mean": (0.5071, 0.4867, 0.4408), "std": (0.2675, 0.2565, 0.2761)}
+
+# solo-learn's own mean and std.
+_SOLO_STATISTICS: dict[str, tuple[Triple, Triple]] = {
+    "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
+    "cifar100": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
+}
 
 _PUBLISHED: dict[str, Recipe] = {
     "digits": _recipe(_DIGITS, mean=(0.305, 0.305, 0.305), std=(0.376, 0.376, 0.376)),
@@ -138,6 +165,11 @@ _PUBLISHED: dict[str, Recipe] = {
     "vicreg-cifar": _recipe(
         Augmentation(**{**_BYOL, "crop_scale": (0.2, 1.0), "solarise_p": 0.1}), **_CIFAR10
     ),
+    **{
+        f"solo-{name}-{data}": Recipe(view_a=view_a, view_b=view_b, mean=mean, std=std)
+        for name, (view_a, view_b) in _SOLO_VIEWS.items()
+        for data, (mean, std) in _SOLO_STATISTICS.items()
+    },
     "byol-imagenet": Recipe(
         view_a=Augmentation(**_BYOL, blur_p=1.0),
         view_b=Augmentation(**_BYOL, blur_p=0.1, solarise_p=0.2),

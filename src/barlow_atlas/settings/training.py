@@ -95,6 +95,11 @@ class LARS(Frozen):
         description="rate of one-dimensional parameters over that of weights (Barlow Twins' code: "
         "0.0048 over 0.2)",
     )
+    clipped: bool = Field(
+        False,
+        description="no weight's adapted rate exceeds the schedule's, as in solo-learn's recipes "
+        "for CIFAR, which have trust_coefficient 0.02",
+    )
 
 
 Optimizer = Adam | SGD | LARS
@@ -117,6 +122,15 @@ class BTCosine(Frozen):
     name: Literal["bt_cosine"]
     base_lr: PositiveNumber = Field(description=PER_256)
     warmup_epochs: Warmup = 10
+
+
+class StepCosine(Frozen):
+    """Linear warm-up from `start_lr`, then half a cosine to 0, step by step; solo-learn."""
+
+    name: Literal["step_cosine"]
+    base_lr: PositiveNumber = Field(description=PER_256)
+    warmup_epochs: Warmup = 10
+    start_lr: NotNegative = Field(3e-5, description="rate of the first step")
 
 
 class EpochCosine(Frozen):
@@ -154,4 +168,4 @@ class Trunk(Frozen):
     cooldown_epochs: Positive = Field(description="length of a branch")
 
 
-Schedule = MixCosine | BTCosine | EpochCosine | Drops | Trunk
+Schedule = MixCosine | BTCosine | StepCosine | EpochCosine | Drops | Trunk

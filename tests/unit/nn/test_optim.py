@@ -1,6 +1,7 @@
 """Rates that no golden file has, and what the optimizers make of the parameters."""
 
 import copy
+import math
 from types import SimpleNamespace
 
 import pytest
@@ -51,11 +52,22 @@ def test_no_warm_up_starts_at_the_peak() -> None:
     assert cooldown(0, 3) == 1
 
 
+def test_solo_learns_rate_rises_to_the_last_step_of_the_warm_up_and_ends_at_zero() -> None:
+    """LinearWarmupCosineAnnealingLR of lightning-bolts, stepped at every batch."""
+    schedule = settings.StepCosine(name="step_cosine", base_lr=0.4, warmup_epochs=2, start_lr=3e-5)
+    run = SimpleNamespace(schedule=schedule, batch_size=256, epochs=10)
+    rates = [learning_rate(run, epoch, step, 5) for epoch in range(10) for step in range(5)]
+    rising = [3e-5 + step * (0.4 - 3e-5) / 9 for step in range(10)]
+    falling = [0.2 * (1 + math.cos(math.pi * step / 40)) for step in range(40)]
+    assert rates == pytest.approx(rising + falling)
+
+
 @pytest.mark.parametrize(
     ("schedule", "peak"),
     [
         (settings.MixCosine(name="mix_cosine", base_lr=0.3), 0.6),
         (settings.BTCosine(name="bt_cosine", base_lr=0.3), 0.6),
+        (settings.StepCosine(name="step_cosine", base_lr=0.3), 0.6),
         (TRUNK, 0.04),
         (settings.EpochCosine(name="epoch_cosine", base_lr=0.3), 0.3),
         (settings.Drops(name="drops", base_lr=0.3, factor=0.1, at=(-5,)), 0.3),
@@ -127,6 +139,61 @@ def test_lars_goes_on_from_its_state_to_the_bit() -> None:
         step(other, resumed, inputs)
     for ours, theirs in zip(model.parameters(), other.parameters(), strict=True):
         assert torch.equal(ours, theirs)
+
+
+def plain_clipped_lars(
+    weight: torch.Tensor, gradients: list[torch.Tensor], rate: float
+) -> torch.Tensor:
+    """solo-learn's LARS of one weight, written out: decay 0.1, eta 0.02, momentum 0.9."""
+    momentum = torch.zeros_like(weight)
+    for gradient in gradients:
+        length, slope = weight.norm().item(), gradient.norm().item()
+        update = gradient
+        if length and slope:
+            adapted = 0.02 * length / (slope + 0.1 * length + 1e-8)
+            update = (gradient + 0.1 * weight) * min(adapted / rate, 1)
+        momentum = 0.9 * momentum + update
+        weight = weight - rate * momentum
+    return weight
+
+
+@pytest.mark.parametrize(
+    ("rate", "scale"),
+    [(0.5, 1.0), (1e-4, 1.0), (0.5, 0.0), (0.5, 1e-6)],
+    ids=["adapted", "clipped", "no gradient", "tiny gradient"],
+)
+def test_clipped_lars_is_the_written_out_one(rate: float, scale: float) -> None:
+    draws = torch.Generator().manual_seed(1)
+    some, zero = nn.Linear(4, 3).double(), nn.Linear(2, 2).double()
+    nn.init.zeros_(zero.weight)
+    chosen = settings.LARS(
+        name="lars", weight_decay=0.1, trust_coefficient=0.02, bias_lr_ratio=1.0, clipped=True
+    )
+    modules = nn.ModuleList([some, zero])
+    optimizer = build_optimizer(chosen, modules, nn.Module())
+    set_learning_rate(optimizer, rate, rate)
+    starts = {name: each.detach().clone() for name, each in modules.named_parameters()}
+    given: dict[str, list[torch.Tensor]] = {name: [] for name in starts}
+    for _ in range(3):
+        for name, each in modules.named_parameters():
+            each.grad = scale * torch.randn(each.shape, generator=draws, dtype=torch.float64)
+            given[name].append(each.grad.clone())
+        optimizer.step()
+    for name, each in modules.named_parameters():
+        expected = (
+            plain_clipped_lars(starts[name], given[name], rate)
+            if each.ndim > 1
+            else plain_sgd(starts[name], given[name], rate)
+        )
+        torch.testing.assert_close(each.detach(), expected, rtol=1e-12, atol=1e-14)
+
+
+def plain_sgd(parameter: torch.Tensor, gradients: list[torch.Tensor], rate: float) -> torch.Tensor:
+    momentum = torch.zeros_like(parameter)
+    for gradient in gradients:
+        momentum = 0.9 * momentum + gradient
+        parameter = parameter - rate * momentum
+    return parameter
 
 
 def test_lars_leaves_a_parameter_without_a_gradient_alone() -> None:

@@ -17,6 +17,13 @@ SMALL = {"hidden": [8]}
 METHODS_SMALL: dict[str, dict[str, Any]] = {
     "simclr": {"objective": "simclr"},
     "moco": {"objective": "moco_v2", "queue_length": 2 * N},
+    "moco-solo": {
+        "objective": "moco_v2",
+        "queue_length": 2 * N,
+        "momentum": 0.9,
+        "final_momentum": 0.99,
+        "symmetric": True,
+    },
     "byol": {"objective": "byol", "predictor": SMALL},
     "simsiam": {"objective": "simsiam", "predictor": SMALL},
     "swav": {"objective": "swav", "prototypes": 10, "frozen_prototype_steps": 1},
@@ -186,5 +193,6 @@ def test_a_dead_dimension_gives_a_loss_that_stops_the_run(name: str) -> None:
     assert not trainer.step(0)["loss"].isfinite()
 
 
-def test_only_byol_follows_the_share_of_training_done() -> None:
-    assert {name for name, method in METHODS.items() if method.needs_an_end} == {"byol"}
+def test_only_rising_momenta_follow_the_share_of_training_done() -> None:
+    following = {name for name in METHODS_SMALL if settings(name).needs_an_end}
+    assert following == {"byol", "moco-solo"}

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import mse_loss, normalize
 
 from barlow_atlas.nn.networks import Network
-from barlow_atlas.objectives import borrowed, moco_v2, swav
+from barlow_atlas.objectives import METHODS, borrowed, moco_v2, swav
 from barlow_atlas.objectives.asymmetric_barlow_twins import AsymmetricBarlowTwins
 from barlow_atlas.objectives.barlow_twins_variant import BarlowTwinsVariant, cross_entropy_loss
 from barlow_atlas.objectives.base import Moment
@@ -151,6 +152,57 @@ class TestMoCo:
         torch.testing.assert_close(loss, moco_v2.first_is_right(logits), **TIGHT)
         torch.testing.assert_close(parts.get_buffer("queue")[:4], keys.detach(), **TIGHT)
         torch.testing.assert_close(parts.get_buffer("queue")[4:], before[4:], **TIGHT)
+
+    def test_symmetric_is_the_mean_of_both_ways_each_with_a_queue(self) -> None:
+        """solo-learn's MoCo v2: queries of one view, keys of the other, and the other way round."""
+        network = Network(nn.Identity(), nn.Linear(5, 5, bias=False)).double()
+        settings = self.settings(momentum=0.5, final_momentum=0.9, symmetric=True)
+        parts = settings.parts(network, 5).double()
+        with torch.no_grad():
+            network.get_parameter("projector.weight").mul_(3)
+        queues = [holder.get_buffer("queue") for holder in (parts, parts.get_submodule("swapped"))]
+        assert not torch.equal(*queues)
+        before = [queue.clone() for queue in queues]
+        key_weight = parts.get_parameter("key_encoder.projector.weight")
+        weight = network.get_parameter("projector.weight")
+        # Half of training is done: half-way between the two momenta.
+        expected_weight = 0.7 * key_weight + 0.3 * weight
+        now = Moment(5, 0, 4, 10, torch.Generator())
+        a, b = embeddings(2, 4)
+        loss = settings.terms(network, parts, a, b, now)["loss"]
+        torch.testing.assert_close(key_weight, expected_weight, **TIGHT)
+        losses = []
+        for queries, images, queue, earlier in (
+            (a, b, queues[0], before[0]),
+            (b, a, queues[1], before[1]),
+        ):
+            keys = normalize(images @ expected_weight.T).detach()
+            logits = moco_v2.instance_logits(normalize(network(queries)), keys, earlier, 0.2)
+            losses.append(moco_v2.first_is_right(logits))
+            torch.testing.assert_close(queue[:4], keys, **TIGHT)
+            torch.testing.assert_close(queue[4:], earlier[4:], **TIGHT)
+        torch.testing.assert_close(loss, sum(losses) / 2, **TIGHT)
+
+    def test_a_momentum_that_stays_leaves_no_trace_in_a_run(self) -> None:
+        told = self.settings().model_dump(mode="json")
+        assert not {"final_momentum", "symmetric"} & told.keys()
+        assert self.settings(final_momentum=0.999).model_dump()["final_momentum"] == 0.999
+
+
+@pytest.mark.parametrize("objective", ["barlow_twins", "mixed_barlow_twins"])
+def test_the_loss_scale_scales_the_loss_alone(objective: str) -> None:
+    content: dict[str, Any] = {"objective": objective, "lambda_bt": 0.1}
+    if objective == "mixed_barlow_twins":
+        content["lambda_reg"] = 2.0
+    plain, scaled = (
+        METHODS[objective].model_validate(content | scale) for scale in ({}, {"loss_scale": 0.1})
+    )
+    network = Network(nn.Identity(), nn.Linear(5, 5)).double()
+    views = embeddings(2)
+    found = [each.terms(network, nn.Module(), *views, moment()) for each in (plain, scaled)]
+    torch.testing.assert_close(found[1].pop("loss"), 0.1 * found[0].pop("loss"), **TIGHT)
+    assert found[0] == found[1]
+    assert "loss_scale" not in plain.model_dump()
 
 
 class TestBYOL:

@@ -14,7 +14,9 @@ from barlow_atlas.settings.training import (
     BTCosine,
     Drops,
     EpochCosine,
+    MixCosine,
     Projector,
+    StepCosine,
     Trunk,
 )
 from barlow_atlas.study.file import find_studies, load_study
@@ -96,6 +98,64 @@ def test_the_other_cifar_recipes_have_their_sources_numbers() -> None:
     assert jitter(vicreg.view_a) == (0.4, 0.4, 0.2, 0.1, 0.8)
     assert [r.view_a.solarise_p for r in (simsiam, swav, vicreg)] == [0, 0, 0.1]
     assert vicreg.view_a.interpolation == "bicubic"
+
+
+def test_solo_learns_recipes_have_its_scripts_numbers() -> None:
+    """solo-learn, scripts/pretrain/cifar/*.sh @ 48e669e, and its own mean and std."""
+    gentle, strong = (0.4, 0.4, 0.2, 0.1, 0.8), (0.8, 0.8, 0.8, 0.2, 0.8)
+    expected = {
+        "asymmetric": (gentle, 0.08, (0, 0.2)),
+        "weak": ((0.4, 0.4, 0.4, 0.1, 0.8), 0.08, (0, 0)),
+        "strong": (strong, 0.08, (0, 0)),
+        "strong-crop": (strong, 0.2, (0, 0)),
+        "vicreg": (gentle, 0.2, (0.1, 0.1)),
+    }
+    for name, (colours, crop, solarised) in expected.items():
+        for data, std in (("cifar10", (0.2470, 0.2435, 0.2616)), ("cifar100", None)):
+            recipe = RECIPES[f"solo-{name}-{data}"]
+            views = (recipe.view_a, recipe.view_b)
+            assert {jitter(view) for view in views} == {colours}
+            assert {view.crop_scale for view in views} == {(crop, 1)}
+            assert tuple(view.solarise_p for view in views) == solarised
+            assert {view.interpolation for view in views} == {"bicubic"}
+            assert {(view.grayscale_p, view.flip_p, view.blur_p) for view in views} == {
+                (0.2, 0.5, 0)
+            }
+            assert recipe.std == (std or (0.2673, 0.2564, 0.2762))
+
+
+@pytest.mark.parametrize("data", ["cifar10", "cifar100"])
+def test_solo_learns_methods_have_its_scripts_numbers(data: str) -> None:
+    """d, rate, decay and projector of scripts/pretrain/cifar; published 92.10 to 92.07."""
+    this = study(f"comparison/{data}-solo")
+    found = {}
+    for each in this.trained():
+        assert isinstance(each.schedule, StepCosine)
+        assert (each.batch_size, each.epochs, each.backbone.stem) == (256, 1000, "3x3-pad2")
+        assert each.backbone.zero_init_residual == (each.method == "simsiam")
+        assert each.schedule.start_lr == (0 if each.method == "w-mse" else 3e-5)
+        if isinstance(each.optimizer, LARS):
+            assert (each.optimizer.trust_coefficient, each.optimizer.clipped) == (0.02, True)
+            assert each.optimizer.bias_lr_ratio == 1
+        found[each.method] = (
+            each.embedding_dim,
+            each.projector.hidden,
+            each.optimizer.name,
+            each.optimizer.weight_decay,
+            each.schedule.base_lr,
+        )
+        assert each.data.name == data
+        assert each.recipe in [RECIPES[name] for name in RECIPES if name.endswith(f"-{data}")]
+    assert found == {
+        "bt": (2048, (2048, 2048), "lars", 1e-4, 0.3),
+        "simclr": (256, (2048,), "lars", 1e-5, 0.4),
+        "byol": (256, (4096,), "lars", 1e-5, 1.0),
+        "moco-v2": (256, (2048,), "sgd", 1e-4, 0.3),
+        "simsiam": (2048, (2048, 2048), "sgd", 1e-5, 0.5),
+        "swav": (128, (2048,), "lars", 1e-6, 0.6),
+        "w-mse": (64, (1024,), "adam", 1e-6, 0.002),
+        "vicreg": (2048, (2048, 2048), "lars", 1e-4, 0.3),
+    }
 
 
 def test_figure_3_removes_one_augmentation_after_the_other() -> None:
@@ -249,7 +309,7 @@ ASYMMETRY = settings("objective", "stop_gradient", "predictor") | settings(
 )
 REMOVED = views("grayscale_p", "jitter_p", "flip_p")
 LARGE_BATCH = {"batch_size", "optimizer.name", "schedule.name", "schedule.base_lr"} | {
-    f"optimizer.{key}" for key in ("momentum", "trust_coefficient", "bias_lr_ratio")
+    f"optimizer.{key}" for key in ("momentum", "trust_coefficient", "bias_lr_ratio", "clipped")
 }
 TRUNK = {"epochs", "schedule.name", "schedule.cooldown_epochs"}
 WIDTH = {"embedding_dim", "projector.hidden"}
@@ -430,6 +490,39 @@ def test_widths_are_those_of_mixs_sweep() -> None:
     assert this.embedding_dims == (128, 1024, 2048, 4096)
     assert {each.epochs for each in this.trained()} == {1000}
     assert len(this.trained()) == 2 * 4 * 3
+
+
+@pytest.mark.parametrize("data", COMPARISONS)
+def test_the_fixed_rate_is_that_of_mixs_sweep(data: str) -> None:
+    """MIX f915e4e, "Experiments with fixed LR": file names, main.py's `step` and its defaults."""
+    this, twin = study(f"fixed-rate/{data}"), study(f"fixed-rate/{data}-clean")
+    assert list(this.methods) == list(twin.methods) == ["bt", "mix", "mix-4"]
+    assert this.embedding_dims == (128, 1024, 2048, 4096)
+    assert (this.seeds, this.protocol) == ((1,), "reference")
+    assert (twin.seeds, twin.protocol) == ((1, 2, 3), "clean")
+    assert set(this.milestones) >= {0, *range(50, 901, 50), 945, 1000}
+    first = this.trained()[0]
+    assert first.backbone.name == "resnet50"
+    assert changed(first, run(data, "bt")) - {"settings.lambda_bt", "embedding_dim"} == {
+        "backbone.name",
+        "epochs",
+        "protocol",
+        *(f"schedule.{key}" for key in (*MixCosine.model_fields, *Drops.model_fields)),
+    }
+    assert changed(first, twin.trained()[0]) == {"protocol"}
+    for each in this.trained():
+        assert getattr(each.settings, "lambda_bt", None) == 1 / 128
+        assert getattr(each.settings, "lambda_reg", None) == {"mix": 5, "mix-4": 4}.get(each.method)
+        assert {learning_rate(each, epoch, 0, 195) for epoch in (0, 10, 500, 949)} == {1e-3}
+        assert learning_rate(each, 950, 0, 195) == pytest.approx(2e-4)
+        assert learning_rate(each, 975, 0, 195) == pytest.approx(4e-5)
+
+
+def test_the_small_fixed_rate_study_has_the_rate_of_the_large_one() -> None:
+    small, large = study("fixed-rate/small"), study("fixed-rate/cifar10")
+    assert (small.schedule, small.epochs) == (large.schedule, large.epochs)
+    assert small.methods == {name: large.methods[name] for name in ("bt", "mix")}
+    assert set(small.embedding_dims) < set(large.embedding_dims)
 
 
 def test_byols_heads_are_those_of_table_7() -> None:

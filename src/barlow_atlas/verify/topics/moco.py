@@ -34,7 +34,9 @@ def step(
     settings: MoCoV2, network: Network, parts: nn.Module, queries: inputs.Array, keys: inputs.Array
 ) -> dict[str, Any]:
     """One step from query and key images (N, d)."""
-    logits = settings.logits(network, parts, torch.from_numpy(queries), torch.from_numpy(keys))
+    settings.move_keys(network, parts, settings.momentum)
+    images = (torch.from_numpy(each) for each in (queries, keys))
+    logits = settings.logits(network, parts, parts, *images)
     loss = first_is_right(logits)
     weight = network.get_parameter("projector.weight")
     return {
