@@ -463,7 +463,8 @@ def test_fewer_images_than_a_batch_are_one_batch(
 def test_imported_weights_have_the_backbone_only(
     tiny_run: Run, splits: dict[str, Labelled]
 ) -> None:
-    shared = {name: getattr(tiny_run, name) for name in ForeignRun.model_fields if name != "layout"}
+    given = [name for name in ForeignRun.model_fields if name in Run.model_fields]
+    shared = {name: getattr(tiny_run, name) for name in given}
     run = ForeignRun.model_construct(**{**shared, "embedding_dim": None}, layout="torchvision")
     network = Network(build(tiny_run.architecture, generator(0)).backbone, nn.Identity())
     records = signals_of(network, run, splits)
