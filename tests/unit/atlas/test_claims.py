@@ -70,7 +70,16 @@ def test_the_committed_claims_fit_their_studies() -> None:
     [
         ("drop_from_best", {"bt"}, {"cifar10", "cifar100", "tiny-imagenet", "stl10"}),
         ("drop_from_best", {"bt"}, {"cifar10-small", "demo"}),
-        ("trend_drop_from_best", {"bt"}, {"ablations/mix-width", "cifar10-small"}),
+        (
+            "trend_drop_from_best",
+            {"bt"},
+            {
+                "ablations/mix-width",
+                "cifar10-small",
+                "fixed-rate/cifar10-clean",
+                "fixed-rate/small",
+            },
+        ),
         (
             "difference_drop_from_best",
             {"bt", "mix"},
@@ -123,8 +132,10 @@ def test_the_demo_and_the_stand_ins_say_what_they_are() -> None:
     roles = {name: setting.role for name, setting in settings.items()}
     assert roles["demo"] == "example"
     assert roles["cifar10-small"] == "stand-in"
+    data_sets = ("cifar10", "cifar100", "tiny-imagenet", "stl10")
     assert {name for name, role in roles.items() if role == "paper"} == {
-        *("cifar10", "cifar100", "tiny-imagenet", "stl10")
+        *data_sets,
+        *(f"fixed-rate/{name}-clean" for name in data_sets),
     }
     assert "no data set of the papers" in settings["demo"].note
 
