@@ -22,11 +22,13 @@ test: .venv/installed
 	$(PYTEST) -m "not slow" tests/unit tests/golden
 	$(BIN)/python -m pytest tests/workflow/test_own_method.py
 
-# Everything: that, what of it is slow, and what starts clusters, browsers or whole workflows.
+# Everything: that, what of it is slow, and what starts browsers, whole workflows or, last and one
+# after another, clusters.
 test-all: test
 	$(PYTEST) -m slow tests/unit tests/golden
 	$(PYTEST) --dist loadfile --deselect tests/workflow/test_own_method.py \
-	    $(PLUGIN) tests/faults tests/workflow tests/browser tests/cluster
+	    --ignore $(PLUGIN)/tests/slurm $(PLUGIN) tests/faults tests/workflow tests/browser
+	$(BIN)/python -m pytest $(PLUGIN)/tests/slurm tests/cluster
 
 lint: .venv/installed
 	$(BIN)/ruff check .
