@@ -29,9 +29,10 @@ for key in config:
         raise WorkflowError(str(not_allowed("key of --config", key, known)))
 STUDY_NAMES = str(config.get("study", "demo")).split(",")
 # Whether to report what is there, of a study in which runs are missing.
-PARTIAL = config.get("partial", False)
-if not isinstance(PARTIAL, bool):
-    raise WorkflowError(f"partial = {PARTIAL!r}: expected true or false")
+# A command line's `true` is a word, a config file's a value.
+PARTIAL = {"true": True, "false": False}.get(str(config.get("partial", False)).lower())
+if PARTIAL is None:
+    raise WorkflowError(f"partial = {config['partial']!r}: expected true or false")
 try:
     STUDIES = {name: load_study(study_file(paths.PARAMS, name)) for name in STUDY_NAMES}
     if workflow.remote_exec:

@@ -22,9 +22,13 @@ if TYPE_CHECKING:
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """Chromium; where it or Playwright is missing, skipped, but never where CI is set."""
+    """Chromium; where it or Playwright is missing, skipped, but never where CI is set.
+
+    A module's, since Playwright runs an event loop in this thread, and tests of other modules that
+    the same process runs later may need to run one.
+    """
     try:
         from playwright.sync_api import sync_playwright
     except ModuleNotFoundError:
