@@ -13,7 +13,7 @@ rule record:
     conda:
         "../../environment.yml"
     params:
-        code=sources.fingerprint("record"),
+        code=code_of("record"),
     message:
         "Recording {wildcards.run} of {wildcards.study}"
     shell:
@@ -90,7 +90,7 @@ rule report_study:
     conda:
         "../../environment.yml"
     params:
-        code=sources.fingerprint("report"),
+        code=code_of("report"),
         title=lambda wildcards: STUDIES[wildcards.study].title,
     message:
         "Drawing the report of {wildcards.study}"
@@ -112,7 +112,7 @@ rule ledger:
     conda:
         "../../environment.yml"
     params:
-        code=sources.fingerprint("ledger"),
+        code=code_of("ledger"),
         # What differs in the set-up follows from all of them.
         studies=what_studies_are(),
     message:

@@ -12,6 +12,11 @@ def probing_code(wildcards):
     return standing(wildcards.study, code)
 
 
+def code_of(step):
+    """What code a step is done by: told of the jobs there are, since it takes a while to read."""
+    return lambda wildcards: sources.fingerprint(step)
+
+
 def labelling_code(step):
     """What code a step is done by that reads the answers of its study's probes."""
     return lambda wildcards: sources.fingerprint(

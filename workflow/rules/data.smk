@@ -11,7 +11,7 @@ rule prepare_data:
     conda:
         "../../environment.yml"
     params:
-        code=sources.fingerprint("prepare_data"),
+        code=code_of("prepare_data"),
         # Which study asks is no part of the result; Snakemake compares no parameter that is
         # derived from `input`.
         study=lambda wildcards, input: DATA_SETS[wildcards.dataset][1],

@@ -6,7 +6,6 @@ from itertools import pairwise
 from typing import Any
 
 import torch
-import torchvision
 from torch import Tensor, nn
 
 from barlow_atlas.settings.training import Architecture, Backbone, Precision, Projector
@@ -137,7 +136,10 @@ def build_backbone(settings: Backbone) -> tuple[nn.Module, int]:
     if settings.name == "small":
         assert settings.width is not None  # guaranteed by the settings' own check
         return small(settings.stem, settings.width)
-    resnet = getattr(torchvision.models, settings.name)(
+    # Here, since its import takes as long as torch's own, in each of a study's many jobs.
+    from torchvision import models
+
+    resnet = getattr(models, settings.name)(
         weights=None,
         zero_init_residual=settings.zero_init_residual,
         norm_layer=PerViewBatchNorm2d,
@@ -168,15 +170,36 @@ def small(stem: str, width: int) -> tuple[nn.Module, int]:
     return nn.Sequential(*first, *stages, nn.AdaptiveAvgPool2d(1), nn.Flatten()), 8 * width
 
 
+class BasicBlock(nn.Module):
+    """Two 3 x 3 convolutions beside a shortcut (He et al. 2016); torchvision's, value for value.
+
+    Images (N, before, H, W) -> (N, after, H / stride, W / stride).
+    """
+
+    def __init__(self, before: int, after: int, stride: int, shortcut: nn.Module | None) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(before, after, 3, stride, padding=1, bias=False)
+        self.bn1 = PerViewBatchNorm2d(after)
+        self.relu = nn.ReLU(inplace=True)
+        self.conv2 = nn.Conv2d(after, after, 3, padding=1, bias=False)
+        self.bn2 = PerViewBatchNorm2d(after)
+        self.downsample = shortcut
+
+    def forward(self, images: Tensor) -> Tensor:
+        inner = self.bn2(self.conv2(self.relu(self.bn1(self.conv1(images)))))
+        inner += images if self.downsample is None else self.downsample(images)
+        result: Tensor = self.relu(inner)
+        return result
+
+
 def _stage(before: int, after: int) -> nn.Module:
     """One basic block; where the channels double, the resolution halves."""
-    block: type[nn.Module] = torchvision.models.resnet.BasicBlock
     if before == after:
-        return block(before, after, norm_layer=PerViewBatchNorm2d)
+        return BasicBlock(before, after, stride=1, shortcut=None)
     shortcut = nn.Sequential(
         nn.Conv2d(before, after, kernel_size=1, stride=2, bias=False), PerViewBatchNorm2d(after)
     )
-    return block(before, after, stride=2, downsample=shortcut, norm_layer=PerViewBatchNorm2d)
+    return BasicBlock(before, after, stride=2, shortcut=shortcut)
 
 
 def projector_layers(features: int, settings: Projector, embedding_dim: int) -> Iterator[nn.Module]:

@@ -1,6 +1,7 @@
 """Study files: found, read with what they build on, and checked; each fault is said in words."""
 
 import difflib
+import functools
 import os
 import re
 from collections.abc import Callable
@@ -113,7 +114,7 @@ def _read(path: Path) -> dict[str, Any]:
         raise StudyError(f"{path} does not exist. {not_allowed('study', path.stem, known)}")
     try:
         # YAML 1.2 as ruamel reads it: 1e-6 is a number and a key given twice is an error.
-        content = YAML(typ="safe", pure=True).load(path)
+        content = _parsed(path.read_bytes())
     except OSError as error:
         raise StudyError(f"{path} cannot be read: {error.strerror}") from error
     except (YAMLError, ValueError, TypeError, RecursionError) as error:
@@ -121,7 +122,13 @@ def _read(path: Path) -> dict[str, Any]:
         raise StudyError(f"{path} is not valid YAML: {_in_a_line(error)}") from error
     if not isinstance(content, dict):
         raise StudyError(f"{path} must be a mapping of parameters, found: {content!r}")
-    return content
+    return dict(content)
+
+
+@functools.cache
+def _parsed(text: bytes) -> Any:
+    """Of a file on which many build, once."""
+    return YAML(typ="safe", pure=True).load(text)
 
 
 def _in_a_line(error: Exception) -> str:

@@ -130,11 +130,16 @@ def _watched(entries: tuple[Path, ...]) -> frozenset[Path]:
     waiting = set(entries)
     while waiting:
         reached |= waiting
-        found = {each.file for file in waiting for each in imports(_parsed(file))}
-        waiting = {file for file in found if file is not None} - reached
+        waiting = frozenset[Path]().union(*map(_imported, waiting)) - reached
     folders = {file.parent for file in reached}
     beside = (file for folder in folders for file in folder.iterdir() if file.is_file())
     return frozenset(reached.union(file for file in beside if file.suffix not in PYTHON))
+
+
+@functools.cache
+def _imported(file: Path) -> frozenset[Path]:
+    """The watched files that a file imports."""
+    return frozenset(each.file for each in imports(_parsed(file)) if each.file is not None)
 
 
 @functools.cache
@@ -165,29 +170,27 @@ def meaning(file: Path) -> str:
         raise SourceError(f"these modules import one another: {circle}. Take one import out")
     _in_progress.append(file)
     try:
-        told = "".join(_told(_parsed(file)))
+        told = _told(_parsed(file))
     finally:
         _in_progress.pop()
     return hashlib.sha256(told.encode()).hexdigest()
 
 
-def _told(node: object) -> Iterator[str]:
+def _told(node: object) -> str:
     """A syntax tree as text, the same under every version of Python."""
-    if isinstance(node, ast.AST):
-        yield f"({type(node).__name__}"
-        for name, value in ast.iter_fields(node):
-            # What is empty is left out, as other versions of Python do not have it.
-            if value is not None and value != [] and not isinstance(value, ast.expr_context):
-                yield f" {name}="
-                yield from _told(value)
-        yield ")"
-    elif isinstance(node, list):
-        yield from sorted(f"(import {each})" for each in imports(node))
-        for each in node:
-            if not isinstance(each, ast.Import | ast.ImportFrom):
-                yield from _told(each)
-    else:
-        yield f"{type(node).__name__}:{node!r}"
+    if isinstance(node, list):
+        bound = sorted(f"(import {each})" for each in imports(node))
+        rest = (each for each in node if not isinstance(each, ast.Import | ast.ImportFrom))
+        return "".join((*bound, *map(_told, rest)))
+    if not isinstance(node, ast.AST):
+        return f"{type(node).__name__}:{node!r}"
+    told = [f"({type(node).__name__}"]
+    for name in node._fields:
+        value = getattr(node, name, None)
+        # What is empty is left out, as other versions of Python do not have it.
+        if value is not None and value != [] and not isinstance(value, ast.expr_context):
+            told += (f" {name}=", _told(value))
+    return "".join((*told, ")"))
 
 
 @functools.cache
@@ -226,6 +229,7 @@ def imports(tree: ast.AST | list[ast.AST]) -> Iterator[Import]:
                     yield Import(bound, alias.name, module, _watched_file(module))
 
 
+@functools.cache
 def _file(module: str) -> Path | None:
     """The file of a module of this package."""
     package, *parts = module.split(".")

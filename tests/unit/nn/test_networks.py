@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import copy
 import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from barlow_atlas.data.batches import Resident
-from barlow_atlas.nn.networks import Network, build
+from barlow_atlas.nn.networks import BasicBlock, Network, build
 from barlow_atlas.nn.randomness import generator
 from barlow_atlas.study.models import Run
 from barlow_atlas.training.loop import initial_state, train
@@ -32,6 +34,33 @@ def gradients(network: Network, embeddings: tuple[Tensor, ...]) -> list[Tensor]:
     loss = sum((k + 1) * z.square().mean() for k, z in enumerate(embeddings))
     loss.backward()  # type: ignore[union-attr]
     return [p.grad for p in network.parameters() if p.grad is not None]
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_the_block_is_torchvisions(stride: int, views: tuple[Tensor, ...]) -> None:
+    from torchvision.models.resnet import BasicBlock as Theirs
+
+    shortcut = nn.Conv2d(3, 3, 1, stride) if stride > 1 else None
+    torch.manual_seed(0)
+    ours = BasicBlock(3, 3, stride, shortcut)
+    torch.manual_seed(0)
+    theirs = Theirs(3, 3, stride, copy.deepcopy(shortcut))
+    assert list(ours.state_dict()) == list(theirs.state_dict())
+    expected, found = theirs(views[0]), ours(views[0])
+    for result in (expected, found):
+        result.square().sum().backward()
+    assert torch.equal(found, expected)
+    assert all(map(torch.equal, ours.state_dict().values(), theirs.state_dict().values()))
+    for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+        assert mine.grad is not None and other.grad is not None
+        assert torch.equal(mine.grad, other.grad)
+
+
+@pytest.mark.parametrize("step", ["pretrain", "probe"])
+def test_a_step_starts_without_what_takes_as_long_to_import_as_torch(step: str) -> None:
+    code = f"import sys, barlow_atlas.steps.{step}; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not {"torchvision", "torch._dynamo", "pandas", "sklearn"} & set(done.stdout.split())
 
 
 @pytest.mark.slow

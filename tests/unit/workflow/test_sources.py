@@ -61,15 +61,19 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def seen() -> str:
     """The step's fingerprint, read anew."""
-    for cache in (sources.meaning, sources._parsed, sources._watched, sources._fingerprint):
-        cache.cache_clear()
+    forget()
     return fingerprint("pretrain")
 
 
 @pytest.fixture(autouse=True)
+def forgotten() -> None:
+    forget()
+
+
 def forget() -> None:
-    for cache in (sources.meaning, sources._parsed, sources._watched, sources._fingerprint):
-        cache.cache_clear()
+    for cached in vars(sources).values():
+        if hasattr(cached, "cache_clear"):
+            cached.cache_clear()
 
 
 def edit(file: Path, old: str, new: str) -> None:
