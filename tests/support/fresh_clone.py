@@ -5,9 +5,19 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
+SMALL = (
+    ("width: 16", "width: 8"),
+    ("embedding_dims: [256]", "embedding_dims: [64]"),
+    ("seeds: [1, 2, 3]", "seeds: [1, 2]"),
+    ("\nepochs: 100", "\nepochs: 6"),
+    ("warmup_epochs: 10", "warmup_epochs: 2"),
+    ("milestones: [0, 5, 10, 25, 50, 100]", "milestones: [0, 3, 6]"),
+)
+"""What makes the demo small."""
 
 
 def source_path(folder: Path) -> str:
@@ -16,28 +26,16 @@ def source_path(folder: Path) -> str:
     return os.pathsep.join(map(str, folders))
 
 
-class Clone:
-    """The files that git tracks or would track, committed in a new repository at `folder`."""
+@dataclass
+class Checkout:
+    """A checkout of this project at `folder`, whose commands run its own code."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        listed = subprocess.run(
-            ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        for name in filter(None, listed.stdout.split("\0")):
-            if (ROOT / name).is_symlink() or (ROOT / name).is_file():
-                target = folder / name
-                target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy2(ROOT / name, target, follow_symlinks=False)
-        for arguments in (["init", "--quiet"], ["add", "--all"]):
-            subprocess.run(["git", *arguments], cwd=folder, check=True)
-        author = ["-c", "user.name=test", "-c", "user.email=test@localhost"]
-        commit = ["commit", "--quiet", "--message=clone"]
-        subprocess.run(["git", *author, *commit], cwd=folder, check=True)
+    folder: Path
+
+    def copy_to(self, folder: Path) -> "Checkout":
+        """All that is in it, the files' times and Snakemake's records included."""
+        shutil.copytree(self.folder, folder, symlinks=True)
+        return Checkout(folder)
 
     def run(self, *command: str, **environment: str) -> subprocess.CompletedProcess[str]:
         """Runs a command in the clone, with the clone's code and this environment's programs."""
@@ -73,3 +71,27 @@ class Clone:
             assert text.count(before) == 1, f"{before!r} is not once in params/{source}.yaml"
             text = text.replace(before, after)
         (self.folder / f"params/{name}.yaml").write_text(text)
+
+
+class Clone(Checkout):
+    """The files that git tracks or would track, committed in a new repository at `folder`."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        listed = subprocess.run(
+            ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        for name in filter(None, listed.stdout.split("\0")):
+            if (ROOT / name).is_symlink() or (ROOT / name).is_file():
+                target = folder / name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(ROOT / name, target, follow_symlinks=False)
+        for arguments in (["init", "--quiet"], ["add", "--all"]):
+            subprocess.run(["git", *arguments], cwd=folder, check=True)
+        author = ["-c", "user.name=test", "-c", "user.email=test@localhost"]
+        commit = ["commit", "--quiet", "--message=clone"]
+        subprocess.run(["git", *author, *commit], cwd=folder, check=True)

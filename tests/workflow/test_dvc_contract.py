@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from fresh_clone import Clone
+from fresh_clone import Checkout
 
 STUDY = "ablations/shared"
 STAGE = f"workflow/dvc/{STUDY}/dvc.yaml"
@@ -41,16 +41,14 @@ LONG = {"pretrain", "cool_down", "probe"}
 ONE_METHOD = {"pretrain": 2, "probe": 2, **BEHIND}
 
 
-class Copy(Clone):
-    """A clone of another clone, with the code of its own."""
-
-    def __init__(self, origin: Clone, folder: Path) -> None:
-        self.folder = folder
-        command = ["git", "clone", "--quiet", str(origin.folder), str(folder)]
-        subprocess.run(command, check=True)
+def clone_of(origin: Checkout, folder: Path) -> Checkout:
+    """A clone by git, with the code of its own."""
+    command = ["git", "clone", "--quiet", str(origin.folder), str(folder)]
+    subprocess.run(command, check=True)
+    return Checkout(folder)
 
 
-def do(clone: Clone, command: str) -> str:
+def do(clone: Checkout, command: str) -> str:
     """A command, which must succeed; returns all it said."""
     author = {
         f"GIT_{who}_{what}": "t@t" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")
@@ -61,20 +59,20 @@ def do(clone: Clone, command: str) -> str:
     return said
 
 
-def adopt(clone: Clone) -> str:
+def adopt(clone: Checkout) -> str:
     return do(clone, f"python -m barlow_atlas adopt --study {STUDY}")
 
 
-def plan(clone: Clone) -> dict[str, int]:
+def plan(clone: Checkout) -> dict[str, int]:
     return clone.plan("--config", f"study={STUDY}", "--", "all")
 
 
-def dvc_is_content(clone: Clone) -> bool:
+def dvc_is_content(clone: Checkout) -> bool:
     """Whether DVC sees no reason to call Snakemake."""
     return "up to date" in do(clone, f"dvc status {STAGE}")
 
 
-def edit(clone: Clone, path: str, before: str, after: str) -> None:
+def edit(clone: Checkout, path: str, before: str, after: str) -> None:
     file = clone.folder / path
     text = file.read_text()
     assert before in text
@@ -91,7 +89,7 @@ def trained(said: str) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def home(clone: Clone, tmp_path_factory: pytest.TempPathFactory) -> Clone:
+def home(clone: Checkout, tmp_path_factory: pytest.TempPathFactory) -> Checkout:
     """Where the study was run, committed and pushed to a folder."""
     (clone.folder / STUDY_FILE).write_text(PARAMETERS)
     store = tmp_path_factory.mktemp("store")
@@ -105,24 +103,24 @@ def home(clone: Clone, tmp_path_factory: pytest.TempPathFactory) -> Clone:
 
 
 @pytest.fixture(scope="module")
-def pulled(home: Clone, tmp_path_factory: pytest.TempPathFactory) -> Clone:
+def pulled(home: Checkout, tmp_path_factory: pytest.TempPathFactory) -> Checkout:
     """Another machine, after the pull."""
-    copy = Copy(home, tmp_path_factory.mktemp("pulled") / "clone")
+    copy = clone_of(home, tmp_path_factory.mktemp("pulled") / "clone")
     do(copy, f"dvc pull --with-deps {STAGE}")
     return copy
 
 
 @pytest.fixture
-def away(pulled: Clone) -> Iterator[Clone]:
+def away(pulled: Checkout) -> Iterator[Checkout]:
     """The other machine; what a test edits there is undone."""
     yield pulled
     do(pulled, "git checkout --quiet .")
 
 
 @pytest.fixture(scope="module")
-def appended(home: Clone, tmp_path_factory: pytest.TempPathFactory) -> tuple[Clone, str]:
+def appended(home: Checkout, tmp_path_factory: pytest.TempPathFactory) -> tuple[Checkout, str]:
     """A third machine, where a milestone was appended right after the pull, and what was said."""
-    copy = Copy(home, tmp_path_factory.mktemp("appended") / "clone")
+    copy = clone_of(home, tmp_path_factory.mktemp("appended") / "clone")
     do(copy, f"dvc pull --with-deps {STAGE}")
     edit(copy, STUDY_FILE, "[0, 2]", "[0, 2, 3]")
     said = do(copy, f"dvc repro {STAGE}")
@@ -131,12 +129,12 @@ def appended(home: Clone, tmp_path_factory: pytest.TempPathFactory) -> tuple[Clo
     return copy, said
 
 
-def test_after_a_pull_dvc_runs_nothing(away: Clone) -> None:
+def test_after_a_pull_dvc_runs_nothing(away: Checkout) -> None:
     assert "Data and pipelines are up to date" in do(away, f"dvc repro {STAGE}")
     assert not (away.folder / ".snakemake").exists()
 
 
-def test_once_adopted_snakemake_trains_and_probes_nothing(away: Clone) -> None:
+def test_once_adopted_snakemake_trains_and_probes_nothing(away: Checkout) -> None:
     # Four probe files, and the metrics of five stretches of training.
     assert not (away.folder / f"results/{STUDY}/probes").exists()
     said = adopt(away)
@@ -148,7 +146,7 @@ def test_once_adopted_snakemake_trains_and_probes_nothing(away: Clone) -> None:
     assert "written from" not in again
 
 
-def test_what_is_adopted_is_watched_by_both(away: Clone) -> None:
+def test_what_is_adopted_is_watched_by_both(away: Checkout) -> None:
     adopt(away)
     for path, before, after, expected in (
         (STUDY_FILE, "cosine: *bt", "cosine: {<<: *bt, lambda_bt: 0.01}", ONE_METHOD),
@@ -165,7 +163,7 @@ def test_what_is_adopted_is_watched_by_both(away: Clone) -> None:
     assert dvc_is_content(away)
 
 
-def test_what_no_longer_fits_is_not_adopted(away: Clone) -> None:
+def test_what_no_longer_fits_is_not_adopted(away: Checkout) -> None:
     """Nor does a missing record hide it: without one, Snakemake would not see the change."""
     for before, after, expected in (
         ("cosine: *bt", "cosine: {<<: *bt, lambda_bt: 0.01}", ONE_METHOD),
@@ -181,10 +179,10 @@ def test_what_no_longer_fits_is_not_adopted(away: Clone) -> None:
 
 
 def test_copied_images_without_a_record_are_named(
-    pulled: Clone, tmp_path_factory: pytest.TempPathFactory
+    pulled: Checkout, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     """Copied and not pulled, nothing vouches for them, nor for what was made from them."""
-    copy = Copy(pulled, tmp_path_factory.mktemp("copied") / "clone")
+    copy = clone_of(pulled, tmp_path_factory.mktemp("copied") / "clone")
     shutil.copytree(pulled.folder / "results", copy.folder / "results", dirs_exist_ok=True)
     lock = copy.folder / "dvc.lock"
     lock.unlink()
@@ -197,7 +195,7 @@ def test_copied_images_without_a_record_are_named(
 
 
 def test_appending_right_after_a_pull_trains_only_what_is_new(
-    appended: tuple[Clone, str],
+    appended: tuple[Checkout, str],
 ) -> None:
     clone, said = appended
     assert trained(said) == [
@@ -210,14 +208,16 @@ def test_appending_right_after_a_pull_trains_only_what_is_new(
     assert dvc_is_content(clone)
 
 
-def test_inserting_trains_the_later_segments_again(away: Clone) -> None:
+def test_inserting_trains_the_later_segments_again(away: Checkout) -> None:
     adopt(away)
     edit(away, STUDY_FILE, "[0, 2]", "[0, 1, 2]")
     assert plan(away) == {"pretrain": 4, "cool_down": 2, "probe": 4, **BEHIND}
     assert "put between others" in do(away, f"python -m barlow_atlas plan --study {STUDY}")
 
 
-def test_going_back_and_forth_between_commits_trains_nothing(appended: tuple[Clone, str]) -> None:
+def test_going_back_and_forth_between_commits_trains_nothing(
+    appended: tuple[Checkout, str],
+) -> None:
     """What takes seconds is made again, and comes out as it was committed."""
     clone, _ = appended
     manifests = "checkpoints/cosine-d32-e4-clean-s1/*.json"
@@ -233,7 +233,7 @@ def test_going_back_and_forth_between_commits_trains_nothing(appended: tuple[Clo
         assert plan(clone) == {}
 
 
-def test_an_experiment_changes_parameters_and_leaves_the_workspace(away: Clone) -> None:
+def test_an_experiment_changes_parameters_and_leaves_the_workspace(away: Checkout) -> None:
     epochs = f"{STUDY_FILE}:overrides.cosine.epochs=3"
     rate = f"{STUDY_FILE}:overrides.cosine.schedule.base_lr=0.02"
     said = do(away, f"dvc exp run --temp --name shorter -S {epochs} -S {rate} {STAGE}")
@@ -253,7 +253,7 @@ def test_an_experiment_changes_parameters_and_leaves_the_workspace(away: Clone) 
         assert dvc_is_content(away)
 
 
-def test_what_nothing_is_known_of_is_left_as_it_is(away: Clone) -> None:
+def test_what_nothing_is_known_of_is_left_as_it_is(away: Checkout) -> None:
     """Images that were prepared by hand, for instance, and have no record of either tool."""
     manifest = away.folder / "results/data/digits/manifest.json"
     (away.folder / ".snakemake").rename(away.folder.parent / "records")
@@ -263,12 +263,12 @@ def test_what_nothing_is_known_of_is_left_as_it_is(away: Clone) -> None:
     assert manifest.stat().st_mtime == before
 
 
-def test_studies_on_the_same_images_share_them(home: Clone) -> None:
+def test_studies_on_the_same_images_share_them(home: Checkout) -> None:
     """Another study's name is no reason to prepare them, and train on them, again."""
     assert home.plan("--config", "study=demo", "--", "results/data/digits/manifest.json") == {}
 
 
-def test_dvc_reads_all_stages_together(away: Clone) -> None:
+def test_dvc_reads_all_stages_together(away: Checkout) -> None:
     listed = do(away, "dvc stage list --all --name-only").split()
     data = [name for name in listed if name.startswith("workflow/dvc/data/") or name == "digits"]
     assert f"{STAGE}:shared" in listed

@@ -10,6 +10,7 @@ from fresh_clone import Clone
 STUDY = """\
 base: demo.yaml
 title: Existing weights
+data: {name: digits, fraction: 0.1}
 methods: {}
 backbone: {name: resnet18, stem: 3x3}
 foreign:

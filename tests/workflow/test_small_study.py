@@ -8,40 +8,23 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import pytest
-from fresh_clone import Clone
+from fresh_clone import SMALL, Checkout, Clone
 
 from barlow_atlas.study.paths import REPORTED
 
-SMALL = (
-    ("width: 16", "width: 8"),
-    ("embedding_dims: [256]", "embedding_dims: [64]"),
-    ("seeds: [1, 2, 3]", "seeds: [1, 2]"),
-    ("\nepochs: 100", "\nepochs: 6"),
-    ("warmup_epochs: 10", "warmup_epochs: 2"),
-    ("milestones: [0, 5, 10, 25, 50, 100]", "milestones: [0, 3, 6]"),
-)
 STUDY = ("--config", "study=small", "--")
 RUN = "mix-d64-e6-clean-s2"
 ATLAS = ("collect", "analyse", "report_study", "ledger")
 REPORT = ("--allowed-rules", "reports", "record", *ATLAS, "--forcerun", "record", "collect", "--")
 
 
-@pytest.fixture(scope="module")
-def finished(clone: Clone) -> Clone:
-    """A clone in which the study has been run once, through Snakemake and submitit."""
-    clone.write_study("small", "demo", *SMALL)
-    clone.snakemake(*STUDY, "all")
-    return clone
-
-
-def probe_file(clone: Clone, epoch: int) -> dict[str, Any]:
+def probe_file(clone: Checkout, epoch: int) -> dict[str, Any]:
     path = clone.folder / f"results/small/probes/{RUN}/epoch_{epoch:04d}.json"
     content: dict[str, Any] = json.loads(path.read_text())
     return content
 
 
-def test_every_point_of_the_map_is_there(finished: Clone) -> None:
+def test_every_point_of_the_map_is_there(finished: Checkout) -> None:
     tidy = pd.read_csv(finished.folder / "results/small/probes.csv")
     runs, milestones, probes, splits, metrics = 4, 3, 3, 2, 2
     assert len(tidy) == runs * milestones * probes * splits * metrics
@@ -52,13 +35,13 @@ def test_every_point_of_the_map_is_there(finished: Clone) -> None:
     assert (curves["low"] <= curves["mean"]).all()
 
 
-def test_the_report_is_there_in_all_its_forms(finished: Clone) -> None:
+def test_the_report_is_there_in_all_its_forms(finished: Checkout) -> None:
     reports = finished.folder / "reports/small"
     assert {path.name for path in reports.iterdir()} == set(REPORTED)
     assert "±" in (reports / "milestones.md").read_text()
 
 
-def test_results_say_what_they_were_made_from(finished: Clone) -> None:
+def test_results_say_what_they_were_made_from(finished: Checkout) -> None:
     checkpoint = finished.folder / f"results/small/checkpoints/{RUN}/epoch_0006.json"
     manifest = json.loads(checkpoint.read_text())
     content = probe_file(finished, 6)
@@ -67,11 +50,11 @@ def test_results_say_what_they_were_made_from(finished: Clone) -> None:
     assert manifest["made_by"]["code"]["commit"]
 
 
-def test_the_same_command_again_runs_nothing(finished: Clone) -> None:
+def test_the_same_command_again_runs_nothing(finished: Checkout) -> None:
     assert "Nothing to be done" in finished.snakemake(*STUDY, "all")
 
 
-def test_what_cannot_change_a_number_plans_nothing(finished: Clone) -> None:
+def test_what_cannot_change_a_number_plans_nothing(finished: Checkout) -> None:
     readme = finished.folder / "README.md"
     readme.write_text(readme.read_text() + "\nMore words.\n")
     for path in finished.folder.glob("src/barlow_atlas/**/*.py"):
@@ -81,7 +64,7 @@ def test_what_cannot_change_a_number_plans_nothing(finished: Clone) -> None:
     assert finished.plan(*STUDY, "all") == {}
 
 
-def test_changes_plan_what_they_touch_and_no_more(finished: Clone) -> None:
+def test_changes_plan_what_they_touch_and_no_more(finished: Checkout) -> None:
     folder = finished.folder
     study, views = folder / "params/small.yaml", folder / "src/barlow_atlas/nn/views.py"
     mix = folder / "src/barlow_atlas/objectives/mixed_barlow_twins.py"
@@ -102,7 +85,7 @@ def test_changes_plan_what_they_touch_and_no_more(finished: Clone) -> None:
         assert planned == {"all": 1, **expected, **atlas}, (path.name, after)
 
 
-def test_a_run_made_again_has_the_same_weights_and_metrics(finished: Clone) -> None:
+def test_a_run_made_again_has_the_same_weights_and_metrics(finished: Checkout) -> None:
     before = probe_file(finished, 6)
     for kind in ("checkpoints", "probes", "training"):
         shutil.rmtree(finished.folder / f"results/small/{kind}/{RUN}")
@@ -112,7 +95,7 @@ def test_a_run_made_again_has_the_same_weights_and_metrics(finished: Clone) -> N
     assert after["results"] == before["results"]
 
 
-def test_seeds_trained_together_are_what_they_are_alone(finished: Clone, tmp_path: Path) -> None:
+def test_seeds_trained_together_are_what_they_are_alone(finished: Checkout, tmp_path: Path) -> None:
     """One job a group and segment, the same weights; `plan` and `adopt` know of the groups."""
     other = Clone(tmp_path)
     other.write_study("small", "demo", *SMALL, ("threads: 1", "threads: 1\nseeds_together: 2"))
@@ -140,7 +123,7 @@ def test_seeds_trained_together_are_what_they_are_alone(finished: Clone, tmp_pat
     assert other.plan(*STUDY, "all") == {}
 
 
-def test_reports_come_back_from_records_alone(finished: Clone, tmp_path: Path) -> None:
+def test_reports_come_back_from_records_alone(finished: Checkout, tmp_path: Path) -> None:
     """What `make report` does, in a clone that has the records and nothing else."""
     bare = Clone(tmp_path)
     shutil.copy(finished.folder / "params/small.yaml", tmp_path / "params")
@@ -156,7 +139,7 @@ def test_reports_come_back_from_records_alone(finished: Clone, tmp_path: Path) -
         assert made == (finished.folder / "reports/small" / name).read_bytes(), name
 
 
-def test_a_study_with_gaps_is_reported_and_completed_later(finished: Clone) -> None:
+def test_a_study_with_gaps_is_reported_and_completed_later(finished: Checkout) -> None:
     """What `make report` does while jobs are missing; nothing but these is made afterwards."""
     record = finished.folder / f"results/small/runs/{RUN}.jsonl"
     whole = record.read_bytes()
@@ -177,14 +160,14 @@ def test_a_study_with_gaps_is_reported_and_completed_later(finished: Clone) -> N
     assert finished.plan(*STUDY, "all") == {}
 
 
-def test_snakemakes_own_report_has_the_figures_and_captions(finished: Clone) -> None:
+def test_snakemakes_own_report_has_the_figures_and_captions(finished: Checkout) -> None:
     finished.snakemake(*STUDY[:2], "--report", "report.html")
     page = (finished.folder / "report.html").read_text()
     assert "docs/reports.md says how to read it" in page
     assert "accuracy along pre-training" in page
 
 
-def test_the_reference_protocol_runs_and_says_so(finished: Clone) -> None:
+def test_the_reference_protocol_runs_and_says_so(finished: Checkout) -> None:
     finished.write_study(
         "published",
         "small",
@@ -202,7 +185,7 @@ def test_the_reference_protocol_runs_and_says_so(finished: Clone) -> None:
     assert settings["batch_norm"] == "batch statistics while training"
 
 
-def test_a_failing_run_is_reported_and_does_not_stop_the_others(finished: Clone) -> None:
+def test_a_failing_run_is_reported_and_does_not_stop_the_others(finished: Checkout) -> None:
     finished.write_study(
         "failing",
         "small",
