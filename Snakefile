@@ -14,6 +14,8 @@ from snakemake.utils import min_version
 from barlow_atlas.study import paths
 from barlow_atlas.store.adoptions import adoptions, standing
 from barlow_atlas.workflow import sources
+from barlow_atlas.workflow.replacing import check_replaced
+from barlow_atlas.tools.running import ending
 from barlow_atlas.data.survey import outdated
 from barlow_atlas.errors import AtlasError, not_allowed
 from barlow_atlas.atlas.published import read_tables
@@ -25,14 +27,23 @@ min_version("9.27")
 
 
 for key in config:
-    if key not in (known := ["study", "partial"]):
+    if key not in (known := ["study", "partial", "replace"]):
         raise WorkflowError(str(not_allowed("key of --config", key, known)))
 STUDY_NAMES = str(config.get("study", "demo")).split(",")
+
+
+def asked_for(key):
+    """Whether `--config` says true: on a command line it is a word, in a file a value."""
+    said = str(config.get(key, False)).lower()
+    if said not in ("true", "false"):
+        raise WorkflowError(f"{key} = {config[key]!r}: expected true or false")
+    return said == "true"
+
+
+# Whether what is finished may be trained again, for another value or other code.
+REPLACE = asked_for("replace")
 # Whether to report what is there, of a study in which runs are missing.
-# A command line's `true` is a word, a config file's a value.
-PARTIAL = {"true": True, "false": False}.get(str(config.get("partial", False)).lower())
-if PARTIAL is None:
-    raise WorkflowError(f"partial = {config['partial']!r}: expected true or false")
+PARTIAL = asked_for("partial")
 try:
     STUDIES = {name: load_study(study_file(paths.PARAMS, name)) for name in STUDY_NAMES}
     if workflow.remote_exec:
@@ -57,6 +68,20 @@ wildcard_constraints:
 
 
 report: "workflow/report/workflow.rst"
+
+
+onstart:
+    if not REPLACE:
+        for name in STUDIES:
+            try:
+                check_replaced(name, STUDIES[name])
+            except AtlasError as error:
+                raise WorkflowError(str(error))
+
+
+onsuccess:
+    for name in STUDIES:
+        print(*ending(name, STUDIES[name]), sep="\n")
 
 
 include: "workflow/rules/common.smk"

@@ -1,7 +1,7 @@
-"""The steps' command line: `python -m barlow_atlas <step>`.
+"""Barlow Atlas on the command line, as `atlas` and as `python -m barlow_atlas`.
 
-Every step runs without Snakemake, from the repository's root. Paths are those of
-docs/architecture.md; each heavy import belongs to the step that needs it.
+The first commands are what people use every day; the others are the steps of which jobs are made,
+and run without Snakemake. All work from any folder of a clone.
 """
 
 import argparse
@@ -9,25 +9,31 @@ import io
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from barlow_atlas.atomic import write_atomically
-from barlow_atlas.errors import AtlasError
-from barlow_atlas.study.errors import StudyError
-from barlow_atlas.study.file import file_schema, load_study, study_file
-from barlow_atlas.study.models import Study
-from barlow_atlas.study.paths import PARAMS, SCHEMA, of_run
+from barlow_atlas.errors import AtlasError, not_allowed
+
+# Each import that takes long belongs to the command that needs it: help is there at once.
+if TYPE_CHECKING:
+    from barlow_atlas.study.models import Study
 
 # EX_TEMPFAIL of sysexits.h: saved and stopped, neither done nor failed; start it again.
 EXIT_INTERRUPTED = 75
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs one step; returns the process's exit status."""
-    options = _parser().parse_args(arguments)
-    step: Callable[[argparse.Namespace], int | None] = options.step
+    """Runs one command; returns the process's exit status."""
+    parser, commands = _parser()
+    said = sys.argv[1:] if arguments is None else arguments
+    if said and not said[0].startswith("-") and said[0] not in commands:
+        print(f"error: {not_allowed('command', said[0], sorted(commands))}", file=sys.stderr)
+        return 2
+    options = parser.parse_args(said)
     try:
+        _go_to_root(options)
+        step: Callable[[argparse.Namespace], int | None] = options.step
         return step(options) or 0
     except AtlasError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -38,9 +44,37 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m barlow_atlas", description=__doc__)
-    steps = parser.add_subparsers(title="steps", required=True, metavar="STEP")
+def _go_to_root(options: argparse.Namespace) -> None:
+    """From any folder of a clone to its root; paths that were given stay where they are.
+
+    Raises:
+        StudyError: the last word of several studies' names.
+    """
+    here = Path.cwd()
+    root = next((place for place in (here, *here.parents) if (place / "Snakefile").is_file()), here)
+    said = getattr(options, "study", None) or []
+    several = isinstance(said, list)
+    studies = [
+        str(here / one) if one.endswith(".yaml") else one for one in (said if several else [said])
+    ]
+    if root != here:
+        for name, value in vars(options).items():
+            if isinstance(value, Path):
+                setattr(options, name, here / value)
+        os.chdir(root)
+    if studies:
+        from barlow_atlas.study.file import study_named
+        from barlow_atlas.study.paths import PARAMS
+
+        names = [study_named(PARAMS, one) for one in studies]
+        options.study = names if several else names[0]
+
+
+def _parser() -> tuple[argparse.ArgumentParser, Collection[str]]:
+    """The parser, and the names of all commands."""
+    prog = "atlas" if Path(sys.argv[0]).name == "atlas" else "python -m barlow_atlas"
+    parser = argparse.ArgumentParser(prog=prog, description=__doc__)
+    steps = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
     def add(name: str, step: Callable[[argparse.Namespace], int | None]) -> argparse.ArgumentParser:
         summary = (step.__doc__ or "").partition("\n")[0]
@@ -55,6 +89,32 @@ def _parser() -> argparse.ArgumentParser:
         added.add_argument("--study", required=True, help="name of a file in params/, no ending")
         return added
 
+    added = add("run", run)
+    added.add_argument("study", nargs="+", metavar="STUDY", help="names of files in params/")
+    added.add_argument("--slurm", action="store_true", help="on a Slurm cluster (profiles/slurm)")
+    added.add_argument("--profile", help="another Snakemake profile")
+    added.add_argument("--dry-run", action="store_true", help="say which jobs would run")
+    added.add_argument("--replace", action="store_true", help="train again what is finished")
+    added.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="as a study of its own name"
+    )
+    added.add_argument("more", nargs="*", metavar="-- ...", help="further options of Snakemake")
+    added = add("new", new)
+    added.add_argument("name", metavar="NAME", help="lower-case words joined by - or _")
+    added.add_argument("--from", dest="study", default="demo", metavar="STUDY", help="(the demo)")
+    for name, step, where in (
+        ("status", status, "(default: all of which something is here)"),
+        ("answer", answer, "(default: the demo)"),
+        ("open", open_page, "(default: the page over all studies)"),
+    ):
+        added = add(name, step)
+        added.add_argument("study", nargs="*", metavar="STUDY", help=where)
+    added = add("compare", compare)
+    side = "STUDY, STUDY:METHOD or STUDY:RUN, with @COMMIT behind it for the results of a commit"
+    added.add_argument("first", metavar="A", help=side)
+    added.add_argument("second", metavar="B", help="the same")
+    added = add("completion", completion)
+    added.add_argument("shell", choices=("bash", "zsh"))
     added = add_with_study("prepare-data", prepare_data)
     added.add_argument("--data", help="one of the study's data sets (default: its own images)")
     of_a_milestone = (
@@ -144,7 +204,7 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument("run", metavar="RUN", help="name of a run, as `runs` lists them")
     added.add_argument("--study", default="demo", help="name of a file in params/, no ending")
     added.set_defaults(step=verify_checkpoints)
-    return parser
+    return parser, steps.choices
 
 
 def _positive(text: str) -> int:
@@ -154,11 +214,18 @@ def _positive(text: str) -> int:
     return number
 
 
-def _study(options: argparse.Namespace) -> Study:
-    return load_study(study_file(PARAMS, options.study))
+def _study(options: argparse.Namespace) -> "Study":
+    return _load(options.study)
 
 
-def _workable(options: argparse.Namespace) -> Study:
+def _load(name: str) -> "Study":
+    from barlow_atlas.study.file import load_study, study_file
+    from barlow_atlas.study.paths import PARAMS
+
+    return load_study(study_file(PARAMS, name))
+
+
+def _workable(options: argparse.Namespace) -> "Study":
     """The study, if the images there are can be enough for it."""
     from barlow_atlas.study.sizes import check_sizes
 
@@ -169,6 +236,88 @@ def _workable(options: argparse.Namespace) -> Study:
 
 def _log(line: str) -> None:
     print(line, flush=True)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Runs studies from real images to the page, here or on a cluster; goes on where it stopped.
+
+    With --set a study with other values is made, under a name that says them, and run. What is
+    finished is never trained again unasked: see --replace.
+    """
+    from barlow_atlas.tools.own import one_off
+    from barlow_atlas.tools.running import snakemake
+
+    studies = options.study
+    if options.set:
+        studies = [one_off(name, options.set) for name in studies]
+    profile = options.profile or ("slurm" if options.slurm else "profiles/local")
+    more = [*(["--dry-run"] if options.dry_run else []), *options.more]
+    return snakemake(studies, profile, options.replace, more)
+
+
+def new(options: argparse.Namespace) -> None:
+    """Makes a study of one's own from one that there is, to be edited and run."""
+    from barlow_atlas.tools.own import new_study
+
+    path = new_study(options.name, options.study)
+    derive(options)
+    _log(f"{path} is there: edit it, then `atlas plan --study {options.name}` says what it takes,")
+    _log(f"and `atlas run {options.name}` runs it")
+
+
+def status(options: argparse.Namespace) -> None:
+    """Says how far studies are: what is there, what runs, what failed and why."""
+    from barlow_atlas.tools.console import describe, started
+
+    for name in options.study or started():
+        for line in describe(name, _load(name)):
+            _log(line)
+
+
+def answer(options: argparse.Namespace) -> None:
+    """Says what studies have answered, and where their pages are."""
+    from barlow_atlas.tools.running import ending
+
+    for name in options.study or ["demo"]:
+        for line in ending(name, _load(name)):
+            _log(line)
+
+
+def open_page(options: argparse.Namespace) -> int:
+    """Opens studies' pages in a browser."""
+    import webbrowser
+
+    from barlow_atlas.study.paths import PAGE, REPORTS
+
+    for page in (REPORTS / name / PAGE for name in options.study or [""]):
+        if not page.is_file():
+            name = page.parent.relative_to(REPORTS)
+            print(f"error: {page} is not there; `atlas run {name}` makes it", file=sys.stderr)
+            return 1
+        _log(str(page))
+        webbrowser.open(page.resolve().as_uri())
+    return 0
+
+
+def compare(options: argparse.Namespace) -> None:
+    """Puts two studies, methods, runs or commits side by side, with intervals."""
+    from tabulate import tabulate
+
+    from barlow_atlas.tools.compare import compare, rows
+
+    sides = options.first, options.second
+    _log(tabulate(rows(compare(*sides), *sides), headers="keys"))
+    _log("Test top-1 in percent at the last milestone; the difference in points, A minus B, with")
+    _log("its 95 % interval over the seeds and images of both (of one seed: over images alone).")
+
+
+def completion(options: argparse.Namespace) -> None:
+    """Prints what makes a shell complete commands: `source <(atlas completion bash)`."""
+    import shtab
+
+    parser, _ = _parser()
+    parser.prog = "atlas"
+    _log(shtab.complete(parser, options.shell))
 
 
 def prepare_data(options: argparse.Namespace) -> None:
@@ -220,6 +369,8 @@ def probe(options: argparse.Namespace) -> None:
 
 def verify_checkpoints(options: argparse.Namespace) -> int:
     """Walks a run's milestones back to the seed; one line each, status 1 if any is damaged."""
+    from barlow_atlas.study.errors import StudyError
+    from barlow_atlas.study.paths import of_run
     from barlow_atlas.workflow import chain
 
     study = _study(options)
@@ -413,6 +564,9 @@ def derive(options: argparse.Namespace) -> None:
     from ruamel.yaml import YAML
 
     from barlow_atlas.atlas.studies import warn
+    from barlow_atlas.atomic import write_atomically
+    from barlow_atlas.study.file import file_schema
+    from barlow_atlas.study.paths import PARAMS, SCHEMA
     from barlow_atlas.workflow import documentation
     from barlow_atlas.workflow.dvc_stages import HEAD, stage_files
 

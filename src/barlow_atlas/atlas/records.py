@@ -32,6 +32,9 @@ DIGITS = ".9g"
 SAID_ONCE = ("settings", "libraries", "asked", "code", "data_sha256", "sources_sha256")
 """Keys of what many milestones share: the first line holds it, the others say where there."""
 
+OF_WEIGHTS = ("weights_sha256", "data_sha256")
+"""Keys of a checkpoint by which it is the same, whoever made it."""
+
 Content = dict[str, Any]
 """What the probes found at a milestone: a probe file, parsed."""
 Metrics = dict[str, list[float]]
@@ -145,11 +148,34 @@ def _parameters(run: Run | ForeignRun, there: Sequence[Content]) -> Content:
 
 
 def _is_of_what_is_here(content: Content, name: str, run: Run | ForeignRun) -> bool:
-    """Whether a milestone is of the checkpoint that is here, if one is."""
+    """Whether a milestone is of the checkpoint that is here, if one is: of the same weights."""
     manifest = probed_milestone(name, run, content["epoch"])
     if not manifest.is_file():
         return True
-    return bool(content["checkpoint"].get("lineage") == _read(manifest, json.loads).get("lineage"))
+    here = _read(manifest, json.loads)
+    return all(content["checkpoint"].get(key) == here.get(key) for key in OF_WEIGHTS)
+
+
+def same_numbers(first: Record, second: Record) -> bool:
+    """Whether two records say the same of the same weights, whoever made them, when and where."""
+    return numbers(first) == numbers(second)
+
+
+def numbers(record: Record) -> Any:
+    """All of a record that is measured, and what of; without code, machine, seconds."""
+    return (
+        record.run,
+        record.training,
+        {
+            epoch: {
+                "asked": content["asked"],
+                "results": content["results"],
+                "signals": content["signals"],
+                **{key: content["checkpoint"][key] for key in OF_WEIGHTS},
+            }
+            for epoch, content in record.milestones.items()
+        },
+    )
 
 
 def _trained(name: str, run: Run | ForeignRun, epochs: Sequence[int]) -> dict[Stretch, Metrics]:

@@ -5,6 +5,7 @@ import functools
 import os
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, get_args
 
@@ -46,6 +47,27 @@ def study_file(params: Path, name: str) -> Path:
     return params / f"{name}.yaml"
 
 
+def study_named(params: Path, said: str) -> str:
+    """The name of a study as people say it: whole, as a file below `params`, or by its last word.
+
+    A name that is none is returned as it is: reading it says which there are.
+
+    Raises:
+        StudyError: a last word that several studies have.
+    """
+    name = said.removesuffix(".yaml")
+    if said.endswith(".yaml"):
+        with suppress(ValueError):
+            name = Path(name).resolve().relative_to(params.resolve()).as_posix()
+    studies = find_studies(params)
+    if name in studies:
+        return name
+    meant = [known for known in studies if known.rpartition("/")[2] == name]
+    if len(meant) > 1:
+        raise StudyError(f"{said!r} may be {' or '.join(meant)}. Give one of these names")
+    return meant[0] if meant else name
+
+
 def load_study(path: Path) -> Study:
     """Reads and checks a study file, and the study files it builds on.
 
@@ -53,7 +75,7 @@ def load_study(path: Path) -> Study:
         StudyError: with one line for each thing that is wrong.
     """
     try:
-        return Study.model_validate(_content(path, ()))
+        return Study.model_validate(content_of(path))
     except ValidationError as error:
         lines = [f"{path}: {_explain(detail)}" for detail in error.errors()]
         raise StudyError("\n".join(lines)) from error
@@ -86,8 +108,12 @@ def file_with(key: str, path: Path) -> Path:
     return next(file for file in files_of(path) if key in _read(file))
 
 
-def _content(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
-    """A study's parameters: its base's, each replaced where the file has the key itself."""
+def content_of(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """A study's parameters as its files have them: its base's, where it has not the key itself.
+
+    Raises:
+        StudyError: a file that is missing or no YAML, or that builds on itself.
+    """
     content = _read(path)
     base = content.pop("base", None)
     if base is None:
@@ -95,7 +121,7 @@ def _content(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
     under = _base_path(path, base)
     if under in (*above, path):
         raise StudyError(f"{path}: base {base!r} leads back to a file that builds on it")
-    return _content(under, (*above, path)) | content
+    return content_of(under, (*above, path)) | content
 
 
 def _base_path(path: Path, base: Any) -> Path:

@@ -177,6 +177,7 @@ def _record(name: str, targets: list[Path]) -> None:
     done = subprocess.run(
         [
             *(sys.executable, "-m", "snakemake", "--touch", "--forceall", "--cores", "1"),
+            "--no-hooks",
             *("--config", f"study={name}", "--", *map(str, targets)),
         ],
         capture_output=True,

@@ -136,7 +136,8 @@ def _commands(study: str, target: str) -> list[str]:
     """What DVC calls; after a pull Snakemake must first know what is here."""
     return [
         f"python -m barlow_atlas adopt --study {study}",
-        f"{SNAKEMAKE} --config study={study} -- {target}",
+        # What it replaces DVC has kept.
+        f"{SNAKEMAKE} --config study={study} replace=true -- {target}",
     ]
 
 

@@ -222,7 +222,7 @@ class Live:
     def status(self) -> dict[str, Any]:
         """What status.json says."""
         with self._status_lock:
-            pending = self._pending()
+            pending = self.pending()
             waiting = [job for job in self._submissions if job.file in pending]
             active = activity(self.name, waiting)
             left = self._left({job.file for job in waiting}, active)
@@ -232,7 +232,8 @@ class Live:
             jobs = self._submissions
             return status(self.name, jobs, pending, active, left, updated, load(), works)
 
-    def _pending(self) -> set[Path]:
+    def pending(self) -> set[Path]:
+        """The files of the jobs that are still to run."""
         made = {file: stat.st_mtime for file, stat in files_in(self._folders).items()}
         with self._contents_lock:
             known = self._read_records()
@@ -262,7 +263,7 @@ class Live:
         from barlow_atlas.report.page import study_page
 
         report = REPORTS / self.name / PAGE
-        if report.is_file() and not self._pending():
+        if report.is_file() and not self.pending():
             return report.read_bytes()
         with self._contents_lock:
             contents = self._read()

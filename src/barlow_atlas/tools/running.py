@@ -1,0 +1,72 @@
+"""Studies run through Snakemake, and what is said at their end."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from barlow_atlas.atlas.frames import probe_table, table_of
+from barlow_atlas.atlas.records import contents
+from barlow_atlas.study.models import Study
+from barlow_atlas.study.paths import KEPT_TABLES, PAGE, REPORTS, RESULTS, probed_milestone
+
+
+def snakemake(studies: Sequence[str], profile: str, replace: bool, more: Sequence[str]) -> int:
+    """Runs studies; returns Snakemake's exit status.
+
+    Args:
+        replace: whether what is finished may be trained again.
+        more: further arguments of Snakemake.
+    """
+    config = ("--config", f"study={','.join(studies)}", *(["replace=true"] if replace else []))
+    command = (sys.executable, "-m", "snakemake", "--profile", profile, *config, *more, "--", "all")
+    # Jobs call `python`: this environment's, also where nothing has activated it.
+    path = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", "")))
+    with subprocess.Popen(command, env=os.environ | {"PATH": path}) as process:
+        while True:
+            try:
+                return process.wait()
+            except KeyboardInterrupt:
+                continue  # Snakemake has it too, and ends its jobs first
+
+
+def ending(name: str, study: Study) -> Iterator[str]:
+    """What a study that has run says: both answers, what they rest on, and where its page is.
+
+    A study that has no report says that.
+
+    Raises:
+        RecordError: a record is damaged.
+    """
+    from barlow_atlas.atlas.curves import mean_curves
+    from barlow_atlas.report.answer import answer
+
+    page = REPORTS / name / PAGE
+    if not page.is_file():
+        yield f"{name} has no report yet: `atlas run {name}` makes it"
+        return
+    yield study.title
+    curves = mean_curves(probe_table(contents(name, study)))
+    found = answer(curves, table_of(RESULTS / name, "effects"))
+    for verdict in found.verdicts:
+        yield f"{verdict.question} {verdict.answer}"
+    yield found.rests_on
+    if _reproduced(name, study):
+        yield "All numbers are those that git has of this study: they are reproduced."
+    yield f"The report: {page}   `atlas open {name}` shows it"
+
+
+def _reproduced(name: str, study: Study) -> bool:
+    """Whether a study that was trained here has the very numbers that git has of it."""
+    ends = (probed_milestone(name, run, study.milestones_of(run)[-1]) for run in study.runs())
+    if not all(file.is_file() for file in ends):
+        return False
+    tables = [str(RESULTS / name / table) for table in KEPT_TABLES]
+    asked = (
+        ("git", "ls-files", "--error-unmatch", "--", *tables),
+        ("git", "diff", "--quiet", "HEAD", "--", *tables),
+    )
+    return all(
+        subprocess.run(one, capture_output=True, check=False).returncode == 0 for one in asked
+    )

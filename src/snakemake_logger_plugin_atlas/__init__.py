@@ -1,0 +1,50 @@
+"""Snakemake's logger `atlas`: how far the studies are, instead of what each job is made of.
+
+What Snakemake itself says stays in its log file. A dry run, `--verbose` and `--printshellcmds` are
+answered in Snakemake's own words, as is everything that goes wrong.
+"""
+
+import logging
+import sys
+
+from snakemake_interface_logger_plugins.base import LogHandlerBase
+from snakemake_interface_logger_plugins.common import LogEvent
+
+from barlow_atlas.tools.console import Console
+
+SAID = ("Nothing to be done", "Complete log")
+"""How those of Snakemake's remarks begin that are passed on."""
+WRONG = (LogEvent.JOB_ERROR, LogEvent.GROUP_ERROR, LogEvent.ERROR)
+
+
+class LogHandler(LogHandlerBase):
+    """Writes to standard error: a live table on a terminal, else a line a minute."""
+
+    writes_to_stream = True
+    writes_to_file = False
+    has_filter = False
+    has_formatter = False
+    needs_rulegraph = False
+
+    def __post_init__(self) -> None:
+        asked = self.common_settings
+        self._plain = asked.dryrun or asked.verbose or asked.printshellcmds
+        self._console = Console(sys.stderr)
+        self._messages: dict[int, str] = {}
+
+    def emit(self, record: logging.LogRecord) -> None:
+        event = getattr(record, "event", None)
+        if self._plain or event in WRONG or record.levelno >= logging.WARNING:
+            self._console.say(self.format(record))
+        elif event == LogEvent.JOB_INFO:
+            self._messages[record.jobid] = record.rule_msg or record.rule_name
+            if study := dict(record.wildcards.items()).get("study"):
+                self._console.follow(study)
+        elif event == LogEvent.JOB_FINISHED:
+            self._console.done(self._messages.pop(record.job_id, ""))
+        elif event is None and str(record.msg).startswith(SAID):
+            self._console.say(record.msg)
+
+    def close(self) -> None:
+        self._console.close()
+        super().close()
