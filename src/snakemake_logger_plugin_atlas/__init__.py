@@ -18,7 +18,7 @@ WRONG = (LogEvent.JOB_ERROR, LogEvent.GROUP_ERROR, LogEvent.ERROR)
 
 
 class LogHandler(LogHandlerBase):
-    """Writes to standard error: a live table on a terminal, else a line a minute."""
+    """Writes to standard error: a line a job, and how far the studies are."""
 
     writes_to_stream = True
     writes_to_file = False

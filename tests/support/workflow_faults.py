@@ -72,7 +72,7 @@ class Workflow:
     def finished_jobs(self) -> int:
         """How often Snakemake said that a segment is done, in all its lives here."""
         said = self.output.read_text()
-        return sum("Finished jobid" in line and "pretrain" in line for line in said.splitlines())
+        return said.count("done: Training ")
 
     def trainers(self) -> list[psutil.Process]:
         """The processes that train here."""

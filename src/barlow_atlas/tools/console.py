@@ -1,4 +1,6 @@
-"""What is said of studies that run: a table where there is a terminal, else a line a minute."""
+"""What is said of studies that run: a line a job, and how far all is: on a terminal in a table that
+stays below, else in a line a minute.
+"""
 
 import contextlib
 import json
@@ -71,8 +73,8 @@ class Console:
         self._rich.print(text, markup=False)
 
     def done(self, message: str) -> None:
-        """A job is done: a line of its own on a terminal; a log has one a minute."""
-        if self._rich.is_terminal and message:
+        """A job is done: a line of its own."""
+        if message:
             self.say(f"{time.strftime('%H:%M:%S')}  done: {message}")
 
     def close(self) -> None:
