@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 from loopback_slurm import KILL_WAIT_S, SEARCH_PATH, LoopbackSlurm
-from slurm_workflow import ARGUMENTS, Workflow, read_until
-from submitit_project import SOURCES, wait_for
+from slurm_workflow import ARGUMENTS, Workflow
+from submitit_project import SOURCES, read_until, wait_for
 
 
 @pytest.fixture(scope="module")
@@ -317,6 +317,18 @@ def test_a_second_ctrl_c_leaves_no_job(workflow: Workflow) -> None:
     assert process.returncode != 0
     assert "are being cancelled already" in output
     wait_for(lambda: not workflow.job_ids(), KILL_WAIT_S + 15, "the end of the job")
+
+
+def test_ctrl_c_leaves_no_job_where_nobody_reads_the_output(workflow: Workflow) -> None:
+    """As of `snakemake 2>&1 | tee log`, where tee gets the Ctrl-C as well."""
+    workflow.write(HELD.format(number=1))
+    process = workflow.on("n6")
+    read_until(process, "runs as")
+    assert process.stdout is not None
+    process.stdout.close()
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=30) != 0
+    assert workflow.job_ids() == []
 
 
 @pytest.mark.parametrize("cluster", ["slurm", "local"])
