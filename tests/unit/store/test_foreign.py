@@ -521,7 +521,7 @@ def test_what_the_offered_command_writes_is_read(
 
 @pytest.mark.slow
 def test_a_checkpoint_of_timms_own_saver_holds_two_sets(tmp_path: Path) -> None:
-    timm = pytest.importorskip("timm")
+    import timm
     from timm.utils import CheckpointSaver, ModelEmaV3
 
     network = timm.create_model("resnet18", pretrained=False)
