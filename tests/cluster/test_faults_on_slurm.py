@@ -242,7 +242,8 @@ def preemption_by_cancelling(training: Training, cluster: Cluster) -> tuple[str,
 
 
 def time_limit(training: Training, cluster: Cluster) -> tuple[str, str]:
-    limit = ("--set-resources", "pretrain:runtime=2", "--submitit-signal-delay", "30")
+    # Half of the limit, so that a trainer that is still being started has 67 s to hear of it.
+    limit = ("--set-resources", "pretrain:runtime=3", "--submitit-signal-delay", "90")
     training.wait_for_restart()
     training.on("low", "n1", *limit)
     training.wait_until_stopped()
