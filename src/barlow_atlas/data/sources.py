@@ -59,7 +59,12 @@ def locate(data_set: DataSet, raw: Path, mirrors: Sequence[str], report: Report)
         report(f"{leftover} remains of a download that was ended; delete it if none is running")
     for place in (str(raw), *mirrors):
         try:
-            found, finding = _in_place(data_set, place, raw, report)
+            folder = folder_of(place)
+            found, finding = (
+                _in_url(data_set, place, raw, report)
+                if folder is None
+                else _in_folder(data_set, folder)
+            )
         except DataError as error:
             found, finding = None, str(error)
         if found:
@@ -90,23 +95,23 @@ def _scheme(place: str) -> str:
     return scheme.lower() if separator else ""
 
 
-def _in_place(data_set: DataSet, place: str, raw: Path, report: Report) -> tuple[Path | None, str]:
-    """What a folder or URL offers: the verified path, or None and the reason in words.
+def folder_of(place: str) -> Path | None:
+    """The folder that a mirror is; None if it is an http(s) URL.
 
     Raises:
-        DataError: instead of the latter.
+        DataError: it is no URL, or one of another scheme.
     """
     match _scheme(place):
-        case "http" | "https":
-            taken_apart(place)  # what is no URL is said once, not of each file
-            return _in_url(data_set, place, raw, report)
-        case "file":
-            return _in_folder(data_set, Path(url2pathname(taken_apart(place).path)))
         case "":
-            return _in_folder(data_set, Path(place).expanduser())
+            return Path(place).expanduser()
+        case "file":
+            return Path(url2pathname(taken_apart(place).path))
+        case "http" | "https":
+            taken_apart(place)
+            return None
         case scheme:
             known = ", ".join(SCHEMES)
-            return None, f"the scheme {scheme} is not supported; {known} and folders are"
+            raise DataError(f"the scheme {scheme} is not supported; {known} and folders are")
 
 
 def _forget_parts(data_set: DataSet, raw: Path) -> None:
