@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from snakemake_executor_plugin_submitit.local import Free, choose_startable
 from snakemake_executor_plugin_submitit.submission import log_folder
-from submitit_project import SOURCES, Project, processes_with, wait_for
+from submitit_project import SOURCES, Project, processes_with, read_until, wait_for
 
 # A rule's command that records when it ran, with how many threads and which GPUs.
 RECORD = (
@@ -325,6 +325,31 @@ def test_ctrl_c_leaves_no_process_behind(project: Project, terminal: bool) -> No
     # They were told by SIGTERM and had the time to save.
     assert len(list(project.folder.glob("saved*"))) == 2, output
     assert len(list(project.folder.glob("started*"))) == 2, output
+
+
+@pytest.mark.parametrize("end", ["the job fails", "Ctrl-C"])
+def test_a_snakemake_whose_output_nobody_reads_ends_with_its_jobs(
+    project: Project, end: str
+) -> None:
+    """As behind `| head`, or behind a `tee` that got the Ctrl-C as well."""
+    project.environment["PYTHONUNBUFFERED"] = "1"  # what is printed fails at once
+    project.write(
+        """
+        rule one:
+            output: "x.txt"
+            shell: "while [ ! -e go ]; do sleep 0.2; done; exec -a fails-$PWD false"
+        """
+    )
+    process = project.start("--jobs", "1", "--cores", "1", "one")
+    read_until(process, "runs as")
+    assert process.stdout is not None
+    process.stdout.close()
+    if end == "Ctrl-C":
+        process.send_signal(signal.SIGINT)
+    else:
+        (project.folder / "go").touch()
+    assert process.wait(timeout=30) != 0
+    wait_for(lambda: processes_with(str(project.folder)) == [], 30, "the end of all processes")
 
 
 def test_no_job_starts_after_a_failure(project: Project) -> None:

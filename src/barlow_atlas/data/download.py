@@ -5,6 +5,7 @@ import contextlib
 import fcntl
 import http.client
 import os
+import string
 import time
 import urllib.error
 import urllib.request
@@ -12,7 +13,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
-from urllib.parse import unquote, urlsplit, urlunsplit
+from urllib.parse import SplitResult, quote, unquote, urlsplit, urlunsplit
 
 from barlow_atlas.atomic import writing
 from barlow_atlas.data.errors import DataError
@@ -23,11 +24,34 @@ TRIES = 3
 """How often a download that broke off is gone on with, while it gets further."""
 REPORT_EVERY_S = 10.0
 _BLOCK = 1 << 18
+_PAGE = (b"<!doctype", b"<html")
+
+
+def taken_apart(url: str) -> SplitResult:
+    """The parts of a URL; raises DataError, which repeats nothing of it, if it has none."""
+    try:
+        parts = urlsplit(url)
+        _ = parts.port  # looked at here, as nothing else does before a request
+    except ValueError:
+        raise DataError(
+            "this is no URL: a bracket is open, or its port is no number. In user and password "
+            "write / ? # @ : as %2F %3F %23 %40 %3A"
+        ) from None
+    return parts
+
+
+def below(url: str, name: str) -> str:
+    """The URL of a file in the folder that `url` is of; what a query says goes for both."""
+    parts = taken_apart(url)
+    return urlunsplit(parts._replace(path=f"{parts.path.rstrip('/')}/{name}"))
 
 
 def public(url: str) -> str:
     """A URL without what may be secret in it: user, password, query."""
-    parts = urlsplit(url)
+    try:
+        parts = taken_apart(url)
+    except DataError:
+        return f"{url.partition('://')[0]}://..."
     return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment=""))
 
 
@@ -83,7 +107,7 @@ def _go_on(url: str, file: IO[bytes], report: Callable[[str], None]) -> None:
     resumable = start > 0  # of another call, which kept it for that
     try:
         with urllib.request.urlopen(_request(url, start), timeout=TIMEOUT_S) as answer:
-            if answer.headers.get_content_type() == "text/html":
+            if answer.headers.get_content_type() == "text/html" or _is_page(answer):
                 raise _BrokenOff(f"{name}: a web page comes instead; must one sign in?", resumable)
             resumable = answer.headers.get("Accept-Ranges") == "bytes" or answer.status == 206
             if answer.status != 206 and start:
@@ -93,7 +117,10 @@ def _go_on(url: str, file: IO[bytes], report: Callable[[str], None]) -> None:
             _copy(answer, file, name, start, report)
     except urllib.error.HTTPError as error:
         if error.code != 416:  # what is there is as long as the file, or longer: the checksum tells
-            raise _BrokenOff(f"{name}: {error}", resumable) from error
+            # What follows the first line, or names another URL, is not for everybody.
+            circle = "it is sent on in a circle, or to what is no http(s) URL"
+            told = circle if 300 <= error.code < 400 else str(error).partition("\n")[0]
+            raise _BrokenOff(f"{name}: {told}", resumable) from error
     except (OSError, ValueError, http.client.HTTPException, zlib.error) as error:
         reason = getattr(error, "reason", error)
         silent = f"no answer for {TIMEOUT_S:g} s"
@@ -101,10 +128,17 @@ def _go_on(url: str, file: IO[bytes], report: Callable[[str], None]) -> None:
         raise _BrokenOff(f"{name}: {what}, after {_size(file):,} bytes", resumable) from error
 
 
+def _is_page(answer: http.client.HTTPResponse) -> bool:
+    """Whether what comes begins as a web page does, whatever its headers say."""
+    return answer.peek(len(_PAGE[0])).lstrip().lower().startswith(_PAGE)
+
+
 def _request(url: str, start: int) -> urllib.request.Request:
-    parts = urlsplit(url)
+    parts = taken_apart(url)
     user, at, host = parts.netloc.rpartition("@")
-    request = urllib.request.Request(urlunsplit(parts._replace(netloc=host)))
+    path, query = (quote(part, safe=string.punctuation) for part in (parts.path, parts.query))
+    clean = parts._replace(netloc=host, path=path, query=query)
+    request = urllib.request.Request(urlunsplit(clean))
     request.add_header("User-Agent", "barlow-atlas")
     request.add_header("Accept-Encoding", "identity")
     if start:

@@ -15,7 +15,9 @@ FORMATS = ("JPEG", "PNG", "BMP", "DIB", "PPM", "TIFF", "WEBP", "GIF")
 """What is read, of files with several pictures the first."""
 MOST_PIXELS = 1 << 26
 """Of a picture that is decoded whole: at most 12 bytes each are held while it is read, 800 MB. A
-larger JPEG is decoded at a half, a quarter or an eighth of its size; others are refused."""
+larger JPEG is decoded at a half, a quarter or an eighth of its size, unless it is a progressive
+one, whose whole is held whatever is decoded of it; others are refused, and above Pillow's own limit
+(178,956,970) all."""
 MOST_BYTES = 1 << 29
 """Of a file."""
 LONGEST = 16
@@ -84,6 +86,8 @@ def _said(error: Exception, file: IO[bytes]) -> str:
     if isinstance(error, UnidentifiedImageError):
         file.seek(0)
         return f"it begins with {file.read(12)!r}"
+    if isinstance(error, Image.DecompressionBombError):
+        return "it has more pixels than any picture is read with; make it smaller"
     return str(error) or type(error).__name__
 
 
@@ -94,13 +98,13 @@ def _fit(image: Image.Image, size: int) -> None:
         raise ValueError(f"its mode {image.mode!r} has more than 8 bits a channel")
     width, height = image.size
     pixels = width * height
-    if pixels > MOST_PIXELS and size:
+    if pixels > MOST_PIXELS and size and not image.info.get("progressive"):
         shrink = next((n for n in (2, 4, 8) if pixels <= MOST_PIXELS * n * n), 8)
         image.draft(None, (width // shrink, height // shrink))
     if image.width * image.height > MOST_PIXELS:
         raise ValueError(
-            f"{width} x {height} pixels are more than {MOST_PIXELS:,}, which no {image.format} "
-            "is decoded with; make it smaller"
+            f"{width} x {height} pixels are more than {MOST_PIXELS:,}, which such a {image.format} "
+            "is not decoded with; make it smaller"
         )
 
 

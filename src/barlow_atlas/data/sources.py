@@ -7,11 +7,10 @@ import re
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 from barlow_atlas.data.catalog import DataSet
-from barlow_atlas.data.download import fetch, public
+from barlow_atlas.data.download import below, fetch, public, taken_apart
 from barlow_atlas.data.errors import DataError
 
 Report = Callable[[str], None]
@@ -21,7 +20,7 @@ _SEPARATOR = re.escape(os.pathsep)
 _MIRROR = re.compile(
     # A colon separates folders, yet it is a part of a URL: behind its scheme, between user and
     # password, and before its port.
-    rf"[a-z][a-z0-9+.-]*://(?:[^/]*@)?(?:\[[^\]]*\]|[^/{_SEPARATOR}]*)(?::\d+)?"
+    rf"(?i:[a-z][a-z0-9+.-]*)://(?:[^/]*@)?(?:\[[^\]]*\]|[^/{_SEPARATOR}]*)(?::\d+)?"
     rf"(?:/[^{_SEPARATOR}]*)?"
     rf"|[^{_SEPARATOR}]+"
 )
@@ -59,25 +58,20 @@ def locate(data_set: DataSet, raw: Path, mirrors: Sequence[str], report: Report)
     for leftover in sorted(raw.glob(".download-*")) if raw.is_dir() else ():
         report(f"{leftover} remains of a download that was ended; delete it if none is running")
     for place in (str(raw), *mirrors):
-        scheme = urlsplit(place).scheme if "://" in place else ""
-        if scheme in ("http", "https"):
-            try:
-                found, finding = _in_url(data_set, place, raw, report)
-            except DataError as error:
-                found, finding = None, str(error)
-        elif scheme and scheme not in SCHEMES:
-            found = None
-            finding = f"the scheme {scheme} is not supported; {', '.join(SCHEMES)} and folders are"
-        else:
-            folder = Path(
-                url2pathname(urlsplit(place).path) if scheme == "file" else place
-            ).expanduser()
-            found, finding = _in_folder(data_set, folder)
+        try:
+            folder = folder_of(place)
+            found, finding = (
+                _in_url(data_set, place, raw, report)
+                if folder is None
+                else _in_folder(data_set, folder)
+            )
+        except DataError as error:
+            found, finding = None, str(error)
         if found:
             report(f"{data_set.title}: using {found}")
             _forget_parts(data_set, raw)
             return found
-        note(public(place) if scheme else place, finding)
+        note(public(place) if _scheme(place) else place, finding)
     urls = [file.url for file in data_set.files if file.url]
     if archive is None and len(urls) == len(data_set.files):
         try:
@@ -93,6 +87,31 @@ def locate(data_set: DataSet, raw: Path, mirrors: Sequence[str], report: Report)
         except DataError as error:
             note(archive.url, str(error))
     raise DataError(_not_found(data_set, raw, findings))
+
+
+def _scheme(place: str) -> str:
+    """Of a URL, in lower case; empty for a folder."""
+    scheme, separator, _ = place.partition("://")
+    return scheme.lower() if separator else ""
+
+
+def folder_of(place: str) -> Path | None:
+    """The folder that a mirror is; None if it is an http(s) URL.
+
+    Raises:
+        DataError: it is no URL, or one of another scheme.
+    """
+    match _scheme(place):
+        case "":
+            return Path(place).expanduser()
+        case "file":
+            return Path(url2pathname(taken_apart(place).path))
+        case "http" | "https":
+            taken_apart(place)
+            return None
+        case scheme:
+            known = ", ".join(SCHEMES)
+            raise DataError(f"the scheme {scheme} is not supported; {known} and folders are")
 
 
 def _forget_parts(data_set: DataSet, raw: Path) -> None:
@@ -190,19 +209,18 @@ def _fault_in_folder(data_set: DataSet, folder: Path) -> str | None:
 
 def _in_url(data_set: DataSet, base: str, raw: Path, report: Report) -> tuple[Path | None, str]:
     """What a web server offers: archive first, single files otherwise; fetched into `raw`."""
-    base = base.rstrip("/")
     report(f"{data_set.title}: trying {public(base)}")
     archive, folder = data_set.archive, _official_folder(data_set)
     findings = []
     if archive:
         try:
-            url = f"{base}/{archive.name}"
+            url = below(base, archive.name)
             return _download(url, raw / archive.name, archive.md5, archive.size, report), ""
         except DataError as error:
             findings.append(str(error))
     try:
         for file in data_set.files:
-            url, target = f"{base}/{folder}/{file.name}", raw / folder / file.name
+            url, target = below(base, f"{folder}/{file.name}"), raw / folder / file.name
             _download(url, target, file.md5, file.size, report)
     except DataError as error:
         findings.append(str(error))

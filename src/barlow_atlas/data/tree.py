@@ -186,8 +186,11 @@ def _target(link: str) -> str:
 
 
 def shown(name: str) -> str:
-    """A file's name as it can be printed: bytes that are no UTF-8 are written as \\xe9."""
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
+    """A file's name as it can be printed: bytes that are no UTF-8, and what would break the line or
+    steer the terminal, are written as \\xe9.
+    """
+    told = os.fsencode(name).decode("utf-8", "backslashreplace")
+    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in told)
 
 
 def refuse(what: str, faults: list[str], advice: str) -> None:

@@ -372,8 +372,10 @@ def _read(path: Path, content: bytes) -> Any:
         refused = NEEDS_CODE.search(str(error))
         if refused:
             raise _needs_code(path, refused[0]) from error
-        # Torch puts general advice before what has happened.
-        happened = str(error).rpartition("WeightsUnpickler error:")[2].strip().partition("\n")[0]
+        # Torch puts general advice before and after what has happened.
+        happened = re.split(r"\n|\. ", str(error).rpartition("WeightsUnpickler error:")[2].strip())[
+            0
+        ]
         raise ForeignError(
             f"{path} ({len(content):,} bytes, begins with {content[:8]!r}) is truncated, damaged, "
             "or neither safetensors nor written by torch.save "

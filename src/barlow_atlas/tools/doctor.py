@@ -23,8 +23,9 @@ from ruamel.yaml import YAML
 
 from barlow_atlas.data.catalog import DataSet
 from barlow_atlas.data.download import public
+from barlow_atlas.data.errors import DataError
 from barlow_atlas.data.prepared import load
-from barlow_atlas.data.sources import parse_mirrors
+from barlow_atlas.data.sources import folder_of, parse_mirrors
 from barlow_atlas.data.survey import outdated, read_sources, skipped_told, survey
 from barlow_atlas.errors import AtlasError
 from barlow_atlas.study.errors import StudyError
@@ -251,9 +252,13 @@ def check_data(data_set: DataSet, mirrors: Sequence[str]) -> Check:
     archive = data_set.archive
     names = [data_set.official_folder, *([archive.name] if archive else [])]
     for place in (str(RAW_DATA), *mirrors):
-        if re.match(r"https?://", place):
+        try:
+            local = folder_of(place)
+        except DataError as error:
+            remedy = "correct it in BARLOW_ATLAS_DATA, or in the study's `data_mirrors`"
+            return Check("warning", "data", f"{public(place)}: {error}", remedy)
+        if local is None:
             return Check("ok", "data", f"{data_set.name} will be looked for at {public(place)}")
-        local = Path(place.removeprefix("file://")).expanduser()
         there = next((local / name for name in names if (local / name).exists()), None)
         if there:
             return Check("ok", "data", f"{data_set.name} will be prepared from {there}")

@@ -157,6 +157,7 @@ def test_what_cannot_be_read_is_refused(open_root: Path, name: str) -> None:
         (lambda r: (r / "val").mkdir() or (r / "test").rename(r / "x"), "found neither.*are: tra"),
         (lambda r: shutil.rmtree(r / "test/dog"), "Without test images: dog"),
         (lambda r: os.mkdir(os.fsencode(r) + b"/train/caf\xe9"), r"name caf\\xe9 is not UTF-8"),
+        (lambda r: (r / "train/a\n\x1b[2J").mkdir(), r"train: a\\n\\x1b\[2J has no images"),
         (lambda r: shutil.rmtree(r / "test") or (r / "test").symlink_to("train"), "found neither"),
     ],
 )

@@ -43,20 +43,21 @@ class Server(BaseHTTPRequestHandler):
         if fault == "noanswer":
             Server.ended.wait(20)
             return
-        if fault in ("redirect", "loop", "503", "404"):
-            self.send_response({"redirect": 302, "loop": 302}.get(fault) or int(fault))
-            if fault in ("redirect", "loop"):
-                self.send_header("Location", "/plain/x" if fault == "redirect" else self.path)
+        if fault in ("redirect", "loop", "away", "503", "404"):
+            to = {"redirect": "/plain/x", "loop": self.path, "away": f"s3://b/x?key={SECRET}"}
+            self.send_response(302 if fault in to else int(fault))
+            if fault in to:
+                self.send_header("Location", to[fault])
             self.send_header("Content-Length", "0")
             self.end_headers()
             return
         body, resumes = Server.content[start:], fault in ("drop", "resume", "stall-resume")
-        if fault == "login":
+        if fault.startswith("login"):
             body = b"<html>please sign in</html>"
         if fault == "gzip":
             body = gzip.compress(body)
         if not resumes:
-            body = Server.content if fault not in ("login", "gzip") else body
+            body = Server.content if fault[:5] not in ("login", "gzip") else body
         self.send_response(206 if given and resumes else 200)
         self.send_header("Content-Type", "text/html" if fault == "login" else "application/x-tar")
         if resumes:
@@ -114,17 +115,20 @@ def test_what_can_be_had_is_had(server: str, tmp_path: Path, fault: str) -> None
         ("break", f"broke off at {len(CONTENT) // 2:,} of {len(CONTENT):,} bytes"),
         ("503", "HTTP Error 503"),
         ("404", "HTTP Error 404"),
-        ("loop", "infinite loop"),
+        ("loop", "it is sent on in a circle, or to what is no http"),
+        ("away", "it is sent on in a circle, or to what is no http"),
         ("login", "a web page comes instead; must one sign in?"),
+        ("login-untyped", "a web page comes instead; must one sign in?"),
     ],
 )
 def test_what_cannot_is_said_in_time_and_leaves_nothing(
     server: str, tmp_path: Path, fault: str, told: str
 ) -> None:
     started = time.monotonic()
-    with pytest.raises(DataError, match=f"^x: .*{told}"):
+    with pytest.raises(DataError, match=f"^x: .*{told}") as caught:
         fetch(f"{server}/{fault}/x", tmp_path / "x", silent)
     assert time.monotonic() - started < 10
+    assert len(str(caught.value).splitlines()) == 1
     assert list(tmp_path.iterdir()) == []
 
 
@@ -203,6 +207,7 @@ def test_progress_has_speed_and_time_left(
         ("http://[::1]:80/a:http://u:p@[::1]/b", ("http://[::1]:80/a", "http://u:p@[::1]/b")),
         ("https://u:p%40%2F@host", ("https://u:p%40%2F@host",)),
         ("ftp://host/a:~/b", ("ftp://host/a", "~/b")),
+        ("HTTPS://host:8443/a:/b", ("HTTPS://host:8443/a", "/b")),
     ],
 )
 def test_places_are_taken_apart_as_they_are_meant(text: str, places: tuple[str, ...]) -> None:
@@ -217,7 +222,7 @@ def test_a_password_is_sent_to_its_server_only_and_never_told(
     facts = with_facts_of(facts, folder, archive)
     said: list[str] = []
     host = server.removeprefix("http://")
-    for fault in ("503", "404", "noanswer", "redirect", "login", "stall"):
+    for fault in ("503", "404", "noanswer", "redirect", "away", "login", "stall"):
         place = f"http://alice:{SECRET}@{host}/{fault}?token={SECRET}"
         with pytest.raises(DataError) as caught:
             locate(facts, tmp_path / "raw", [place], said.append)
@@ -229,6 +234,39 @@ def test_a_password_is_sent_to_its_server_only_and_never_told(
     keys = {path: sent for path, _, sent in Server.asked}
     assert keys.pop("/plain/x") is None
     assert set(keys.values()) == {key}
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"http://alice:{SECRET}#@host:80/sets",
+        f"http://alice:{SECRET}?@host/sets",
+        f"https://host:{SECRET}/sets",
+        f"http://alice:{SECRET}@[::1/sets",
+        f"file://alice:{SECRET}@[::1/sets",
+    ],
+)
+def test_what_is_no_url_is_said_without_its_secret(tmp_path: Path, url: str) -> None:
+    facts, _ = small_cifar(tmp_path / "own")
+    said: list[str] = []
+    with pytest.raises(DataError) as caught:
+        locate(facts, tmp_path / "raw", [url], said.append)
+    scheme = url.partition("://")[0]
+    assert str(caught.value).count(f"{scheme}://...: this is no URL") == 1
+    assert SECRET not in "\n".join([*said, str(caught.value)])
+
+
+def test_a_mirror_may_have_a_signature_and_spaces(
+    server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    facts, folder = small_cifar(tmp_path / "own")
+    archive = tmp_path / "own/small.tar.gz"
+    facts = with_facts_of(facts, folder, archive)
+    monkeypatch.setattr(Server, "content", archive.read_bytes())
+    mirror = f"{server}/plain/data sets%20/?sig=a%2Fb&key={SECRET}"
+    locate(facts, tmp_path / "raw", [mirror], silent)
+    (asked,) = (path for path, *_ in Server.asked)
+    assert asked == f"/plain/data%20sets%20/small.tar.gz?sig=a%2Fb&key={SECRET}"
 
 
 @pytest.mark.parametrize("scheme", ["s3", "gs", "ftp"])

@@ -189,8 +189,17 @@ def test_of_a_very_long_picture_the_middle_is_stored(tmp_path: Path, size: tuple
 # Nothing but DataError, and no more memory than is stated
 
 
-def jpeg(size: tuple[int, int], where: Path) -> None:
-    Image.new("L", size, 200).save(where, "JPEG")
+def jpeg(size: tuple[int, int], where: Path, **how: object) -> None:
+    Image.new("L", size, 200).save(where, "JPEG", **how)  # type: ignore[arg-type]
+
+
+def wide_webp(where: Path) -> None:
+    """Two small pictures on a canvas of 16,384 x 16,384."""
+    frames = [Image.new("RGB", (16, 16), colour) for colour in (RED, BLUE)]
+    frames[0].save(where, "WEBP", save_all=True, append_images=frames[1:], lossless=True)
+    content = bytearray(where.read_bytes())
+    content[24:30] = 2 * (16_383).to_bytes(3, "little")
+    where.write_bytes(content)
 
 
 def flat_png(width: int, height: int, where: Path) -> None:
@@ -202,6 +211,11 @@ def flat_png(width: int, height: int, where: Path) -> None:
     ("make", "whole"),
     [
         (lambda p: jpeg((12_000, 11_000), p), True),  # 132 million pixels, decoded at a half
+        # All of a progressive one is held, whatever is decoded of it.
+        (lambda p: jpeg((12_000, 11_000), p, progressive=True), False),
+        (lambda p: jpeg((8_000, 8_000), p, progressive=True), True),
+        (lambda p: jpeg((20_000, 16_000), p), False),
+        (wide_webp, False),
         (lambda p: jpeg((65_000, 1), p), True),
         (lambda p: jpeg((1, 65_000), p), True),
         (lambda p: flat_png(1, 4_000_000, p), True),

@@ -5,6 +5,7 @@ import importlib
 import itertools
 import os
 import re
+import resource
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,7 +22,9 @@ from barlow_atlas.__main__ import main
 from barlow_atlas.atomic import TEMPORARY, WriteError, replace_folder, write_atomically
 from barlow_atlas.data.catalog import DataSet, class_folder
 from barlow_atlas.data.preparation import prepare
+from barlow_atlas.study.file import load_study
 from barlow_atlas.study.paths import ANALYSED, COLLECTED, LEDGER, REPORTED
+from barlow_atlas.tools.export.tracking import WRITERS, track
 
 ROOT = Path(__file__).parents[3]
 FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
@@ -203,3 +206,37 @@ def prepared(own: DataSet, folder: Path, operation: str, code: int, due: int) ->
     except WriteError as error:
         return str(error)
     return None
+
+
+@contextmanager
+def files_of_at_most(size: int) -> Iterator[None]:
+    """The system itself takes no more bytes of a file, whoever writes it, and by what means."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("writer", WRITERS)
+def test_an_export_that_others_write_survives(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writer: str
+) -> None:
+    """TensorBoard's and DVCLive's code, which opens its files as it likes."""
+    monkeypatch.chdir(tmp_path)
+    write(JOB_FILES)
+    study = load_study(ROOT / "params/demo.yaml").model_copy(update={"seeds": (1,)})
+    track("demo", study, writer, Path("out"))
+    before = tree(tmp_path)
+    for fault in (
+        *(files_of_at_most(size) for size in (0, 50)),
+        faulty("fsync", errno.EIO),
+        faulty("rename", errno.EDQUOT),
+    ):
+        with fault, pytest.raises(WriteError, match=r"^cannot write out.*What was there before"):
+            track("demo", study, writer, Path("out"))
+        assert tree(tmp_path) == before
+    track("demo", study, writer, Path("out"))
+    assert tree(tmp_path) == before

@@ -82,6 +82,13 @@ def test_data_prepared_raw_mirrored_downloadable_or_nowhere(
     mirror = tmp_path / "mirror"
     (mirror / "cifar-10-batches-py").mkdir(parents=True)
     assert doctor.check_data(cifar, (str(mirror),)).level == "ok"
+    assert doctor.check_data(cifar, (mirror.as_uri(),)).level == "ok"
+    assert "at https://host/x" in doctor.check_data(cifar, ("HTTPS://me:s3cret@host/x",)).told
+    for place, fault in (("s3://me:s3cret@b/x", "scheme s3"), ("http://me:s3cret#@h", "no URL")):
+        refused = doctor.check_data(cifar, (place,))
+        assert refused.level == "warning"
+        assert fault in refused.told
+        assert "s3cret" not in refused.told
     (tmp_path / "results/data/raw").mkdir(parents=True)
     (tmp_path / "results/data/raw/cifar-10-python.tar.gz").write_text("")
     assert "results/data/raw" in doctor.check_data(cifar, ()).told

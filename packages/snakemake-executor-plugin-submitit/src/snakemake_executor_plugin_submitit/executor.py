@@ -8,6 +8,7 @@ threads; Snakemake's polling thread (:meth:`Executor.check_active_jobs`) waits f
 from __future__ import annotations
 
 import asyncio
+import atexit
 import json
 import os
 import signal
@@ -54,6 +55,8 @@ class Executor(RemoteExecutor):  # type: ignore[misc]
                 f"{sys.executable} does not have. Install it: pip install submitit"
             )
         self._cluster = self._make_cluster()
+        # A Snakemake whose output nobody reads fails before it has cancelled anything.
+        atexit.register(self._cluster.cancel)
         self._worker = ThreadPoolExecutor(1, "submitit", initializer=block_sigint)
         self._cancelled = False
         self._interrupted = False
@@ -172,17 +175,26 @@ class Executor(RemoteExecutor):  # type: ignore[misc]
     ) -> AsyncGenerator[SubmittedJobInfo, None]:
         if not active_jobs:
             return  # also when Snakemake's polling thread is ahead of `__post_init__`
+        try:
+            for info in await self._still_active(active_jobs):
+                yield info
+        except Exception as error:
+            # Snakemake stops the workflow then, but would leave the jobs running.
+            try:
+                self._cluster.cancel()
+            finally:
+                # Raised, it would be printed before it is told, and where nobody reads the output
+                # any more that fails: Snakemake would wait for ever.
+                self.workflow.scheduler.executor_error_callback(error)
+
+    async def _still_active(self, active_jobs: list[SubmittedJobInfo]) -> list[SubmittedJobInfo]:
+        """Has the cluster go on, and reports the jobs that have ended."""
         submissions = [_submission_of(info) for info in active_jobs]
         waiting = [s for s in submissions if s.info.external_jobid is None]
         loop = asyncio.get_running_loop()
-        try:
-            outcomes = await loop.run_in_executor(
-                self._worker, self._cluster.step, submissions, self._stopping()
-            )
-        except Exception:
-            # Snakemake stops the workflow then, but would leave the jobs running.
-            self._cluster.cancel()
-            raise
+        outcomes = await loop.run_in_executor(
+            self._worker, self._cluster.step, submissions, self._stopping()
+        )
         for submission in waiting:
             if submission.log is not None:
                 note = f" ({submission.note})" if submission.note else ""
@@ -190,12 +202,14 @@ class Executor(RemoteExecutor):  # type: ignore[misc]
                     f"Job {submission.info.job.jobid} runs as {submission.info.external_jobid}"
                     f"{note}, log: {os.path.relpath(submission.log)}"
                 )
+        active = []
         for submission in submissions:
             outcome = outcomes.get(submission)
             if outcome is None or self._cancelled:
-                yield submission.info
+                active.append(submission.info)
             else:
                 self._report(submission, outcome)
+        return active
 
     def cancel_jobs(self, active_jobs: list[SubmittedJobInfo]) -> None:
         """Stops all jobs.
@@ -208,6 +222,7 @@ class Executor(RemoteExecutor):  # type: ignore[misc]
 
     def shutdown(self) -> None:
         super().shutdown()
+        atexit.unregister(self._cluster.cancel)
         self._worker.shutdown()
         self._cluster.close()
         if threading.current_thread() is threading.main_thread():

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 from loopback_slurm import KILL_WAIT_S, SEARCH_PATH, LoopbackSlurm
-from slurm_workflow import ARGUMENTS, Workflow, read_until
-from submitit_project import SOURCES, wait_for
+from slurm_workflow import ARGUMENTS, Workflow
+from submitit_project import SOURCES, read_until, wait_for
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +101,7 @@ def test_jobs_that_cannot_start_are_said_and_the_hopeless_fail(workflow: Workflo
     workflow.write(
         f"""
         rule all:
-            input: "held", "after", "long"
+            input: "held", "after", "long", "down"
         rule held:
             output: "held"
             resources: slurm_extra="-H"
@@ -114,20 +114,31 @@ def test_jobs_that_cannot_start_are_said_and_the_hopeless_fail(workflow: Workflo
             output: "long"
             resources: runtime=100
             shell: "touch {{output}}"
+        rule down:
+            output: "down"
+            resources: slurm_partition="frail", slurm_extra="--nodelist=n4"
+            shell: "touch {{output}}"
         """
     )
-    process = workflow.on("n6", "--keep-going", "--submitit-status-interval", "3")
-    said = ""
-    for _ in range(2):
-        said += read_until(process, "it can never start")
-    process.send_signal(signal.SIGTERM)
-    began = time.monotonic()
-    rest, _ = process.communicate(timeout=60)
-    assert time.monotonic() - began < 30
+    workflow.slurm.run("scontrol", "update", "PartitionName=frail", "State=DOWN")
+    try:
+        process = workflow.on("n6", "--keep-going", "--submitit-status-interval", "3")
+        said = ""
+        for _ in range(2):
+            said += read_until(process, "it can never start")
+        if "waits (PartitionDown)" not in said:
+            said += read_until(process, "waits (PartitionDown)")
+        process.send_signal(signal.SIGTERM)
+        began = time.monotonic()
+        rest, _ = process.communicate(timeout=60)
+        assert time.monotonic() - began < 30
+    finally:
+        workflow.slurm.run("scontrol", "update", "PartitionName=frail", "State=UP")
     said += rest
     assert "rule after failed: it can never start (DependencyNeverSatisfied)" in said
     assert "rule long failed: it can never start (PartitionTimeLimit)" in said
-    assert said.count("waits (JobHeldUser)") == 1
+    for reason in ("JobHeldUser", "PartitionDown"):
+        assert said.count(f"waits ({reason})") == 1
     assert "was not started, as the workflow is stopping" in said
     assert workflow.job_ids() == []
 
@@ -317,6 +328,18 @@ def test_a_second_ctrl_c_leaves_no_job(workflow: Workflow) -> None:
     assert process.returncode != 0
     assert "are being cancelled already" in output
     wait_for(lambda: not workflow.job_ids(), KILL_WAIT_S + 15, "the end of the job")
+
+
+def test_ctrl_c_leaves_no_job_where_nobody_reads_the_output(workflow: Workflow) -> None:
+    """As of `snakemake 2>&1 | tee log`, where tee gets the Ctrl-C as well."""
+    workflow.write(HELD.format(number=1))
+    process = workflow.on("n6")
+    read_until(process, "runs as")
+    assert process.stdout is not None
+    process.stdout.close()
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=30) != 0
+    assert workflow.job_ids() == []
 
 
 @pytest.mark.parametrize("cluster", ["slurm", "local"])

@@ -19,8 +19,8 @@ from pathlib import Path
 
 import pytest
 from loopback_slurm import KILL_WAIT_S, LoopbackSlurm
-from slurm_workflow import Workflow, read_until
-from submitit_project import wait_for, write_trainer
+from slurm_workflow import Workflow
+from submitit_project import read_until, wait_for, write_trainer
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
-import pytest
 from loopback_slurm import LoopbackSlurm
 from submitit_project import Project
 
@@ -52,14 +51,3 @@ class Workflow(Project):
         """Of the jobs in the queue or running, by the folder that they work in."""
         listed = self.slurm.run("squeue", "--array", "--noheader", "--format=%i|%Z").splitlines()
         return [line.partition("|")[0] for line in listed if line.endswith(f"|{self.folder}")]
-
-
-def read_until(process: subprocess.Popen[str], words: str) -> str:
-    """The lines of its output up to the first with ``words``; fails the test if there is none."""
-    assert process.stdout is not None
-    seen = ""
-    for line in process.stdout:
-        seen += line
-        if words in line:
-            return seen
-    pytest.fail(f"{words!r} is not in the output:\n{seen}")

@@ -67,6 +67,17 @@ def wait_for(condition: Callable[[], object], seconds: float, what: str) -> None
         time.sleep(0.05)
 
 
+def read_until(process: subprocess.Popen[str], words: str) -> str:
+    """The lines of its output up to the first with ``words``; fails the test if there is none."""
+    assert process.stdout is not None
+    seen = ""
+    for line in process.stdout:
+        seen += line
+        if words in line:
+            return seen
+    pytest.fail(f"{words!r} is not in the output:\n{seen}")
+
+
 @dataclass
 class Project:
     """A folder with a Snakefile."""

@@ -1,0 +1,130 @@
+"""What it costs to prepare 30,000 small JPEGs of which 1 in 100 is no plain image file.
+
+Makes class folders as people have them, prepares them twice, first with damaged images among them
+and then without, checks every count, and prints a table in Markdown; benchmarks/preparation.md has
+one.
+"""
+
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from barlow_atlas.data.catalog import class_folder
+from barlow_atlas.data.errors import DataError
+from barlow_atlas.data.preparation import prepare
+from barlow_atlas.data.survey import read_sources
+from barlow_atlas.data.tree import SHOWN
+
+CLASSES, TRAIN, TEST, SIDE, STORED = 10, 2_500, 500, 64, 32
+EACH = 50
+"""Odd files of a kind."""
+
+
+def image(place: int) -> Image.Image:
+    pixels = np.random.default_rng(place).integers(0, 255, (8, 8, 3), dtype=np.uint8)
+    return Image.fromarray(pixels).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
+
+
+def places() -> Iterator[str]:
+    for part, count in (("train", TRAIN), ("test", TEST)):
+        for label in range(CLASSES):
+            for place in range(count):
+                yield f"{part}/class{label}/{place}.jpg"
+
+
+def hidden(root: Path, place: int) -> None:
+    folder = root / f"train/class{place % CLASSES}/.ipynb_checkpoints{place}"
+    folder.mkdir()
+    image(0).save(folder / "copy.jpg")
+
+
+def system(root: Path, place: int) -> None:
+    folder = root / f"train/class{place % CLASSES}/sub{place}/@eaDir"
+    folder.mkdir(parents=True)
+    image(0).save(folder / "thumbnail.jpg")
+
+
+def text(root: Path, place: int) -> None:
+    (root / f"train/class{place % CLASSES}/{place}.txt").write_text("words")
+
+
+def pipe(root: Path, place: int) -> None:
+    os.mkfifo(root / f"train/class{place % CLASSES}/pipe{place}.jpg")
+
+
+def link(root: Path, place: int) -> None:
+    (root / f"train/class{place % CLASSES}/link{place}.jpg").symlink_to("0.jpg")
+
+
+LEFT_OUT: dict[str, Callable[[Path, int], None]] = {
+    "hidden folder": hidden,
+    "system's folder": system,
+    "no image (.txt)": text,
+    "no regular file": pipe,
+    "link to what is read anyway": link,
+}
+
+
+def make(root: Path) -> list[Path]:
+    """The folders; returns the damaged images in them."""
+    for place, name in enumerate(places()):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        image(place).save(root / name, quality=85)
+    for odd in LEFT_OUT.values():
+        for place in range(EACH):
+            odd(root, place)
+    damaged = [root / f"train/class{place % CLASSES}/damaged{place}.jpg" for place in range(EACH)]
+    for path in damaged:
+        path.write_bytes((root / "train/class0/0.jpg").read_bytes()[:300])
+    return damaged
+
+
+def told(root: Path, damaged: int) -> str:
+    """Prepares the folders and checks what is said and counted."""
+    facts, folder = class_folder("many", str(root / "many"), STORED), root / "prepared"
+    if damaged:
+        try:
+            prepare(facts, folder, root)
+        except DataError as error:
+            lines = str(error).splitlines()
+            assert f"{damaged} of its images cannot be used" in lines[0], lines[0]
+            assert len([line for line in lines if "damaged" in line]) == SHOWN
+            assert f"  and {damaged - SHOWN} more" in lines
+            return f"refused: {damaged} damaged images, {SHOWN} of them by name"
+        raise AssertionError("damaged images were taken")
+    manifest, sources = prepare(facts, folder, root), read_sources(folder)
+    assert sources is not None
+    assert sources.skipped == dict.fromkeys(sorted(LEFT_OUT), EACH), sources.skipped
+    assert (manifest.train.images, manifest.test.images) == (CLASSES * TRAIN, CLASSES * TEST)
+    counted = ", ".join(f"{count} {reason}" for reason, count in sources.skipped.items())
+    return f"prepared: {sources.images:,} images; left out: {counted}"
+
+
+def main() -> None:
+    if len(sys.argv) == 3:
+        began = time.monotonic()
+        said = told(Path(sys.argv[1]), int(sys.argv[2]))
+        used = resource.getrusage(resource.RUSAGE_SELF)
+        seconds = f"{time.monotonic() - began:.0f} | {used.ru_utime + used.ru_stime:.0f}"
+        print(f"| {said} | {seconds} | {used.ru_maxrss / 1024:.0f} |", flush=True)
+        return
+    print("| what came of it | wall s | CPU s | peak MB |\n|---|---:|---:|---:|", flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        damaged = make(Path(folder) / "many")
+        for left in (len(damaged), 0):
+            # In a process of its own, whose memory is then that of the preparation.
+            subprocess.run([sys.executable, __file__, folder, str(left)], check=True)
+            for path in damaged:
+                path.unlink(missing_ok=True)
+
+
+if __name__ == "__main__":
+    main()
