@@ -608,6 +608,9 @@ SHAPES: dict[str, Callable[[], str]] = {
     "study": lambda: study_page(VIEW),
     "index": lambda: index_page(index_view(VIEW, EMPTY)),
     "empty": lambda: study_page(EMPTY),
+    "incomplete": lambda: study_page(
+        replace(VIEW, runs=VIEW.runs.assign(missing="200 400", milestones=4))
+    ),
     "ten methods": lambda: study_page(
         view_of(simulated({f"m{k}": falling for k in range(10)}, seeds=(1, 2), images=40))
     ),
@@ -955,7 +958,7 @@ def test_a_live_page_is_a_monitor(browser: Any, served: tuple[str, Path]) -> Non
     assert "time left not known yet" in told("live-text")
     assert told("live-machine") == status["machine"]
     line = page.locator("#live-now svg.spark path").get_attribute("d")
-    heights = [float(point.split(",")[1]) for point in re.split("[ML ]+", line)[1:]]
+    heights = [float(y) for y in re.findall(r"[ML][\d.]+[ ,]([\d.]+)", line)]
     assert heights == sorted(heights)
     assert len(heights) == 3, "falling losses go down the drawing"
     assert "loss 1.000" in told("live-now")
