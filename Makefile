@@ -7,7 +7,7 @@ SNAKEMAKE := $(BIN)/python -m snakemake
 # Jobs call `python`: the environment's, also in shells that have not activated it.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: demo test test-all lint wheels format report derive lock
+.PHONY: demo test test-all lint wheels format report paper derive lock
 PLUGIN := packages/snakemake-executor-plugin-submitit
 PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist worksteal --durations 15
 
@@ -55,6 +55,10 @@ report: .venv/installed
 	$(SNAKEMAKE) --profile profiles/local --config study=$(STUDY) partial=true \
 	    --allowed-rules reports record collect analyse report_study ledger \
 	    --forcerun record collect -- reports
+
+# reports/paper.pdf from the records of all studies; needs LaTeX, trains and probes nothing.
+paper: .venv/installed
+	$(BIN)/python -m barlow_atlas paper
 
 # What follows from studies and code: the JSON schema, DVC's stages, tables and graph of docs/.
 derive: .venv/installed

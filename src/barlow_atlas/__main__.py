@@ -150,6 +150,7 @@ def _parser() -> tuple[argparse.ArgumentParser, Collection[str]]:
     ):
         add_with_study(name, step)
     add("ledger", ledger)
+    add("paper", paper)
     added = add("verify-results", verify_results)
     added.add_argument("--study", nargs="+", default=[], help="(default: all, and the ledger)")
     exported = add_with_study("export", export)
@@ -430,6 +431,13 @@ def ledger(options: argparse.Namespace) -> None:
     from barlow_atlas.steps.ledger import write_ledger
 
     write_ledger()
+
+
+def paper(options: argparse.Namespace) -> None:
+    """Writes reports/paper.pdf: figures, tables and findings, every number from the records."""
+    from barlow_atlas.tools.paper import write_paper
+
+    _log(f"written: {write_paper()}")
 
 
 def verify_results(options: argparse.Namespace) -> int:

@@ -4,16 +4,18 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
-from matplotlib.figure import Figure
 
 from barlow_atlas.atlas import ledger
 from barlow_atlas.atlas.studies import claims_of
+from barlow_atlas.atomic import write_atomically
 from barlow_atlas.data.catalog import resolve
 from barlow_atlas.report import figures, page, tables
 from barlow_atlas.report.answer import answer
 from barlow_atlas.report.figures.panels import Panel, panels
 from barlow_atlas.report.objective import loss_course, overfitting
+from barlow_atlas.report.text import latex, markdown
 from barlow_atlas.study.models import Study
+from barlow_atlas.study.paths import CAPTION, FIGURE_PAGE
 
 CAPTIONS = {
     "answer": "Accuracy of the frozen features on test images along pre-training, mean over seeds "
@@ -81,7 +83,7 @@ def pictures_of(panels: Sequence[Panel]) -> tuple[page.Picture, ...]:
     """Each panel as a drawing of its own, one column wide, with the axes of all of them."""
     return tuple(
         page.Picture(
-            figures.svg(figures.answer_figure([panel], beside=panels), f"answer-{place}"),
+            figures.svg(figures.answer_figure([panel], beside=panels).figure, f"answer-{place}"),
             f"Accuracy along pre-training. {panel.told()}.",
         )
         for place, panel in enumerate(panels)
@@ -111,26 +113,52 @@ def _data_in_words(study: Study) -> str:
 
 
 def written_figures(
-    drawn: Mapping[str, Figure],
+    drawn: Mapping[str, figures.Drawing],
     titles: Mapping[str, str],
     results: Mapping[str, str],
     folder: Path,
+    made: str,
 ) -> tuple[page.Figure, ...]:
-    """Saves figures, and gives them as a page shows them.
+    """Saves figures, each with its caption for LaTeX, and all of them on a page of Markdown.
 
     Args:
         results: what a figure shows, in words; where there is none, its caption says it.
+        made: by which command and commits, a line of Markdown.
+
+    Returns:
+        The figures as a page shows them.
     """
-    return tuple(
+    shown = tuple(
         page.Figure(
             name,
-            titles[name].capitalize(),
-            CAPTIONS[name],
-            results.get(name) or CAPTIONS[name],
-            figures.save(figure, folder / f"{name}.pdf", folder / f"{name}.png"),
+            f"{titles[name][0].upper()}{titles[name][1:]}",
+            caption_of(name, drawing),
+            drawing.says or results.get(name) or CAPTIONS[name],
+            figures.save(drawing, folder / f"{name}.pdf", folder / f"{name}.png"),
         )
-        for name, figure in drawn.items()
+        for name, drawing in drawn.items()
     )
+    for figure in shown:
+        write_atomically(folder / f"{figure.name}{CAPTION}", f"{latex(figure.caption)}\n".encode())
+    write_atomically(folder / FIGURE_PAGE, figure_page(shown, made).encode())
+    return shown
+
+
+def caption_of(name: str, drawing: figures.Drawing) -> str:
+    """How a figure is read, then what it rests on; or why there is none."""
+    return drawing.says or " ".join(filter(None, (CAPTIONS[name], drawing.caption)))
+
+
+def figure_page(shown: Sequence[page.Figure], made: str) -> str:
+    """The figures with their captions, in Markdown."""
+    parts = ["# Figures", f"{made} It makes each as a PDF too, and its caption for LaTeX."]
+    for figure in shown:
+        parts += [
+            f"## {markdown(figure.title)}",
+            f"![{markdown(figure.alt)}]({figure.name}.png)",
+            markdown(figure.caption),
+        ]
+    return "\n\n".join(parts) + "\n"
 
 
 def written_tables(written: Mapping[str, tables.Table], folder: Path) -> tuple[page.TableView, ...]:

@@ -16,13 +16,15 @@ import pandas as pd
 from barlow_atlas.atlas.curves import line_name
 from barlow_atlas.atlas.frames import LINE
 from barlow_atlas.atomic import write_atomically
-from barlow_atlas.report.text import MINUS, markdown_table, plain
+from barlow_atlas.report.text import MINUS, duration, markdown_table, plain
 from barlow_atlas.report.text import latex as in_latex
 from barlow_atlas.report.text import markdown as in_markdown
 
 ENDINGS = ("csv", "md", "tex")
 INFINITY = "\N{INFINITY}"
 EMPTY = "Nothing to show yet."
+LONG = 60
+"""Characters of a cell of a page from which only its beginning is shown until it is asked for."""
 # Too long for a column: what the short name stands for is written once, below the table.
 STANDS_FOR = {"method": "objective", "variant": "setting"}
 
@@ -149,7 +151,7 @@ def markdown(table: Table) -> str:
 def html(table: Table) -> str:
     """A fragment for a page: `table` with caption, heads with scope, and the notes below it.
 
-    Numbers have `data-sort`, the raw value, for a page that sorts.
+    Numbers have `data-sort`, the raw value, for a page that sorts. Long texts unfold.
     """
     kinds = ["number" if column.to_right else "text" for column in table.columns]
     heads = "".join(
@@ -175,8 +177,19 @@ def _html_row(columns: Sequence[Column], row: Mapping[str, Any]) -> str:
             else ""
         )
         kind = "number" if column.to_right else "text"
-        cells.append(f'<td class="{kind}"{sort}>{hypertext.escape(column.cell(row))}</td>')
+        cells.append(f'<td class="{kind}"{sort}>{_on_demand(column.cell(row))}</td>')
     return "".join(cells)
+
+
+def _on_demand(text: str) -> str:
+    """A cell's text; of a long one its first words, which unfold."""
+    if len(text) <= LONG:
+        return hypertext.escape(text)
+    start = hypertext.escape(text[:LONG].rpartition(" ")[0] or text[:LONG])
+    return (
+        f"<details><summary>{start} \N{HORIZONTAL ELLIPSIS}</summary>"
+        f"<span>{hypertext.escape(text)}</span></details>"
+    )
 
 
 def _sortable(value: float) -> str:
@@ -405,7 +418,7 @@ def runs_table(runs: pd.DataFrame, title: str) -> Table:
             f"{0 if _missing(done) else int(done)} of {'?' if _missing(planned) else int(planned)}"
             for done, planned in zip(runs["milestones"], runs["planned"], strict=True)
         ],
-        took=[_duration(seconds) for seconds in runs["seconds"]],
+        took=["" if _missing(seconds) else duration(seconds) for seconds in runs["seconds"]],
         code=[_code(*pair) for pair in zip(runs["commit"], runs["changed"], strict=True)],
     )
     shown = [
@@ -428,16 +441,6 @@ def _code(commit: Any, changed: Any) -> str:
         return ""
     commits = "; ".join(part[:10] for part in str(commit).split("; "))
     return commits if _missing(changed) or not changed else f"{commits}, changed"
-
-
-def _duration(seconds: Any) -> str:
-    """Such as `1 h 02 min`, `12 min`, `40 s`; nothing where it is not known."""
-    if _missing(seconds):
-        return ""
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    hours, minutes = divmod(round(float(seconds) / 60), 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min"
 
 
 def beside_table(rows: pd.DataFrame, title: str, notes: Sequence[str] = ()) -> Table:

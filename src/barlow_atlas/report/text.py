@@ -29,6 +29,14 @@ def probe_words(probe: str, variant: str) -> str:
     return f"{'kNN' if probe == 'knn' else f'{probe} probe'} ({variant})"
 
 
+def duration(seconds: float) -> str:
+    """Such as 45 s, 12 min, 3.5 h or 21 d."""
+    for unit, length in (("d", 86400.0), ("h", 3600.0), ("min", 60.0)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.3g} {unit}"
+    return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
+
+
 # What LaTeX reads as a command or prints as another sign, and signs that a font lacks in text.
 _LATEX = {
     **{sign: f"\\{sign}" for sign in "&%$#_{}"},

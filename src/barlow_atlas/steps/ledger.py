@@ -1,6 +1,6 @@
 """What is said over all studies."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,6 +30,8 @@ from barlow_atlas.study import paths
 from barlow_atlas.study.models import Study
 from barlow_atlas.study.paths import REPORTS, RESULTS
 
+COMMAND = "python -m barlow_atlas ledger"
+
 
 def write_ledger(root: Path = Path()) -> None:
     """Writes what is said over all studies: claims, the papers' tables, the first page.
@@ -46,28 +48,18 @@ def write_ledger(root: Path = Path()) -> None:
     """
     folder = root / REPORTS
     studies = all_studies()
-    found = {
-        name: _tables(name, studies[name], root / RESULTS / name)
-        for name in studies
-        if is_analysed(name)
-    }
+    found = tables_of(studies, root)
     told = ledger.ledger(
         all_entries(studies),
         {name: table("claims") for name, table in found.items()},
     )
     write_atomically(folder / "claims.md", ledger_text.markdown(told).encode())
     frames.write_table(told, folder / "claims.csv")
-    effects_of = {name: table("effects") for name, table in found.items()}
-    published = read_published(paths.PUBLISHED)
-    joined = {
-        spec: (of_paper, _beside(of_paper, published, effects_of, studies))
-        for spec, of_paper in read_tables(paths.PAPER_TABLES).items()
-    }
+    joined = beside_papers(studies, found)
     written = {
         name: tables.beside_table(rows, spec.title, spec.notes)
         for name, (spec, rows) in joined.items()
     }
-    every_row = pd.concat([rows for _, rows in joined.values()], ignore_index=True)
     views = [study_view(name, studies[name], table) for name, table in found.items()]
     counted = [view for view in views if not page.is_example(view)]
     panels = [panel for view in counted for panel in panels_of(view, titled=True)]
@@ -75,7 +67,7 @@ def write_ledger(root: Path = Path()) -> None:
     drawn = {
         "answer": figures.answer_figure(panels, [(one.question, one.answer) for one in verdicts]),
         "claims": figures.claims_forest(told),
-        "published": figures.published(_for_figure(every_row)),
+        "published": figures.published(published_values(joined)),
     }
     titles = {
         "answer": "The answer over all studies",
@@ -83,7 +75,7 @@ def write_ledger(root: Path = Path()) -> None:
         "published": "Published beside measured",
     }
     results = {"answer": " ".join(f"{one.question} {one.answer}" for one in verdicts)}
-    shown = written_figures(drawn, titles, results, folder)
+    shown = written_figures(drawn, titles, results, folder, f"Made by `{COMMAND}`.")
     view = page.IndexView(
         studies=tuple(
             replace(view, pictures=pictures_of(panels_of(view, titled=True))) for view in views
@@ -91,16 +83,41 @@ def write_ledger(root: Path = Path()) -> None:
         claims=told,
         figures=tuple(figure for figure in shown if figure.name != "answer"),
         tables=written_tables(written, folder / "tables"),
-        command="python -m barlow_atlas ledger",
+        command=COMMAND,
     )
     write_atomically(folder / paths.PAGE, page.index_page(view).encode())
+
+
+Tables = Mapping[str, Callable[[str], pd.DataFrame]]
+"""For each study what gives its table of a name."""
+
+
+def tables_of(studies: Mapping[str, Study], root: Path = Path()) -> Tables:
+    """The tables of all studies that have results here, of what is kept in git of them."""
+    return {
+        name: _tables(name, study, root / RESULTS / name)
+        for name, study in studies.items()
+        if is_analysed(name)
+    }
+
+
+def beside_papers(
+    studies: Mapping[str, Study], found: Tables
+) -> dict[str, tuple[TableSpec, pd.DataFrame]]:
+    """Each of the papers' tables by its name, with its rows beside ours."""
+    effects_of = {name: table("effects") for name, table in found.items()}
+    published = read_published(paths.PUBLISHED)
+    return {
+        name: (spec, _beside(spec, published, effects_of, studies))
+        for name, spec in read_tables(paths.PAPER_TABLES).items()
+    }
 
 
 def _beside(
     spec: TableSpec,
     published: list[Published],
-    effects: dict[str, pd.DataFrame],
-    studies: dict[str, Study],
+    effects: Mapping[str, pd.DataFrame],
+    studies: Mapping[str, Study],
 ) -> pd.DataFrame:
     """A paper's table without the rows of studies that they do not fit, which are warned of."""
     rows = []
@@ -129,8 +146,9 @@ def _tables(name: str, study: Study, results: Path) -> Callable[[str], pd.DataFr
     return made.__getitem__
 
 
-def _for_figure(rows: pd.DataFrame) -> pd.DataFrame:
-    """Rows of `beside` as `figures.published` takes them, each published number once a line."""
+def published_values(joined: Mapping[str, tuple[TableSpec, pd.DataFrame]]) -> pd.DataFrame:
+    """All of these rows as `figures.published` takes them, each published number once a line."""
+    rows = pd.concat([rows for _, rows in joined.values()], ignore_index=True)
     line = ["percent", "dataset", "metric", "study", "our_method", "embedding_dim", "variant"]
     rows = rows[rows["percent"] != ""].drop_duplicates(line)
     labels = rows["method"] + ", " + rows["dataset"] + ", " + rows["metric"].str.replace("_", " ")

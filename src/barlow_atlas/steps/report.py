@@ -60,7 +60,8 @@ def report(name: str, study: Study, root: Path = Path()) -> None:
         "published": tables.beside_table(published, f"{title}: published beside measured"),
         "runs": tables.runs_table(table("runs"), f"{title}: runs"),
     }
-    shown = written_figures(drawn, paths.FIGURES, results, folder)
+    made = f"Made by `{view.command}` from runs of {page.provenance(view.runs)['Commits']}."
+    shown = written_figures(drawn, paths.FIGURES, results, folder, made)
     full = replace(
         view,
         pictures=pictures_of(panels),

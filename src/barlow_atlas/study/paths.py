@@ -36,7 +36,9 @@ FIGURES = {
 }
 TABLES = ("milestones", "effects", "label_free", "published", "runs")
 TABLE_ENDINGS = (".csv", ".md", ".tex")
-PICTURE_ENDINGS = (".png", ".pdf")
+CAPTION = ".caption.tex"
+FIGURE_ENDINGS = (".png", ".pdf", CAPTION)
+FIGURE_PAGE = "figures.md"
 PAGE = "index.html"
 
 
@@ -45,14 +47,16 @@ def files_of(names: Iterable[str], endings: Iterable[str]) -> tuple[str, ...]:
     return tuple(f"{name}{ending}" for name in names for ending in endings)
 
 
-REPORTED = (PAGE, *files_of(FIGURES, PICTURE_ENDINGS), *files_of(TABLES, TABLE_ENDINGS))
+REPORTED = (
+    *(PAGE, FIGURE_PAGE),
+    *files_of(FIGURES, FIGURE_ENDINGS),
+    *files_of(TABLES, TABLE_ENDINGS),
+)
 """What a study's report consists of, in `reports/<study>/`."""
 
 LEDGER = (
-    PAGE,
-    "claims.md",
-    "claims.csv",
-    *files_of(("answer", "claims", "published"), PICTURE_ENDINGS),
+    *(PAGE, FIGURE_PAGE, "claims.md", "claims.csv"),
+    *files_of(("answer", "claims", "published"), FIGURE_ENDINGS),
 )
 """What is said over all studies, in `reports/`, beside the papers' tables in `reports/tables/`."""
 

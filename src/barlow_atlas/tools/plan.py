@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tabulate import tabulate
 
+from barlow_atlas.report.text import duration
 from barlow_atlas.study.models import Run, Study
 from barlow_atlas.study.sizes import UnknownImages, counted
 from barlow_atlas.tools.costs import read_measurements
@@ -89,14 +90,6 @@ def _job_rows(
             limit = duration(60 * asked.runtime)
             queue = (str(asked.gpu), str(study.threads), str(asked.mem_mb), limit)
         yield (rule, str(len(own)), str(len(pending)), longest, whole, *queue)
-
-
-def duration(seconds: float) -> str:
-    """Such as 45 s, 12 min, 3.5 h or 21 d."""
-    for unit, length in (("d", 86400.0), ("h", 3600.0), ("min", 60.0)):
-        if seconds >= 2 * length:
-            return f"{seconds / length:.3g} {unit}"
-    return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
 
 
 def size(count: float) -> str:

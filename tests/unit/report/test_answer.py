@@ -248,7 +248,9 @@ def drawn(shape: str) -> tuple[tuple[Panel, ...], str]:
     """The panels of a study's figure, and all that is written in it."""
     view, told = read(shape)
     found = panels("", view.curves, view.signals, told, ("bt", "mix"))
-    figure = answer_figure(found, [(one.question, one.answer) for one in told.verdicts])
+    drawing = answer_figure(found, [(one.question, one.answer) for one in told.verdicts])
+    assert "lambda_bt" in drawing.caption
+    figure = drawing.figure
     figure.draw_without_rendering()
     assert figure.get_size_inches()[0] == (3.3 if len(found) == 1 else 7.2)
     return found, " ".join(text.get_text().replace("\n", " ") for text in figure.findobj(Text))

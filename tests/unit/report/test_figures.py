@@ -1,5 +1,6 @@
 """Figures: bytes, sizes in print, what must be readable in grey and by any colour vision."""
 
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -19,7 +20,8 @@ from barlow_atlas.atlas.records import recorded
 from barlow_atlas.atlas.training import TRAINING_COLUMNS, training_table
 from barlow_atlas.probes.packing import pack_correlations
 from barlow_atlas.report import figures
-from barlow_atlas.report.figures import canvas, epochs, lost, palette
+from barlow_atlas.report.figures import Drawing, canvas, epochs, lost, palette
+from barlow_atlas.report.study import caption_of
 from barlow_atlas.study.file import load_study
 
 HOSTILE = 'a $x_1 \\frac{ <script>alert("1")</script> & | \n\x00 $$ %'
@@ -55,7 +57,7 @@ def content(method: str, dim: int, seed: int, epoch: int, correlation: bool) -> 
     return {"run": run, "epoch": epoch, "signals": [record]}
 
 
-def all_figures(study: Constructed, title: str = HOSTILE) -> dict[str, Figure]:
+def all_figures(study: Constructed, title: str = HOSTILE) -> dict[str, Drawing]:
     """Every figure of a study, and those of the ledger."""
     lines = sorted({(line.method, line.embedding_dim) for line in study.lines})
     contents = [content(*line, 1, epoch, True) for line in lines for epoch in (0, 100)]
@@ -75,8 +77,9 @@ def texts(figure: Figure) -> list[Text]:
     return [text for text in figure.findobj(Text) if text.get_text() and text.get_visible()]
 
 
-def said(figure: Figure) -> str:
-    return " ".join(text.get_text().replace("\n", " ") for text in texts(figure))
+def said(drawing: Drawing) -> str:
+    words = [text.get_text().replace("\n", " ") for text in texts(drawing.figure)]
+    return " ".join([*words, drawing.caption])
 
 
 STUDIES: dict[str, Callable[[], Constructed]] = {
@@ -90,7 +93,7 @@ STUDIES: dict[str, Callable[[], Constructed]] = {
 
 
 @cache
-def drawn(name: str) -> dict[str, Figure]:
+def drawn(name: str) -> dict[str, Drawing]:
     """The figures of one of the studies, for tests that only look at them."""
     return all_figures(STUDIES[name]())
 
@@ -98,7 +101,8 @@ def drawn(name: str) -> dict[str, Figure]:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", STUDIES)
 def test_every_figure_fits_a_page_in_readable_type(name: str) -> None:
-    for figure_name, figure in drawn(name).items():
+    for figure_name, drawing in drawn(name).items():
+        figure = drawing.figure
         figure.draw_without_rendering()
         box = figure.get_tightbbox()
         assert box.width <= canvas.WIDTH + 0.1, figure_name
@@ -106,15 +110,39 @@ def test_every_figure_fits_a_page_in_readable_type(name: str) -> None:
 
 
 def test_a_hostile_title_is_shown_as_it_is_without_control_characters() -> None:
-    figure = drawn("one seed")["curves"]
+    figure = drawn("one seed")["curves"].figure
     shown = [text.get_text() for text in figure.texts][1]
     assert shown == 'a $x_1 \\frac{ <script>alert("1")</script> & | $$ %'
     ElementTree.fromstring(figures.svg(figure, "curves"))
 
 
+def test_what_a_figure_rests_on_stands_in_its_caption_and_not_in_the_picture() -> None:
+    for name in ("curves", "map", "effects", "signals", "dynamics"):
+        drawing = drawn("nine methods")[name]
+        assert {"Protocol clean", "2 seeds"} <= set(
+            re.findall(r"Protocol clean|2 seeds", drawing.caption)
+        ), name
+        assert "Protocol" not in " ".join(text.get_text() for text in texts(drawing.figure)), name
+    assert "Protocol reference" in drawn("no validation")["curves"].caption
+
+
+def test_the_ledger_is_printed_on_pages() -> None:
+    many = pd.concat([LEDGER.assign(claim=f"c{number}") for number in range(9)])
+    drawing = figures.claims_forest(many)
+    assert len(drawing.pages) > 1
+    assert (
+        max(page.get_size_inches()[1] for page in drawing.pages)
+        < 11
+        < (drawing.figure.get_size_inches()[1])
+    )
+    panels = [axis for page in drawing.pages for axis in page.axes]
+    assert len(panels) == len(drawing.figure.axes) == 9
+    assert len(figures.claims_forest(LEDGER).pages) == 1
+
+
 def test_no_legend_lies_on_a_panel() -> None:
     for name in ("two methods, four widths", "nine methods"):
-        for figure in drawn(name).values():
+        for figure in (drawing.figure for drawing in drawn(name).values()):
             figure.draw_without_rendering()
             for legend in figure.legends:
                 for axis in figure.axes:
@@ -144,7 +172,7 @@ def test_what_cannot_be_drawn_is_said() -> None:
     nothing = figures.published(BESIDE[BESIDE["estimate"].isna()])
     assert "1 published value, none of them measured yet" in said(nothing)
     waiting = figures.claims_forest(LEDGER[LEDGER["verdict"] == "not yet run"])
-    assert "1 claim: 1 not yet run" in said(waiting)
+    assert "1 claim in 1 row: 1 not yet run" in said(waiting)
 
 
 def test_tables_without_rows_give_figures_that_say_so() -> None:
@@ -156,32 +184,32 @@ def test_tables_without_rows_give_figures_that_say_so() -> None:
     }
     none = all_figures(Constructed(lines=[], **empty))
     for name in ("curves", "map", "signals", "dynamics", "correlations", "effects"):
-        assert len(none[name].axes) == 1, name
-    assert figures.claims_forest(LEDGER.iloc[:0]).axes
-    assert figures.published(BESIDE.iloc[:0]).axes
+        assert len(none[name].figure.axes) == 1, name
+    assert figures.claims_forest(LEDGER.iloc[:0]).figure.axes
+    assert figures.published(BESIDE.iloc[:0]).figure.axes
 
 
 def test_signals_that_are_nan_everywhere_are_left_out() -> None:
     study = STUDIES["one seed"]()
     broken = study.signals.copy()
     broken.loc[broken["signal"] == "rankme", "value"] = np.nan
-    figure = figures.signals("T", broken, study.curves, study.label_free)
-    assert "RankMe" not in said(figure)
-    assert "Effective rank" in said(figure)
+    drawing = figures.signals("T", broken, study.curves, study.label_free)
+    assert "RankMe" not in said(drawing)
+    assert "Effective rank" in said(drawing)
 
 
 @pytest.mark.slow
 def test_five_hundred_milestones() -> None:
     study = construct(dims=(256,), milestones=tuple(range(0, 1000, 2)), seeds=1, images=2)
-    for name, figure in all_figures(study).items():
-        assert len(figures.svg(figure, name)) < 2_000_000
-        for axis in figure.axes:
+    for name, drawing in all_figures(study).items():
+        assert len(figures.svg(drawing.figure, name)) < 2_000_000
+        for axis in drawing.figure.axes:
             assert len(axis.get_xticks()) <= 20
 
 
 def test_the_map_shows_each_loss_and_marks_those_beyond_chance() -> None:
     study = STUDIES["two methods, four widths"]()
-    figure = figures.lost_map("T", study.losses)
+    figure = figures.lost_map("T", study.losses).figure
     cells = [
         text
         for axis in figure.axes
@@ -200,7 +228,7 @@ def test_no_cell_before_the_peak_has_a_warm_colour() -> None:
         & (study.losses["embedding_dim"] == 4096)
         & (study.losses["probe"] == "knn")
     ]
-    figure = figures.lost_map("T", one)
+    figure = figures.lost_map("T", one).figure
     colours = np.asarray(figure.axes[0].images[0].get_array())[0]
     warm = colours[:, 0] > colours[:, 2]
     one = one.sort_values("epoch")
@@ -214,14 +242,15 @@ def test_no_cell_before_the_peak_has_a_warm_colour() -> None:
 def test_where_nothing_is_lost_a_sentence_stands_in_place_of_the_map() -> None:
     study = STUDIES["two methods, four widths"]()
     none = study.losses.assign(estimate=-study.losses["estimate"].abs())
-    figure = figures.lost_map("T", none)
-    assert "nothing is lost" in said(figure)
-    assert not figure.axes[0].images
+    drawing = figures.lost_map("T", none)
+    assert "nothing is lost" in said(drawing)
+    assert "nothing is lost" in caption_of("map", drawing), "and not how to read cells"
+    assert not drawing.figure.axes[0].images
 
 
 def test_effects_of_different_units_never_share_a_panel() -> None:
     study = STUDIES["two methods, four widths"]()
-    figure = figures.forest("T", study.effects)
+    figure = figures.forest("T", study.effects).figure
     units = [axis.get_xlabel() for axis in figure.axes]
     assert units == [
         unit
@@ -235,7 +264,7 @@ def test_the_generalisation_gap_is_held_out_minus_training() -> None:
     signals = study.signals.copy()
     chosen = (signals["signal"] == "bt_loss") & (signals["space"] == "projector")
     signals.loc[chosen, "value"] = np.where(signals[chosen]["split"] == "train", 40.0, 42.5)
-    figure = figures.dynamics("T", signals, study.training)
+    figure = figures.dynamics("T", signals, study.training).figure
     (axis,) = [axis for axis in figure.axes if axis.get_title("left") == "Generalisation gap"]
     courses = [line.get_ydata() for line in axis.lines if len(line.get_xdata()) > 2]
     assert len(courses) == 2
@@ -245,12 +274,14 @@ def test_the_generalisation_gap_is_held_out_minus_training() -> None:
 
 def test_a_correlation_matrix_is_drawn_as_it_is_stored() -> None:
     contents = [content("bt", 8, seed, epoch, True) for seed in (2, 1) for epoch in (0, 50, 100)]
-    figure = figures.correlations("T", contents)
-    before, after = (axis.images[0] for axis in figure.axes if axis.images and axis.get_xlabel())
+    drawing = figures.correlations("T", contents)
+    before, after = (
+        axis.images[0] for axis in drawing.figure.axes if axis.images and axis.get_xlabel()
+    )
     np.testing.assert_allclose(before.get_array(), -0.5, atol=1 / 254)
     np.testing.assert_allclose(after.get_array(), np.eye(8), atol=1 / 254)
     assert before.norm.vmin == -before.norm.vmax
-    assert "seed 1" in said(figure)
+    assert "seed 1" in said(drawing)
 
 
 def test_labelled_epochs_leave_each_other_room() -> None:
@@ -361,15 +392,15 @@ def lightness(colour: tuple[float, ...]) -> float:
 
 def test_an_svg_does_not_depend_on_what_was_drawn_before() -> None:
     """Layouts differ in their last digits then, and matplotlib's ids would be hashes of these."""
-    first = figures.svg(figures.claims_forest(LEDGER), "claims")
-    figures.svg(figures.published(BESIDE), "published")
-    figures.svg(drawn("one seed")["effects"], "effects")
-    assert figures.svg(figures.claims_forest(LEDGER), "claims") == first
+    first = figures.svg(figures.claims_forest(LEDGER).figure, "claims")
+    figures.svg(figures.published(BESIDE).figure, "published")
+    figures.svg(drawn("one seed")["effects"].figure, "effects")
+    assert figures.svg(figures.claims_forest(LEDGER).figure, "claims") == first
 
 
 @pytest.mark.slow
 def test_svgs_can_stand_together_in_one_page() -> None:
-    embedded = [figures.svg(figure, name) for name, figure in drawn("one seed").items()]
+    embedded = [figures.svg(one.figure, name) for name, one in drawn("one seed").items()]
     ids = [
         element.get("id") for text in embedded for element in ElementTree.fromstring(text).iter()
     ]
@@ -400,9 +431,9 @@ from constructed import construct
 from test_figures import all_figures
 from barlow_atlas.report import figures
 folder = Path(sys.argv[1])
-for name, figure in all_figures(construct(dims=(64, 128), seeds=2, images=20)).items():
-    figures.save(figure, folder / f"{name}.pdf", folder / f"{name}.png")
-    (folder / f"{name}.svg").write_text(figures.svg(figure, name))
+for name, drawing in all_figures(construct(dims=(64, 128), seeds=2, images=20)).items():
+    figures.save(drawing, folder / f"{name}.pdf", folder / f"{name}.png")
+    (folder / f"{name}.svg").write_text(figures.svg(drawing.figure, name))
 """
 
 

@@ -98,6 +98,7 @@ class Page(HTMLParser):
         self.cells: list[list[str]] = []
         self.sort: list[list[str | None]] = []
         self.caption, self.notes, self.inside = "", [], ""
+        self.summaries: list[str] = []
         self.feed(fragment)
         self.close()
 
@@ -117,8 +118,10 @@ class Page(HTMLParser):
         self.inside = ""
 
     def handle_data(self, data: str) -> None:
-        if self.inside in ("td", "th"):
+        if self.inside in ("td", "th", "span"):
             self.cells[-1][-1] += data
+        elif self.inside == "summary":
+            self.summaries.append(data)
         elif self.inside == "caption":
             self.caption += data
         elif self.inside == "li":
@@ -137,11 +140,23 @@ def test_html_reads_back_the_same_cells(make: Callable[[], Table]) -> None:
     assert page.caption == text.plain(table.title)
     assert page.notes == [text.plain(note) for note in table.notes]
     allowed = {"table", "caption", "thead", "tbody", "tr", "th", "td", "ul", "li"}
+    allowed |= {"details", "summary", "span"}
     assert {tag for tag, _ in page.tags} <= allowed
     assert not any("style" in attributes or "onclick" in attributes for _, attributes in page.tags)
     heads = [attributes for tag, attributes in page.tags if tag == "th"]
     assert [head["scope"] for head in heads].count("col") == len(table.columns)
     assert [head["scope"] for head in heads].count("row") == len(table.rows)
+
+
+def test_long_cells_unfold_on_a_page() -> None:
+    said = "2000 epochs there, 600 here; 100 % of the images there, 5 % of them here & no more"
+    rows = pd.DataFrame({"a": ["x", "y", "z"], "b": [said, "short", "W" * 99]})
+    page = Page(tables.html(Table("T", (Column("a", "a"), Column("b", "b")), rows)))
+    assert page.cells[1:] == [["x", said], ["y", "short"], ["z", "W" * 99]]
+    assert page.summaries == [
+        "2000 epochs there, 600 here; 100 % of the images there, 5 % …",
+        f"{'W' * tables.LONG} …",
+    ]
 
 
 def test_html_sorts_by_the_raw_value() -> None:
@@ -240,6 +255,13 @@ def test_latex_has_the_text_and_no_command_of_it() -> None:
     assert text.latex("中e\u0301") == "{[}U+4E2D]é"
 
 
+@pytest.mark.parametrize(
+    ("seconds", "said"), [(3.21, "3.2 s"), (90, "90 s"), (130, "2.17 min"), (1e6, "11.6 d")]
+)
+def test_durations_in_words(seconds: float, said: str) -> None:
+    assert text.duration(seconds) == said
+
+
 CURVES = {
     **{"study": "s", "objective": "o_1", "embedding_dim": 64, "epochs": 10, "protocol": "clean"},
     **{"probe": "knn", "variant": "v", "setting": "v, all of it", "split": "test"},
@@ -319,7 +341,7 @@ def test_a_run_says_what_is_missing() -> None:
     cells = pd.DataFrame(tables.runs_table(rows, "T").cells(), columns=[*"abcde"])
     assert cells["b"].tolist() == ["6 of 6", "4 of 6", "0 of 6"]
     assert cells["c"].tolist() == ["", "300 400", ""]
-    assert cells["d"].tolist() == ["1 h 02 min", "40 s", ""]
+    assert cells["d"].tolist() == ["62 min", "40 s", ""]
     assert cells["e"].tolist() == ["0123456789, changed", "", ""]
 
 

@@ -496,10 +496,3 @@ def test_sizes_equal_those_of_the_selection(demo: Study, empty: Path) -> None:
     whole = run.model_copy(update={"protocol": "reference", "data": half})
     assert sizes_of(demo, whole).pretraining == 719
     assert sizes_of(demo, whole).validation == 0
-
-
-@pytest.mark.parametrize(
-    ("seconds", "said"), [(3.21, "3.2 s"), (90, "90 s"), (130, "2.17 min"), (1e6, "11.6 d")]
-)
-def test_durations_in_words(seconds: float, said: str) -> None:
-    assert plan.duration(seconds) == said

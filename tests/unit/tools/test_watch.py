@@ -27,7 +27,7 @@ from barlow_atlas.study.models import Study
 from barlow_atlas.study.paths import REPORTED, REPORTS
 from barlow_atlas.tools.watch import Live, WatchError, listen, serve
 from barlow_atlas.tools.watch.activity import activity
-from barlow_atlas.tools.watch.live import SECONDS_BETWEEN_QUESTIONS, TimeLeft
+from barlow_atlas.tools.watch.live import SECONDS_BETWEEN_QUESTIONS, TimeLeft, load
 from barlow_atlas.tools.watch.server import Server, is_loopback, url
 from barlow_atlas.workflow.jobs import step_file
 
@@ -272,6 +272,48 @@ def test_a_failed_job_says_so_in_its_log(finished: Study, last: str, failed: int
     earlier = time.time() - 10
     os.utime(log, (earlier, earlier))
     assert told(finished)["failed"] == 0
+
+
+def test_a_snakemake_that_works_is_told_from_one_that_was_killed(finished: Study) -> None:
+    probe(BT, 100).unlink()
+    assert not told(finished)["snakemake"]
+    # As `python -m snakemake` stands among the processes.
+    command = [sys.executable, "-c", "import time; time.sleep(600)", "snakemake"]
+    process = subprocess.Popen(command)
+    try:
+        wait_for(lambda: "snakemake" in Path(f"/proc/{process.pid}/cmdline").read_text())
+        assert not told(finished)["snakemake"], "it works on nothing of this study"
+        lock = touch(Path(".snakemake/locks/0.output.lock"), "results/other/probes.csv\n")
+        assert not told(finished)["snakemake"]
+        lock.write_text(f"{probe(BT, 100)}\n")
+        assert told(finished)["snakemake"]
+    finally:
+        process.kill()
+        process.wait()
+    assert not told(finished)["snakemake"], "its lock is left behind"
+
+
+@pytest.mark.parametrize(
+    ("driver", "gpus"),
+    [
+        (
+            "echo '41 %, 1024 MiB'; echo '0 %, 3 MiB'",
+            ["GPU 0: 41 %, 1024 MiB", "GPU 1: 0 %, 3 MiB"],
+        ),
+        ("echo 'no devices were found'; exit 9", []),
+        (None, []),
+    ],
+)
+def test_how_busy_the_machine_is(
+    driver: str | None, gpus: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    if driver:
+        program = touch(tmp_path / "nvidia-smi", f"#!/bin/sh\n{driver}\n")
+        program.chmod(0o755)
+    cores, *told_gpus = load().split(" \N{MIDDLE DOT} ")
+    assert re.fullmatch(rf"\d+\.\d jobs on {os.cpu_count()} cores", cores)
+    assert told_gpus == gpus
 
 
 # Time left

@@ -1,11 +1,11 @@
 """The figures of a study and of the ledger: pure functions, tidy frames in, figures out.
 
-Each is as wide as a page's text, in one style, and says what it shows, under which protocol, from
-how many seeds and what its bands are. docs/reports.md says how to read them.
+Each is as wide as a page's text, in one style; its caption says under which protocol it stands,
+from how many seeds and what its bands are. docs/reports.md says how to read them.
 """
 
 from barlow_atlas.report.figures.answer import answer_figure
-from barlow_atlas.report.figures.canvas import STYLE, save, svg
+from barlow_atlas.report.figures.canvas import STYLE, Drawing, in_pdf, save, svg
 from barlow_atlas.report.figures.comparison import published
 from barlow_atlas.report.figures.correlation import correlations
 from barlow_atlas.report.figures.curves import accuracy_curves
@@ -16,12 +16,14 @@ from barlow_atlas.report.figures.training import dynamics
 
 __all__ = [
     "STYLE",
+    "Drawing",
     "accuracy_curves",
     "answer_figure",
     "claims_forest",
     "correlations",
     "dynamics",
     "forest",
+    "in_pdf",
     "lost_map",
     "published",
     "save",

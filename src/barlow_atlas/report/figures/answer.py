@@ -17,9 +17,11 @@ from barlow_atlas.report.figures.canvas import (
     LEADING,
     SMALL,
     WIDTH,
+    Drawing,
     plain,
     sign,
     style,
+    told,
     wrap,
 )
 from barlow_atlas.report.figures.epochs import MARKED
@@ -43,7 +45,7 @@ def answer_figure(
     panels: Sequence[Panel],
     heads: Sequence[tuple[str, str]] = (),
     beside: Sequence[Panel] = (),
-) -> Figure:
+) -> Drawing:
     """Panels side by side, up to two in a row, each with accuracy above and the loss below.
 
     Epochs are on a linear axis, and all panels of a study share their axes of accuracy. Names stand
@@ -89,7 +91,8 @@ def answer_figure(
         upper = _axis(figure, box, base, HEIGHT)
         upper.set_title("\n".join(titles[place]), fontsize=TITLE, pad=4)
         _accuracy(upper, panel, [*panels, *beside], below=losses)
-    return figure
+    bases = dict.fromkeys(f"{p.study}: {p.basis}" if p.study else p.basis for p in panels)
+    return Drawing(figure, told(bases))
 
 
 def _wrapped(question: str, answer: str, width: float) -> list[tuple[str, bool]]:

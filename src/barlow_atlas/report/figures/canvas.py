@@ -1,9 +1,10 @@
-"""What all figures share: the style, a sheet with header and footing, wrapped text, files."""
+"""What all figures share: the style, a sheet with a header, wrapped text, files."""
 
 import io
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import matplotlib.style
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_pdf import PdfPages
 from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
@@ -40,6 +42,22 @@ RHO = "\N{GREEK SMALL LETTER RHO}"
 PROBE_TITLES = {"knn": "kNN", "linear": "Linear probe", "transfer": "Transfer"}
 
 
+@dataclass(frozen=True)
+class Drawing:
+    """A figure, and what must be read with it.
+
+    Attributes:
+        caption: protocol, seeds, bands and settings in sentences; may be empty.
+        pages: the same in parts that fit a page each, where the figure is higher than one.
+        says: the sentence that stands in place of a drawing, where there is nothing to draw.
+    """
+
+    figure: Figure
+    caption: str = ""
+    pages: tuple[Figure, ...] = ()
+    says: str = ""
+
+
 @contextmanager
 def style() -> Iterator[None]:
     """The atlas' style on matplotlib's defaults, whatever the user's own settings are."""
@@ -50,7 +68,6 @@ def style() -> Iterator[None]:
 def sheet(
     subject: str,
     title: str,
-    footing: Sequence[str],
     heights: Sequence[float],
     columns: int = 1,
     *,
@@ -59,14 +76,13 @@ def sheet(
     bar: tuple[ScalarMappable, str] | None = None,
     sharex: bool = False,
 ) -> tuple[Figure, np.ndarray]:
-    """A figure as wide as a page: header, legend, a grid of panels, footing.
+    """A figure as wide as a page: header, legend, a grid of panels.
 
     Only the panels take part in the layout, so that no text or legend lies on data.
 
     Args:
         subject: what the figure is about.
         title: the study's title; may hold any sign.
-        footing: sentences, each on lines of its own.
         heights: of the rows of panels, in inches, without what stands around them.
         around: inches that a row needs on top of that, for headings and labels.
         bar: a colour scale and what it measures, for a bar under the panels.
@@ -76,13 +92,11 @@ def sheet(
     """
     above = [(line, TITLE, "bold") for line in wrap(subject, TITLE, WIDTH, "bold")]
     above += [(line, SUBTITLE, "normal") for line in wrap(title, SUBTITLE, WIDTH)]
-    below = [line for text in footing for line in wrap(text, SMALL, WIDTH)]
     ncols = _legend_columns([str(handle.get_label()) for handle in legend])
     entries = -(-len(legend) // ncols)
     top = _inches(*(size for _, size, _ in above)) + 0.06
     keys = entries * LEGEND * 1.5 / 72 + (0.08 if entries else 0)
-    foot = _inches(*[SMALL] * len(below)) + 0.06
-    below_panels = foot + (BAR if bar else 0)
+    below_panels = BAR if bar else 0
     middle = sum(heights) + around * len(heights)
     height = top + keys + middle + below_panels
 
@@ -122,21 +136,22 @@ def sheet(
         axis.xaxis.set_major_locator(MaxNLocator(4))
         axis.grid(False)
         axis.spines[:].set_visible(False)
-    y = foot - 0.04
-    for line in below:
-        figure.text(left, y / height, line, fontsize=SMALL, color=GREY, va="top")
-        y -= _inches(SMALL)
     return figure, panels
 
 
-def plain(subject: str, title: str, sentence: str) -> Figure:
+def plain(subject: str, title: str, sentence: str) -> Drawing:
     """A figure that says in words why there is nothing to draw."""
     with style():
-        figure, panels = sheet(subject, title, [], [0.35], around=0.1)
+        figure, panels = sheet(subject, title, [0.35], around=0.1)
         panels[0, 0].set_axis_off()
         lines = "\n".join(wrap(sentence, SUBTITLE, WIDTH - 0.6))
         panels[0, 0].text(0.02, 0.5, lines, va="center", linespacing=LEADING)
-    return figure
+    return Drawing(figure, says=sentence)
+
+
+def told(sentences: Iterable[str]) -> str:
+    """A caption of these sentences, on one line."""
+    return " ".join(clean(sentence) for sentence in sentences)
 
 
 def heading(axis: Axes, name: str, told: Sequence[str] = (), lines: int = 0) -> None:
@@ -232,17 +247,16 @@ def rows_of(frame: pd.DataFrame) -> Iterator[Any]:
     return frame.itertuples(index=False)
 
 
-def save(figure: Figure, pdf: Path, png: Path) -> tuple[int, int]:
+def save(drawing: Drawing, pdf: Path, png: Path) -> tuple[int, int]:
     """Writes both files; the same figure gives the same bytes.
 
     Returns:
         Width and height of the PNG, in pixels.
     """
-    pages, drawn, picture = io.BytesIO(), io.BytesIO(), io.BytesIO()
+    drawn, picture = io.BytesIO(), io.BytesIO()
     with style():
-        _settle(figure)
-        figure.savefig(pages, format="pdf", metadata={"CreationDate": None, "ModDate": None})
-        figure.savefig(drawn, format="png", metadata={"Software": None})
+        _settle(drawing.figure)
+        drawing.figure.savefig(drawn, format="png", metadata={"Software": None})
     # Pictures lie in git; with 256 colours, none further off than 12 of 255, they take a third.
     palette = (
         Image.open(drawn)
@@ -250,9 +264,20 @@ def save(figure: Figure, pdf: Path, png: Path) -> tuple[int, int]:
         .quantize(256, Image.Quantize.MAXCOVERAGE, kmeans=1, dither=Image.Dither.NONE)
     )
     palette.save(picture, "PNG", optimize=True)
-    write_atomically(pdf, pages.getvalue())
+    write_atomically(pdf, in_pdf(drawing))
     write_atomically(png, picture.getvalue())
     return palette.size
+
+
+def in_pdf(drawing: Drawing) -> bytes:
+    """The figure as a PDF, a page for each of its parts; the same figure gives the same bytes."""
+    file = io.BytesIO()
+    undated = {"CreationDate": None, "ModDate": None}
+    with style(), PdfPages(file, metadata=undated) as pages:
+        for page in drawing.pages or (drawing.figure,):
+            _settle(page)
+            pages.savefig(page)
+    return file.getvalue()
 
 
 def svg(figure: Figure, name: str) -> str:

@@ -4,19 +4,32 @@ import math
 from itertools import pairwise
 
 import pandas as pd
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from barlow_atlas.report.figures.canvas import SMALL, number_of, plain, rows_of, sheet, style, wrap
+from barlow_atlas.report.figures.canvas import (
+    SMALL,
+    Drawing,
+    number_of,
+    plain,
+    rows_of,
+    sheet,
+    style,
+    wrap,
+)
 from barlow_atlas.report.figures.forests import interval, row_axis
 from barlow_atlas.report.figures.palette import COLOURS, GREY, INK, Look
 
 SUBJECT = "Published values beside ours"
+HOW = (
+    "Ours: mean with 95 % interval for new seeds and new test images; an open circle has no "
+    "interval, since it comes from one seed. To the right: what differs in the set-up. A published "
+    "value comes without an interval."
+)
 OURS = Look(COLOURS[0], "o")
 
 
 @style()
-def published(beside: pd.DataFrame) -> Figure:
+def published(beside: pd.DataFrame) -> Drawing:
     """A row for each published value that has been measured: theirs open, ours filled.
 
     Args:
@@ -39,11 +52,6 @@ def published(beside: pd.DataFrame) -> Figure:
     figure, axes = sheet(
         SUBJECT if comparable else f"{SUBJECT}: not comparable yet, the set-ups differ",
         f"{number_of([len(measured)], 'value')} measured, {waiting} not yet",
-        [
-            "Accuracy. Ours: mean with 95 % interval for new seeds and new test images; an "
-            "open circle has no interval, since it comes from one seed. To the right: what differs "
-            "in the set-up. A published value comes without an interval."
-        ],
         [0.145 * sum(lines) + 0.1 * len(lines)],
         legend=[
             Line2D([], [], marker="D", ls="", mfc="white", mec=INK, label="published"),
@@ -74,4 +82,4 @@ def published(beside: pd.DataFrame) -> Figure:
             color=GREY,
         )
     axis.set_xlabel("accuracy, %")
-    return figure
+    return Drawing(figure, HOW)

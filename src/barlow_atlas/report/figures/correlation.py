@@ -7,11 +7,20 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
-from matplotlib.figure import Figure
 
 from barlow_atlas.atlas.frames import NONE
 from barlow_atlas.probes.packing import unpack_correlations
-from barlow_atlas.report.figures.canvas import SMALL, clean, heading, plain, sheet, signed, style
+from barlow_atlas.report.figures.canvas import (
+    SMALL,
+    Drawing,
+    clean,
+    heading,
+    plain,
+    sheet,
+    signed,
+    style,
+    told,
+)
 from barlow_atlas.report.figures.palette import ordered
 
 SUBJECT = "Cross-correlation of the two views' embeddings, before and after training"
@@ -24,7 +33,7 @@ Content = Mapping[str, Any]
 
 
 @style()
-def correlations(title: str, contents: Iterable[Content], methods: Sequence[str] = ()) -> Figure:
+def correlations(title: str, contents: Iterable[Content], methods: Sequence[str] = ()) -> Drawing:
     """The matrix at the first milestone above that at the last one, a column for each line.
 
     Each line is shown by its first seed. Barlow Twins asks for the identity. Under each matrix
@@ -58,7 +67,6 @@ def correlations(title: str, contents: Iterable[Content], methods: Sequence[str]
     figure, axes = sheet(
         SUBJECT,
         title,
-        _footing(lines, names),
         [side] * (1 if abreast else 2 * blocks),
         columns,
         around=0.6,
@@ -70,13 +78,13 @@ def correlations(title: str, contents: Iterable[Content], methods: Sequence[str]
         block, column = divmod(place, columns)
         seeds = lines[method, dim]
         epochs = seeds[min(seeds)]
-        told = [f"d = {dim}"] if dim else [""]
-        heading(axes[2 * block, 2 * column if abreast else column], clean(method), told)
+        width = f"d = {dim}" if dim else ""
+        heading(axes[2 * block, 2 * column if abreast else column], clean(method), [width])
         for after, epoch in enumerate(sorted({min(epochs), max(epochs)})):
             at = (0, 2 * column + after) if abreast else (2 * block + after, column)
             axis = axes[at]
             _matrix(axis, _unpacked(epochs[epoch]), epoch, scale)
-    return figure
+    return Drawing(figure, told(_caption(lines, names)))
 
 
 def _unpacked(content: Content) -> np.ndarray:
@@ -99,7 +107,7 @@ def _matrix(axis: Axes, matrix: np.ndarray, epoch: int, scale: Normalize) -> Non
     )
 
 
-def _footing(
+def _caption(
     lines: Mapping[tuple[str, int], Mapping[int, Mapping[int, Content]]],
     names: Sequence[tuple[str, int]],
 ) -> list[str]:

@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 
 import pandas as pd
-from matplotlib.figure import Figure
 
 from barlow_atlas.report.figures.canvas import (
     SMALL,
     WIDTH,
+    Drawing,
     clean,
     grid,
     heading,
@@ -17,6 +17,7 @@ from barlow_atlas.report.figures.canvas import (
     probe_name,
     sheet,
     style,
+    told,
     wrap,
 )
 from barlow_atlas.report.figures.epochs import draw_mean, epoch_axis
@@ -30,7 +31,7 @@ FEW, MANY = 4, 60
 @style()
 def accuracy_curves(
     title: str, probes: pd.DataFrame, curves: pd.DataFrame, methods: Sequence[str] = ()
-) -> Figure:
+) -> Drawing:
     """Test top-1 accuracy against the pre-training epoch, a panel for each probe and setting.
 
     Bands are the intervals over seeds, thin lines the seeds.
@@ -49,11 +50,10 @@ def accuracy_curves(
     lines = looks(zip(curves["method"], curves["embedding_dim"], strict=True), methods)
     panels = list(curves.groupby(["probe", "variant", "setting"], sort=True))
     rows, columns = grid(len(panels))
-    told = [wrap(variant, SMALL, WIDTH / columns - 0.6) for (_, variant, _), _ in panels]
+    variants = [wrap(variant, SMALL, WIDTH / columns - 0.6) for (_, variant, _), _ in panels]
     figure, axes = sheet(
         SUBJECT,
         title,
-        [*footing(curves), *settings(curves)],
         [1.5 if columns == 3 else 2.1] * rows,
         columns,
         legend=line_handles(lines),
@@ -77,14 +77,14 @@ def accuracy_curves(
             draw_mean(axis, mean, look, len(lines))
         epoch_axis(axis, means["epoch"], 21 // columns)
         axis.set_ylim(top=min(axis.get_ylim()[1], 101))
-        shown = told[row * columns : (row + 1) * columns]
-        heading(axis, probe_name(str(probe), str(variant)), told[place], max(map(len, shown)))
+        shown = variants[row * columns : (row + 1) * columns]
+        heading(axis, probe_name(str(probe), str(variant)), variants[place], max(map(len, shown)))
         if place % columns == 0:
             axis.set_ylabel("test top-1, %")
-    return figure
+    return Drawing(figure, told([*basis(curves), *settings(curves)]))
 
 
-def footing(curves: pd.DataFrame) -> list[str]:
+def basis(curves: pd.DataFrame) -> list[str]:
     """Protocol, seeds, band and objectives: an accuracy must be printed with them."""
     seeds = sorted(int(n) for n in curves["seeds"].unique())
     band = (
@@ -92,10 +92,7 @@ def footing(curves: pd.DataFrame) -> list[str]:
         if seeds[-1] > 1
         else "One seed: no interval can be given"
     )
-    few = curves[["method", "embedding_dim"]].drop_duplicates()
-    shown = len(few) <= FEW and curves["epoch"].nunique() <= MANY and seeds[-1] > 1
-    thin = ", thin lines: the seeds" if shown else ""
-    return [f"{protocols(curves)}, {number_of(seeds, 'seed')}. {band}{thin}.", objectives(curves)]
+    return [f"{protocols(curves)}, {number_of(seeds, 'seed')}. {band}.", objectives(curves)]
 
 
 def settings(frame: pd.DataFrame) -> list[str]:

@@ -1,7 +1,7 @@
 """Effects and claims with their intervals."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 from typing import Any
@@ -18,6 +18,7 @@ from barlow_atlas.report.figures.canvas import (
     SMALL,
     TIMES,
     WIDTH,
+    Drawing,
     clean,
     heading,
     number_of,
@@ -27,6 +28,7 @@ from barlow_atlas.report.figures.canvas import (
     sheet,
     sign,
     style,
+    told,
     wrap,
 )
 from barlow_atlas.report.figures.curves import protocols, settings
@@ -58,6 +60,15 @@ SIGNS = {
     "inconclusive": ("?", GREY),
 }
 HOLDS, BAND = "#D6E8F3", "#BDBDBD"
+AROUND, PAGE = 0.55, 8.8
+"""Inches that a claim's panel needs around it, and that a page has for panels."""
+HOW = (
+    "95 % intervals for new seeds and new test images; of rank correlations and signals, for new "
+    "seeds on these images. Blue: values for which the claim holds. Grey: effects smaller than the "
+    "smallest one of interest. A claim is reproduced if its whole interval lies in the blue, "
+    "contradicted if it lies outside of it, else inconclusive. Claims without a number, such as "
+    "those not yet run, are left out."
+)
 LABEL, GAP = 3.2, 0.4
 """A claim's label: its width in inches, and the room around it in lines."""
 
@@ -71,7 +82,7 @@ class Row:
 
 
 @style()
-def forest(title: str, effects: pd.DataFrame, methods: Sequence[str] = ()) -> Figure:
+def forest(title: str, effects: pd.DataFrame, methods: Sequence[str] = ()) -> Drawing:
     """Drops, differences and trends of a study, a column for each probe, a panel for each unit.
 
     Filled marks have an interval, open ones have none. An arrow leaves the panel: the interval, or
@@ -117,7 +128,6 @@ def forest(title: str, effects: pd.DataFrame, methods: Sequence[str] = ()) -> Fi
     figure, axes = sheet(
         EFFECTS,
         title,
-        _footing(drawn, len(present) > MANY and present[0]),
         [ROW * len(rows) for _, _, rows in blocks],
         columns,
         around=0.55,
@@ -135,9 +145,9 @@ def forest(title: str, effects: pd.DataFrame, methods: Sequence[str] = ()) -> Fi
                 axis.tick_params(labelleft=False)
             kind, variant = (str(chunk[place][key].iloc[0]) for key in ("probe", "variant"))
             if unit == units[0]:
-                told = wrap(variant, SMALL, (WIDTH - 2.4) / columns - 0.1)
-                heading(axis, probe_name(kind, variant), told)
-    return figure
+                below = wrap(variant, SMALL, (WIDTH - 2.4) / columns - 0.1)
+                heading(axis, probe_name(kind, variant), below)
+    return Drawing(figure, told(_caption(drawn, len(present) > MANY and present[0])))
 
 
 def _place(statistics: pd.Series) -> pd.Series:
@@ -160,7 +170,7 @@ def _rows(effects: pd.DataFrame, unit: str, order: Sequence[str]) -> list[Row]:
 
 
 def _counted(counts: pd.Series, all_counts: pd.Series) -> str:
-    """A row's number of seeds where rows differ in it; else the footing tells it."""
+    """A row's number of seeds where rows differ in it; else the caption tells it."""
     if all_counts.nunique() == 1:
         return ""
     return f", n = {number_of([int(n) for n in counts], '').strip(' s')}"
@@ -264,7 +274,7 @@ def _limits(rows: pd.DataFrame) -> tuple[float, float]:
     return min(finite) - room, max(finite) + room
 
 
-def _footing(drawn: pd.DataFrame, only: str | bool) -> list[str]:
+def _caption(drawn: pd.DataFrame, only: str | bool) -> list[str]:
     seeds = sorted(int(n) for n in drawn["n"].unique())
     best = (
         " Thin line: the drop from the best milestone of all, which seeds may fail to choose."
@@ -288,7 +298,7 @@ def _footing(drawn: pd.DataFrame, only: str | bool) -> list[str]:
 
 
 @style()
-def claims_forest(ledger: pd.DataFrame) -> Figure:
+def claims_forest(ledger: pd.DataFrame) -> Drawing:
     """Each claim's effect with its interval, beside the values for which the claim holds.
 
     A panel for each claim, with a row for each test of it. Grey: effects smaller than the smallest
@@ -301,26 +311,38 @@ def claims_forest(ledger: pd.DataFrame) -> Figure:
     run = ledger[ledger["verdict"] != NOT_RUN].dropna(subset=["estimate"])
     counts = ledger["verdict"].value_counts()
     named = [f"{counts[name]} {name}" for name in VERDICTS if name in counts]
-    title = f"{number_of([len(ledger)], 'claim')}: {', '.join(named)}"
+    claims, rows = number_of([ledger["claim"].nunique()], "claim"), number_of([len(ledger)], "row")
+    title = f"{claims} in {rows}: {', '.join(named)}"
     if run.empty:
         return plain(CLAIMS, title, "Nothing to draw: no claim has a finished run yet.")
     blocks = [rows for _, rows in run.groupby("claim", sort=False)]
-    entries = [_claimed(rows) for rows in blocks]
-    figure, axes = sheet(
-        CLAIMS,
-        title,
-        [
-            "95 % intervals for new seeds and new test images; of rank correlations and signals, "
-            "for new seeds on these images. Blue: values for which the claim holds. Grey: effects "
-            "smaller than the smallest one of interest. A claim is reproduced if its whole "
-            "interval lies in the blue, contradicted if it lies outside of it, else "
-            "inconclusive. Claims without a number, such as those not yet run, are left out."
-        ],
-        [0.145 * _edges(block)[-1] for block in entries],
-        around=0.55,
-    )
-    for axis, rows, block in zip(axes[:, 0], blocks, entries, strict=True):
-        _claims(axis, rows, block)
+    pages = [_claims_sheet(title, page) for page in _paged(blocks)]
+    whole = pages[0] if len(pages) == 1 else _claims_sheet(title, blocks)
+    return Drawing(whole, HOW, tuple(pages))
+
+
+def _paged(blocks: Sequence[pd.DataFrame]) -> Iterator[list[pd.DataFrame]]:
+    """The blocks in parts that fit a page each."""
+    page: list[pd.DataFrame] = []
+    room = PAGE
+    for rows in blocks:
+        height = _height(rows) + AROUND
+        if page and height > room:
+            yield page
+            page, room = [], PAGE
+        page.append(rows)
+        room -= height
+    yield page
+
+
+def _height(rows: pd.DataFrame) -> float:
+    return 0.145 * _edges(_claimed(rows))[-1]
+
+
+def _claims_sheet(title: str, blocks: Sequence[pd.DataFrame]) -> Figure:
+    figure, axes = sheet(CLAIMS, title, [_height(rows) for rows in blocks], around=AROUND)
+    for axis, rows in zip(axes[:, 0], blocks, strict=True):
+        _claims(axis, rows, _claimed(rows))
     return figure
 
 

@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
@@ -14,6 +13,7 @@ from barlow_atlas.report.figures.canvas import (
     RHO,
     SMALL,
     WIDTH,
+    Drawing,
     clean,
     heading,
     line_handles,
@@ -25,6 +25,7 @@ from barlow_atlas.report.figures.canvas import (
     signed,
     stroke,
     style,
+    told,
     wrap,
 )
 from barlow_atlas.report.figures.curves import protocols, settings
@@ -59,7 +60,7 @@ def signals(
     curves: pd.DataFrame,
     label_free: pd.DataFrame,
     methods: Sequence[str] = (),
-) -> Figure:
+) -> Drawing:
     """Each signal against the test top-1 of one probe: milestones joined in the order of time.
 
     Means over seeds; the first milestone is open, the last one filled. Under each signal's name
@@ -96,14 +97,13 @@ def signals(
         for space in sorted(points["space"].unique())
         if _of(points, name, space)["value"].nunique() > 1
     ]
-    told = [_correlations(rank, name, space, lines) for name, space in panels]
-    most = max(map(len, told))
+    ranks = [_correlations(rank, name, space, lines) for name, space in panels]
+    most = max(map(len, ranks))
     rows = -(-len(panels) // COLUMNS)
     shown = probe_name(str(probe["probe"]), str(probe["variant"]))
     figure, axes = sheet(
         SUBJECT,
         title,
-        _footing(held_out, curves, probe, rank, len(lines) <= TOLD),
         [0.9] * rows,
         COLUMNS,
         around=0.6 + 0.13 * most,
@@ -119,12 +119,12 @@ def signals(
         axis = axes.flat[place]
         of_panel = _of(points, name, space)
         _panel(axis, of_panel, lines)
-        heading(axis, clean(NAMES.get(name, name)), [clean(space), *told[place]], most + 1)
+        heading(axis, clean(NAMES.get(name, name)), [clean(space), *ranks[place]], most + 1)
         if place % COLUMNS == 0:
             axis.set_ylabel(f"{shown}, %", fontsize=7.5)
         else:
             axis.tick_params(labelleft=False)
-    return figure
+    return Drawing(figure, told(_caption(held_out, curves, probe, rank, len(lines) <= TOLD)))
 
 
 def _accuracy(curves: pd.DataFrame) -> tuple[pd.DataFrame, pd.Series]:
@@ -179,7 +179,7 @@ def _correlations(
         if known.empty:
             return [f"{RHO} undefined"]
         return [signed(f"{RHO} {known.min():.2f} to {known.max():.2f}")]
-    told = []
+    ranks = []
     for method, dim in lines:
         row = of_signal[(of_signal["method"] == method) & (of_signal["embedding_dim"] == dim)]
         if row.empty:
@@ -187,11 +187,11 @@ def _correlations(
         estimate, low, high = row[["estimate", "low", "high"]].iloc[0].astype(float)
         text = "undefined" if np.isnan(estimate) else f"{estimate:.2f}"
         text += "" if np.isnan(low) else f" [{low:.2f}, {high:.2f}]"
-        told += wrap(f"{RHO} {signed(text)} {method}", SMALL, WIDTH / COLUMNS - 0.2)[:1]
-    return told
+        ranks += wrap(f"{RHO} {signed(text)} {method}", SMALL, WIDTH / COLUMNS - 0.2)[:1]
+    return ranks
 
 
-def _footing(
+def _caption(
     held_out: pd.DataFrame, curves: pd.DataFrame, probe: pd.Series, rank: pd.DataFrame, few: bool
 ) -> list[str]:
     seeds = held_out.groupby(["method", "embedding_dim"])["seed"].nunique()

@@ -10,13 +10,13 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Colormap, ListedColormap, Normalize
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
 from barlow_atlas.report.figures.canvas import (
     SMALL,
     WIDTH,
+    Drawing,
     heading,
     number_of,
     plain,
@@ -25,6 +25,7 @@ from barlow_atlas.report.figures.canvas import (
     sheet,
     signed,
     style,
+    told,
     wrap,
 )
 from barlow_atlas.report.figures.curves import protocols, settings
@@ -44,7 +45,7 @@ LEAST_SCALE = 1.0
 
 
 @style()
-def lost_map(title: str, losses: pd.DataFrame, methods: Sequence[str] = ()) -> Figure:
+def lost_map(title: str, losses: pd.DataFrame, methods: Sequence[str] = ()) -> Drawing:
     """Accuracy lost against the leave-one-out peak at each milestone, in points of test top-1.
 
     A block of panels for each probe, in it one panel for each method with its widths as rows, or a
@@ -85,7 +86,7 @@ def lost_map(title: str, losses: pd.DataFrame, methods: Sequence[str] = ()) -> F
         for _, probe in losses.groupby(["probe", "variant", "setting"], sort=True)
         for block in _filled(blocks, columns)
     ]
-    told = [_heading(probe, block, columns) for probe, block in panels]
+    headings = [_heading(probe, block, columns) for probe, block in panels]
     rows = [
         max(len(_rows(probe, block)) for probe, block in panels[start : start + columns])
         for start in range(0, len(panels), columns)
@@ -96,7 +97,6 @@ def lost_map(title: str, losses: pd.DataFrame, methods: Sequence[str] = ()) -> F
     figure, axes = sheet(
         SUBJECT,
         title,
-        _footing(losses),
         [ROW * n for n in rows],
         columns,
         around=0.8,
@@ -114,8 +114,8 @@ def lost_map(title: str, losses: pd.DataFrame, methods: Sequence[str] = ()) -> F
             continue
         cell = (WIDTH / columns - (0.65 if by_width else 1.3)) / len(epochs)
         _panel(axis, probe, _rows(probe, block), epochs, scale, by_width, cell)
-        heading(axis, *told[place])
-    return figure
+        heading(axis, *headings[place])
+    return Drawing(figure, told(_caption(losses)))
 
 
 def _filled(blocks: list[list[str]], columns: int) -> list[list[str]]:
@@ -212,7 +212,7 @@ def _number(axis: Axes, column: int, row: int, milestone: Any, shade: tuple[floa
         axis.plot(column + 0.4, row - 0.33, "s", ms=2, color=colour, zorder=5)
 
 
-def _footing(losses: pd.DataFrame) -> list[str]:
+def _caption(losses: pd.DataFrame) -> list[str]:
     seeds = sorted(int(n) for n in losses["n"].unique())
     peak = (
         "The peak of each seed is chosen on the other seeds' validation curves, the loss is read "

@@ -15,9 +15,10 @@ from barlow_atlas.report.answer import (
     method_name,
     points,
 )
+from barlow_atlas.report.figures.curves import basis
 from barlow_atlas.report.figures.palette import Look, looks, ordered
 from barlow_atlas.report.objective import loss_course
-from barlow_atlas.report.text import probe_order
+from barlow_atlas.report.text import probe_order, probe_words
 
 FEW = 4
 """Lines of a panel whose study does not have the two methods of the question."""
@@ -48,12 +49,14 @@ class Panel:
     Attributes:
         study: its title; empty where it stands above the panels already.
         width: of the embedding in words, where the study has several.
+        basis: protocol, seeds, probe and settings, in sentences.
         gap: the first line's last accuracy minus the second's, where an interval excludes 0.
     """
 
     study: str
     width: str
     courses: tuple[Course, ...]
+    basis: str
     gap: Measured | None
 
     @property
@@ -104,6 +107,7 @@ def panels(
         for found in answer.probes[0].pairs
         if found.kind in ("higher", "lower")
     }
+    told = " ".join([f"Seen by: {probe_words(probe, variant)}.", *basis(of_probe)])
     widths = sorted(of_probe["embedding_dim"].unique())
     return tuple(
         Panel(
@@ -115,6 +119,7 @@ def panels(
                     [*LINE], sort=True
                 )
             ),
+            told,
             gaps.get(dim),
         )
         for dim in widths

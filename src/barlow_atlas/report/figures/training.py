@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from barlow_atlas.report.figures.canvas import (
+    Drawing,
     clean,
     heading,
     line_handles,
@@ -16,6 +16,7 @@ from barlow_atlas.report.figures.canvas import (
     plain,
     sheet,
     style,
+    told,
 )
 from barlow_atlas.report.figures.curves import protocols
 from barlow_atlas.report.figures.epochs import draw_mean, epoch_axis, over_seeds
@@ -37,7 +38,7 @@ COLUMNS = 3
 @style()
 def dynamics(
     title: str, signals: pd.DataFrame, training: pd.DataFrame, methods: Sequence[str] = ()
-) -> Figure:
+) -> Drawing:
     """The terms of Barlow Twins' loss after the projector, the generalisation gap, own losses.
 
     Terms are those of the label-free signals: of networks at rest, on training images (solid) and
@@ -70,7 +71,6 @@ def dynamics(
     figure, axes = sheet(
         SUBJECT,
         title,
-        _footing(signals, training),
         [1.25] * rows,
         COLUMNS,
         legend=[
@@ -103,7 +103,7 @@ def dynamics(
         _scale(axis, of_method["loss"])
         epoch_axis(axis, [*terms["epoch"].unique(), of_method["epoch"].max()])
         heading(axis, clean(method), ["own training loss"])
-    return figure
+    return Drawing(figure, told(_caption(signals, training)))
 
 
 def _solid(handle: Line2D) -> Line2D:
@@ -145,7 +145,7 @@ def _scale(axis: Axes, values: pd.Series) -> None:
         axis.yaxis.set_major_locator(MaxNLocator(5))
 
 
-def _footing(signals: pd.DataFrame, training: pd.DataFrame) -> list[str]:
+def _caption(signals: pd.DataFrame, training: pd.DataFrame) -> list[str]:
     runs = pd.concat([frame[["method", "embedding_dim", "seed"]] for frame in (signals, training)])
     seeds = sorted(runs.groupby(["method", "embedding_dim"])["seed"].nunique())
     band = (

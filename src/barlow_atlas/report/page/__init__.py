@@ -24,11 +24,12 @@ from barlow_atlas.atlas.ledger import NOT_RUN, VERDICTS
 from barlow_atlas.report.answer import Answer, Verdict, answer, overall, points
 from barlow_atlas.report.objective import loss_course, overfitting
 from barlow_atlas.report.page.curve import curve_data, script_json
-from barlow_atlas.report.text import MINUS, PROTOCOLS
+from barlow_atlas.report.text import MINUS, PROTOCOLS, duration
 
 __all__ = [
     *("Card", "Figure", "IndexView", "Picture", "StudyView", "TableView"),
-    *("curve_data", "index_page", "is_example", "live_parts", "study_page"),
+    *("claim_matrix", "curve_data", "index_page", "is_example", "live_parts", "missing_runs"),
+    *("most_overfitting", "provenance", "role_of", "study_page"),
 ]
 
 HERE = Path(__file__).parent
@@ -168,13 +169,17 @@ def _said(view: StudyView) -> dict[str, Any]:
 
 
 def _card(view: StudyView, found: Answer) -> Card:
-    role = ROLES[view.claims["role"].iloc[0]] if len(view.claims) else "a study of its own"
     return Card(
         found.verdicts,
-        "; ".join(filter(None, [found.rests_on, role])),
+        "; ".join(filter(None, [found.rests_on, role_of(view)])),
         overfitting(loss_course(view.signals))[1],
         view.pictures,
     )
+
+
+def role_of(view: StudyView) -> str:
+    """What a study is to the papers, in words."""
+    return ROLES[view.claims["role"].iloc[0]] if len(view.claims) else "a study of its own"
 
 
 def index_page(view: IndexView) -> str:
@@ -194,7 +199,7 @@ def index_page(view: IndexView) -> str:
         card=Card(
             overall([one["answer"] for _, one in counted]),
             "; ".join(dict.fromkeys(one["card"].rests_on for _, one in counted)),
-            _most_overfitting([study for study, _ in counted]),
+            most_overfitting([study for study, _ in counted]),
             tuple(picture for study, _ in counted for picture in study.pictures),
         ),
         said=said,
@@ -208,7 +213,7 @@ def index_page(view: IndexView) -> str:
     )
 
 
-def _most_overfitting(studies: Sequence[StudyView]) -> str:
+def most_overfitting(studies: Sequence[StudyView]) -> str:
     """The sentence on the objective of the study where it overfits most."""
     told = [(*overfitting(loss_course(study.signals)), study.title) for study in studies]
     _, sentence, title = max(told, default=(0.0, "", ""))
@@ -297,15 +302,6 @@ def provenance(runs: pd.DataFrame) -> dict[str, str]:
         "Machines": _distinct(probed["machine"]),
         "Duration": duration(float(pd.to_numeric(probed["seconds"]).sum())),
     }
-
-
-def duration(seconds: float) -> str:
-    """Such as "3 min 5 s" or "12 h 4 min"."""
-    whole = round(seconds)
-    hours, minutes, rest = whole // 3600, whole % 3600 // 60, whole % 60
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
 def _curve(view: StudyView) -> dict[str, Any]:

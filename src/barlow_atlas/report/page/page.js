@@ -653,7 +653,8 @@
   const KINDS = 6;
 
   function toolsFor(table) {
-    const words = (cell) => cell.textContent.replace(/\s+/g, " ").trim();
+    // Of a cell that unfolds, the whole text and not its first words too.
+    const words = (cell) => (cell.querySelector("details > span") ?? cell).textContent.replace(/\s+/g, " ").trim();
     const heads = [...table.tHead.rows[0].cells];
     const shownRows = () => [...table.tBodies[0].rows].filter((row) => !row.hidden);
     const grid = () => [heads.map(words), ...shownRows().map((row) => [...row.cells].map(words))];
@@ -773,6 +774,8 @@
     byId("live-machine").textContent = status.machine ?? "";
     byId("live-now").replaceChildren(...status.running_now.map((text, at) =>
       element("li", {}, text, ...spark(status.losses_now?.[at] ?? []))));
+    // As high as it ever was: a job that ends moves nothing below it.
+    byId("live-now").style.minHeight = `${byId("live-now").offsetHeight}px`;
     const failed = JSON.stringify(status.failed_now ?? []);
     if (failed === failedShown) return;
     failedShown = failed;

@@ -122,6 +122,26 @@ def wanted() -> dict[Path, float]:
     return started_at
 
 
+def snakemake_lives() -> bool:
+    """Whether a Snakemake runs in this folder on this machine; a killed one leaves its locks.
+
+    Where processes cannot be seen, the locks are believed.
+    """
+    if not Path("/proc/self/cwd").exists():
+        return True
+    here = Path.cwd()
+    for process in Path("/proc").iterdir():
+        if not process.name.isdigit():
+            continue
+        with suppress(OSError):
+            command = (process / "cmdline").read_bytes().split(b"\0")
+            if (process / "cwd").resolve() == here and any(
+                word.rpartition(b"/")[2] == b"snakemake" for word in command
+            ):
+                return True
+    return False
+
+
 def tail(log: Path) -> list[str]:
     """The last lines of a log; the first of them may be cut off. Empty if there is no log."""
     try:

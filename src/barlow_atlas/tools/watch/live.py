@@ -18,7 +18,13 @@ from barlow_atlas.atlas.records import Content, RecordError, recorded
 from barlow_atlas.errors import AtlasError
 from barlow_atlas.study.models import Study
 from barlow_atlas.study.paths import PAGE, REPORTS, probe_file, record_file
-from barlow_atlas.tools.watch.activity import Activity, activity, files_in, wanted
+from barlow_atlas.tools.watch.activity import (
+    Activity,
+    activity,
+    files_in,
+    snakemake_lives,
+    wanted,
+)
 from barlow_atlas.tools.watch.remaining import seconds_left
 from barlow_atlas.workflow.jobs import Job, jobs_of, submissions, to_run
 
@@ -228,7 +234,7 @@ class Live:
             left = self._left({job.file for job in waiting}, active)
             updated = datetime.now().strftime("%H:%M:%S")
             started = wanted()
-            works = any(job.file in started for job in self._jobs)
+            works = any(job.file in started for job in self._jobs) and snakemake_lives()
             jobs = self._submissions
             return status(self.name, jobs, pending, active, left, updated, load(), works)
 

@@ -1,0 +1,258 @@
+"""A paper in one command: `make paper` writes reports/paper.pdf from the records of the runs.
+
+The text is a template (`paper.tex.j2`), in which every number is filled in; figures are drawn anew,
+so that they are those of the records too. See docs/reports.md.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pandas as pd
+
+from barlow_atlas.atlas import ledger, records
+from barlow_atlas.atlas.curves import CONFIDENCE
+from barlow_atlas.atlas.ledger import NOT_RUN, VERDICTS
+from barlow_atlas.atlas.studies import all_entries, all_studies
+from barlow_atlas.atlas.training import training_table
+from barlow_atlas.atomic import write_atomically
+from barlow_atlas.report import figures, page, tables
+from barlow_atlas.report.answer import NEGLIGIBLE, Answer, answer, overall
+from barlow_atlas.report.objective import loss_course, overfitting
+from barlow_atlas.report.study import caption_of, panels_of, study_view
+from barlow_atlas.report.tables import Column, Table
+from barlow_atlas.steps.ledger import beside_papers, published_values, tables_of
+from barlow_atlas.study.models import Study
+from barlow_atlas.study.paths import REPORTS
+from barlow_atlas.tools.export.citation import read_citation
+from barlow_atlas.tools.paper.text import HERE, PaperError, Tex, paper
+
+__all__ = ["PAPER", "PaperError", "write_paper"]
+
+PAPER = REPORTS / "paper.pdf"
+COMMAND = "make paper"
+STATISTICS = ("drop_from_best", "difference_last")
+"""Effects of the paper's tables; those of the page have all."""
+PASSES = 3
+"""Of LaTeX, after which references and links stand."""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A figure of the paper.
+
+    Attributes:
+        label: of its file and of references to it.
+        file: of the report that has the same figure.
+        code: that draws it.
+        command: that makes the report.
+        commits: of the runs that it shows.
+    """
+
+    label: str
+    title: str
+    drawing: figures.Drawing
+    caption: str
+    file: Path
+    code: str
+    command: str
+    commits: str
+
+
+@dataclass(frozen=True)
+class Section:
+    """What the paper says of a study."""
+
+    view: page.StudyView
+    answer: Answer
+    role: str
+    objective: str
+    curves: Shown
+    dynamics: Shown
+    made: dict[str, str]
+
+
+def write_paper(root: Path = Path()) -> Path:
+    """Writes reports/paper.pdf, over all studies that have results but examples.
+
+    Args:
+        root: below which effects and claims lie and the paper is written.
+
+    Raises:
+        PaperError: no LaTeX, a number or figure without a source, or no study to write about.
+        RecordError: a record is damaged.
+        CitationError: CITATION.cff lacks something.
+    """
+    pdflatex = shutil.which("pdflatex")
+    if pdflatex is None:
+        raise PaperError(
+            "pdflatex is not on the path. Install LaTeX; on Debian: apt-get install "
+            "texlive-latex-base texlive-latex-recommended lmodern"
+        )
+    text, drawn = _written(root)
+    with TemporaryDirectory() as made:
+        folder = Path(made)
+        shutil.copy(HERE / "preamble.tex", folder)
+        (folder / "paper.tex").write_text(text, encoding="utf-8")
+        for label, drawing in drawn.items():
+            (folder / f"{label}.pdf").write_bytes(figures.in_pdf(drawing))
+        _typeset(pdflatex, folder)
+        write_atomically(root / PAPER, (folder / "paper.pdf").read_bytes())
+    return root / PAPER
+
+
+def _typeset(pdflatex: str, folder: Path) -> None:
+    for _ in range(PASSES):
+        done = subprocess.run(
+            [pdflatex, "-interaction=nonstopmode", "-halt-on-error", "paper.tex"],
+            cwd=folder,
+            env={**os.environ, "SOURCE_DATE_EPOCH": "0"},
+            capture_output=True,
+            check=False,
+        )
+        log = (folder / "paper.log").read_text(encoding="latin-1")
+        if done.returncode:
+            last = "\n".join(log.splitlines()[-30:])
+            raise PaperError(f"pdflatex stopped at {folder / 'paper.tex'}. Its log ends:\n{last}")
+    if wanting := re.findall(r"LaTeX Warning: (?:Reference|Citation) .* undefined", log):
+        raise PaperError(f"the paper refers to what it has not: {'; '.join(wanting)}")
+
+
+def _written(root: Path) -> tuple[str, dict[str, figures.Drawing]]:
+    """The paper's text, and its figures by label."""
+    studies = all_studies()
+    found = tables_of(studies, root)
+    told = ledger.ledger(
+        all_entries(studies), {name: table("claims") for name, table in found.items()}
+    )
+    views = {name: study_view(name, studies[name], table) for name, table in found.items()}
+    counted = {name: view for name, view in views.items() if not page.is_example(view)}
+    if not counted:
+        raise PaperError("no study but examples has results here: there is nothing to write about")
+    claims = told[told["role"] != "example"]
+    sections = [_section(studies[name], view, found[name]) for name, view in counted.items()]
+    own = {name: table for name, table in found.items() if name in counted}
+    general = _general(list(counted.values()), published_values(beside_papers(studies, own)))
+    shown = [*general, *(one for each in sections for one in (each.curves, each.dynamics))]
+    run = claims[claims["verdict"] != NOT_RUN]
+    effects = pd.concat([view.effects for view in counted.values()], ignore_index=True)
+    content = {
+        "citation": read_citation(root / "CITATION.cff"),
+        "verdicts": overall([each.answer for each in sections]),
+        "objective": page.most_overfitting(list(counted.values())),
+        "rests_on": "; ".join(dict.fromkeys(f"{e.answer.rests_on}; {e.role}" for e in sections)),
+        "protocols": list(dict.fromkeys(view.protocol for view in counted.values())),
+        "confidence": round(100 * CONFIDENCE),
+        "negligible": NEGLIGIBLE,
+        "captions": {one.label: one.caption for one in general},
+        "studies": sections,
+        "tested": len(run),
+        "counts": {v: n for v in VERDICTS if (n := int((run["verdict"] == v).sum()))},
+        "waiting": list(dict.fromkeys(claims[claims["verdict"] == NOT_RUN]["study"])),
+        "missing": [
+            f"{view.title} lacks {line}."
+            for view in counted.values()
+            for line in page.missing_runs(view.runs)
+        ],
+        "command": COMMAND,
+        "sources": shown,
+        "tables": [Tex(tables.latex(table)) for table in _tables(counted, claims)],
+    }
+    return paper(content, effects), {one.label: one.drawing for one in shown}
+
+
+def _section(study: Study, view: page.StudyView, table: Callable[[str], pd.DataFrame]) -> Section:
+    losses = training_table((run, records.recorded(view.name, run)) for run in study.trained())
+    curves = figures.accuracy_curves(view.title, view.probes, view.curves, view.methods)
+    dynamics = figures.dynamics(view.title, view.signals, losses, view.methods)
+    return Section(
+        view,
+        answer(view.curves, view.effects),
+        page.role_of(view),
+        overfitting(loss_course(view.signals))[1],
+        _shown("curves", curves, [view], "figures/curves.py"),
+        _shown("dynamics", dynamics, [view], "figures/training.py"),
+        page.provenance(view.runs),
+    )
+
+
+def _general(views: Sequence[page.StudyView], beside: pd.DataFrame) -> tuple[Shown, Shown]:
+    """The figures over all studies."""
+    panels = [panel for view in views for panel in panels_of(view, titled=len(views) > 1)]
+    return (
+        _shown("answer", figures.answer_figure(panels), views, "figures/answer.py"),
+        _shown("published", figures.published(beside), views, "figures/comparison.py"),
+    )
+
+
+def _shown(
+    name: str, drawing: figures.Drawing, views: Sequence[page.StudyView], code: str
+) -> Shown:
+    """A figure with all that says where it is from.
+
+    Raises:
+        PaperError: the runs that it shows name no commit.
+    """
+    commits = sorted(
+        {
+            commit[:10]
+            for view in views
+            for text in view.runs["commit"].dropna()
+            for commit in str(text).split("; ")
+        }
+    )
+    if not commits:
+        raise PaperError(
+            f"the figure {name} has no source: no run of {', '.join(v.name for v in views)} names "
+            "the commit that made it. Expected a commit in results/STUDY/runs/*.jsonl"
+        )
+    one = views[0] if name in ("curves", "dynamics") else None
+    return Shown(
+        f"{name}-{one.name.replace('/', '-')}" if one else name,
+        f"{name.capitalize()}, {one.title}" if one else name.capitalize(),
+        drawing,
+        caption_of(name, drawing),
+        (REPORTS / one.name if one else REPORTS) / f"{name}.pdf",
+        f"src/barlow_atlas/report/{code}",
+        one.command if one else "python -m barlow_atlas ledger",
+        ", ".join(commits),
+    )
+
+
+def _tables(counted: dict[str, page.StudyView], claims: pd.DataFrame) -> list[Table]:
+    return [
+        *(
+            tables.effects_table(
+                view.effects[view.effects["statistic"].isin(STATISTICS)], f"{view.title}: effects"
+            )
+            for view in counted.values()
+        ),
+        _claims(claims),
+    ]
+
+
+def _claims(claims: pd.DataFrame) -> Table:
+    """Claims by studies: how many rows have which verdict."""
+    matrix = page.claim_matrix(claims)
+    rows: list[dict[str, Any]] = []
+    for claim, (text, source) in matrix.claims.items():
+        cells = {
+            study: ", ".join(
+                f"{count} {verdict}"
+                for verdict in VERDICTS
+                if (count := sum(row["verdict"] == verdict for row in of_study))
+            )
+            for study, of_study in matrix.cells[claim].items()
+        }
+        rows.append({"claim": f"{text} ({source})", **cells})
+    columns = [Column("claim", "claim"), *(Column(study, study) for study in matrix.studies)]
+    frame = pd.DataFrame(rows, columns=[column.name for column in columns])
+    return Table("The papers' claims: rows of the ledger by verdict", tuple(columns), frame)
