@@ -210,32 +210,34 @@ def viewed_batches(
     form: Form, milestone: Milestone, batch_size: int, place: str
 ) -> Callable[[int], Batches]:
     """The batches of an epoch of views of the training images, drawn anew where they are."""
-    import numpy as np
     import torch
 
-    from barlow_atlas.nn import views
     from barlow_atlas.nn.randomness import generator
-    from barlow_atlas.probes.features import evaluation_view
+    from barlow_atlas.probes.features import drawn, evaluation_views
 
     subject, backbone = form.seen(milestone.subject), milestone.network.backbone
     augmentation = form.augmentation(subject)
     images, labels = milestone.splits["train"].images, milestone.labels["train"]
 
-    def view(batch: Tensor, epoch: int, step: int) -> Tensor:
-        shown = np.ascontiguousarray(images[batch.numpy()])
+    def shown(order: Sequence[Tensor], epoch: int) -> Iterator[Tensor]:
+        device = labels.device
         if augmentation is None:
-            return evaluation_view(subject, shown, labels.device)
-        draws = generator(subject.seed, place, epoch, step)
-        pixels = torch.from_numpy(shown).to(labels.device)
-        mean, std = subject.recipe.mean, subject.recipe.std
-        return views.drawn(pixels, augmentation, subject.image_size, mean, std, draws)
+            for batch in order:
+                yield from evaluation_views(subject, images[batch.numpy()], device, len(batch))
+            return
+
+        def draws(step: int) -> Generator:
+            return generator(subject.seed, place, epoch, step)
+
+        for (view,) in drawn(subject, images, order, [augmentation], draws, device):
+            yield view
 
     def batches(epoch: int) -> Batches:
         order = shuffled(len(images), batch_size, subject.seed, place, epoch)
-        for step, batch in enumerate(order):
+        for batch, view in zip(order, shown(order, epoch), strict=True):
             backbone.train(form.live)
             with torch.no_grad():
-                features = _features(backbone, view(batch, epoch, step))
+                features = _features(backbone, view)
             yield features, labels[batch.to(labels.device)]
 
     return batches

@@ -10,8 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from barlow_atlas.data.image_set import ImageSet
-from barlow_atlas.data.prepared import Prepared
+from barlow_atlas.data.prepared import Prepared, StoredImages, chosen
 from barlow_atlas.errors import AtlasError
 from barlow_atlas.nn.networks import Network
 from barlow_atlas.probes.features import Images, extract
@@ -25,15 +24,15 @@ class ProbeError(AtlasError):
 
 @dataclass(frozen=True)
 class Labelled:
-    """Images uint8 (n, 3, H, W) and their classes, int64 (n,)."""
+    """Images (n) and their classes, int64 (n,)."""
 
     images: Images
     labels: np.ndarray
 
 
-def choose(images: np.ndarray, labels: np.ndarray, rows: np.ndarray) -> Labelled:
-    """The rows (n,) of stored images uint8 (N, 3, H, W) and labels (N,); images stay in files."""
-    return Labelled(ImageSet(((images, rows),)), labels[rows])
+def choose(images: StoredImages, labels: np.ndarray, rows: np.ndarray) -> Labelled:
+    """The rows (n,) of stored images (N) and labels (N,); images stay in their files."""
+    return Labelled(chosen((images, rows)), labels[rows])
 
 
 @dataclass(frozen=True)
