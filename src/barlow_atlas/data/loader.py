@@ -110,7 +110,8 @@ class Loader:
         n = len(request.places)
         shape = (request.views, n, 3, request.size, request.size)
         pinned = self.device.type == "cuda"
-        pixels = torch.empty(shape, dtype=torch.uint8, pin_memory=pinned)
+        with torch.inference_mode(False):  # threads could not fill a tensor of that mode
+            pixels = torch.empty(shape, dtype=torch.uint8, pin_memory=pinned)
         rows = np.array_split(np.arange(n), min(n, CHUNKS * self.threads))
         parts = [pool.submit(self._fill, request, chunk, pixels) for chunk in rows]
         return _Coming(request, pixels, parts)

@@ -1,11 +1,14 @@
 """Backbone features of whole image sets, extracted once for all probes."""
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from barlow_atlas.atomic import TEMPORARY, writing
 from barlow_atlas.data.image_set import ImageSet
 from barlow_atlas.data.loader import Loader
 from barlow_atlas.data.originals import OriginalSet
@@ -30,6 +33,33 @@ def extract(backbone: nn.Module, run: Subject, images: Images, device: torch.dev
     """
     backbone.eval()
     return torch.cat([backbone(view) for view in evaluation_views(run, images, device)])
+
+
+@torch.inference_mode()
+def kept(
+    backbone: nn.Module, run: Subject, images: Images, device: torch.device, path: Path
+) -> Tensor:
+    """As `extract`, on the CPU, memory-mapped from a file that is made if it is not there.
+
+    So they take no memory that the system cannot have back. Whoever names the file sees to it that
+    the name tells network and images.
+
+    Raises:
+        WriteError: it cannot be written.
+    """
+    if not path.is_file():
+        backbone.eval()
+        temporary = path.with_name(f".{path.name}{TEMPORARY}")
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with temporary.open("wb") as file:
+                for view in evaluation_views(run, images, device):
+                    file.write(backbone(view).cpu().numpy().tobytes())
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+    found = np.memmap(path, dtype=np.float32, mode="c").reshape(len(images), -1)
+    return torch.from_numpy(found)
 
 
 def evaluation_views(

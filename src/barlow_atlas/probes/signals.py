@@ -79,7 +79,8 @@ def signals(milestone: Milestone, batch_size: int) -> list[dict[str, Any]]:
         # In random order: a batch of one class would correlate in other ways.
         order = torch.randperm(len(images), generator=generator(run.seed, "signals", split))
         chosen = order[:count]
-        whole = milestone.features[split][chosen.to(milestone.device)]
+        features = milestone.features[split]
+        whole = features[chosen.to(features.device)].to(milestone.device)
         pairs = _views(run, split, images, chosen, milestone.device)
         for space, embedded in _embeddings(network, whole, pairs).items():
             records.append(
