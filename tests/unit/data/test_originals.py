@@ -2,7 +2,9 @@
 
 import io
 import json
+import multiprocessing
 import shutil
+import signal
 import tarfile
 from pathlib import Path
 
@@ -317,3 +319,28 @@ def test_squares_keep_their_manifest_to_the_byte() -> None:
     """Whatever originals need more leaves no trace where images are stored as squares."""
     keys = Manifest.model_fields.keys()
     assert [key for key in keys if Manifest.model_fields[key].exclude_if] == ["skipped"]
+
+
+KILLS = 20
+
+
+@pytest.mark.slow
+def test_killed_twenty_times_it_gives_the_same_checksums(tmp_path: Path) -> None:
+    """By SIGKILL at any moment; what is whole by then is not decoded again."""
+    folders = class_folders(tmp_path / "images", train=80, val=10)
+    undisturbed = tree(prepared(folders, tmp_path / "undisturbed"))
+    # Copies of this process, which has torch loaded: a life is a tenth of a second, not four.
+    forked = multiprocessing.get_context("fork")
+    killed = 0
+    while killed < KILLS:
+        child = forked.Process(target=prepared, args=(folders, tmp_path / "out"))
+        child.start()
+        child.join(0.02 + 0.01 * killed)
+        if child.is_alive():
+            child.kill()
+            child.join()
+        elif (tmp_path / "out").exists():
+            shutil.rmtree(tmp_path / "out")
+        killed += child.exitcode == -signal.SIGKILL
+    assert tree(prepared(folders, tmp_path / "out")) == undisturbed
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
