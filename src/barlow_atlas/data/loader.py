@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torchvision.io import ImageReadMode, decode_image
 
 from barlow_atlas.data.originals import OriginalSet
 
@@ -141,4 +140,7 @@ def decode(encoded: Tensor) -> Tensor:
     Raises:
         RuntimeError: it is none.
     """
+    # Loaded with the first image: studies of squares do without, and save the time.
+    from torchvision.io import ImageReadMode, decode_image
+
     return decode_image(encoded, ImageReadMode.RGB)

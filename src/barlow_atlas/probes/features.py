@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from barlow_atlas.atomic import TEMPORARY, writing
 from barlow_atlas.data.image_set import ImageSet
 from barlow_atlas.data.loader import Loader
-from barlow_atlas.data.originals import OriginalSet
+from barlow_atlas.data.originals import Originals, OriginalSet
 from barlow_atlas.nn import views
 from barlow_atlas.nn.geometry import drawn_views, whole_views
 from barlow_atlas.probes.subject import Subject
@@ -21,7 +21,7 @@ BATCH = 256
 """Images a forward pass: with more, what lies between two layers outgrows a CPU's cache."""
 
 
-Images = np.ndarray | ImageSet | OriginalSet
+Images = np.ndarray | ImageSet | Originals | OriginalSet
 """Squares, uint8 (n, 3, H, W), or encoded images."""
 
 
@@ -66,6 +66,8 @@ def evaluation_views(
     run: Subject, images: Images, device: torch.device, batch: int = BATCH
 ) -> Iterator[Tensor]:
     """The network's inputs (n, 3, size, size) for all images, `batch` at a time, not random."""
+    if isinstance(images, Originals):
+        images = OriginalSet(((images, np.arange(len(images))),))
     if not isinstance(images, OriginalSet):
         for start in range(0, len(images), batch):
             yield evaluation_view(run, images[start : start + batch], device)

@@ -193,3 +193,12 @@ def test_whoever_stops_taking_leaves_no_thread_behind(images: OriginalSet) -> No
     next(batches)
     batches.close()
     assert not [t for t in threading.enumerate() if t.name.startswith("images")]
+
+
+@pytest.mark.slow
+def test_compiled_colours_are_those_of_the_plain_form(images: OriginalSet) -> None:
+    request = requested(images, torch.arange(8), 0, slice(None))
+    pixels = brought(images, request)
+    plain, compiled = (request.finished(pixels, *PLAIN, compiled=c) for c in (False, True))
+    for one, other in zip(plain, compiled, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-5)

@@ -24,7 +24,13 @@ from barlow_atlas.nn.geometry import drawn_views
 from barlow_atlas.nn.randomness import generator
 from barlow_atlas.settings.augmentation import RECIPES, Augmentation
 from barlow_atlas.tools.bench.records import Record, alone, faster
-from barlow_atlas.tools.bench.timing import clocks_by_turns, cores, on_cores, seconds
+from barlow_atlas.tools.bench.timing import (
+    Computation,
+    clocks_by_turns,
+    cores,
+    on_cores,
+    seconds,
+)
 
 SIZE = 224
 BATCH = 64
@@ -35,7 +41,8 @@ VIEWS = (RECIPE.view_a, RECIPE.view_b)
 def records(device: torch.device, count: int = 512, rounds: int = 5) -> Iterator[Record]:
     """Seconds for all images of a made set: JPEGs of 500 x 375 pixels, about 95 kB each.
 
-    Ours is what the CPU does of the two views, up to pixels on the device; colours follow there.
+    Ours is what the CPU does of the two views, up to pixels on the device; colours follow there. On
+    one core by the processor's clock, which other programs disturb less; on all by the wall's.
     """
     with TemporaryDirectory() as folder:
         images, told = _made(Path(folder), count)
@@ -43,9 +50,12 @@ def records(device: torch.device, count: int = 512, rounds: int = 5) -> Iterator
         for name, on in (("one core", 1), ("all cores", len(os.sched_getaffinity(0)))):
             with on_cores(on):
                 ours = partial(_take, images, device, on)
-                rivals = [_folder(Path(folder), whole, on) for whole in (False, True)]
+                # A worker for each core; on one core none, whose time the clock would not see.
+                workers = 0 if on == 1 else on
+                rivals = [_folder(Path(folder), whole, workers) for whole in (False, True)]
+                clock = _processor_seconds if on == 1 else partial(seconds, device=device)
                 computations = [ours, *(partial(_drain, rival) for rival in rivals)]
-                clocks = [partial(seconds, each, device) for each in computations]
+                clocks = [partial(clock, each) for each in computations]
                 own, cropped, whole = clocks_by_turns(clocks, rounds)
                 del rivals, computations, clocks  # and with them their workers
                 about = f"2 views of 224 pixels of {count} images of 500 x 375, {cores()}; "
@@ -53,6 +63,13 @@ def records(device: torch.device, count: int = 512, rounds: int = 5) -> Iterator
             yield faster(f"photographs/crops, {name}", (own, cropped), crops, target=2)
             all_of_it = about + "yardstick: ImageFolder with all of Barlow Twins' transforms"
             yield faster(f"photographs/views, {name}", (own, whole), all_of_it, target=5)
+
+
+def _processor_seconds(computation: Computation) -> float:
+    """Of all threads of this process."""
+    began = time.process_time()
+    computation()
+    return time.process_time() - began
 
 
 def _made(folder: Path, count: int) -> tuple[OriginalSet, Record]:
@@ -129,7 +146,9 @@ def _blurred(image: Image.Image) -> Image.Image:
 
 def _folder(folder: Path, whole: bool, workers: int) -> DataLoader[object]:
     images = ImageFolder(folder / "images/train", _Two(whole))
-    return DataLoader(images, BATCH, shuffle=True, num_workers=workers, persistent_workers=True)
+    return DataLoader(
+        images, BATCH, shuffle=True, num_workers=workers, persistent_workers=workers > 0
+    )
 
 
 def _drain(loader: DataLoader[object]) -> None:
