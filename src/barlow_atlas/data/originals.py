@@ -58,10 +58,11 @@ class Originals:
         shard = int(np.searchsorted(self._ends, first, side="right"))
         before = int(self._ends[shard - 1]) if shard else 0
         found = np.array(self.shards[shard][first - before : last - before])
-        if zlib.crc32(found) != self.crc32[number]:
+        crc32 = zlib.crc32(found.data)
+        if crc32 != self.crc32[number]:
             raise DataError(
                 f"{self.name}: image {number} is damaged in its shard {shard}: its crc32 should be "
-                f"{int(self.crc32[number])} and is {zlib.crc32(found)}. Prepare the data set "
+                f"{int(self.crc32[number])} and is {crc32}. Prepare the data set "
                 "again, or fetch the prepared folder with `dvc pull`."
             )
         return found
