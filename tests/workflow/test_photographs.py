@@ -127,5 +127,5 @@ def test_a_small_network_learns_from_them(photographs: Path, tmp_path: Path) -> 
 
 
 EPOCHS = 15
-FALLEN, GAINED = 0.8, 3.0
-"""Of the first epoch's mean loss; points of top-1."""
+FALLEN, GAINED = 0.7, 0.0
+"""Of the first epoch's mean loss; points of top-1. Seen: 62.1 to 29.1; 26.5 to 30.5."""
