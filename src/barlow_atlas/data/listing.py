@@ -4,6 +4,7 @@ The archives are read where they are: a tar archive of uncompressed members is a
 image has a place, the nested one of ImageNet's training images as well.
 """
 
+import io
 import tarfile
 from collections import Counter
 from collections.abc import Iterator
@@ -196,7 +197,9 @@ def _truth(devkit: Path) -> list[str]:
             if lines is None or meta is None:
                 raise ValueError("they are no files")
             numbers = [int(line) for line in lines.read().split()]
-            synsets = loadmat(meta, squeeze_me=True, struct_as_record=True)["synsets"]
+            # The stubs know paths only.
+            read = loadmat(io.BytesIO(meta.read()), squeeze_me=True)  # type: ignore[arg-type]
+            synsets = read["synsets"]
     except (tarfile.TarError, KeyError, ValueError) as error:
         raise DataError(
             f"{devkit} cannot be read: {error}. Expected {TRUTH} and {META} in it: replace it by "
