@@ -143,4 +143,5 @@ def decode(encoded: Tensor) -> Tensor:
     # Loaded with the first image: studies of squares do without, and save the time.
     from torchvision.io import ImageReadMode, decode_image
 
-    return decode_image(encoded, ImageReadMode.RGB)
+    image: Tensor = decode_image(encoded, ImageReadMode.RGB)
+    return image

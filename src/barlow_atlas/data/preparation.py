@@ -75,14 +75,15 @@ def prepare(
         WriteError: the folder cannot be written.
     """
     destination = destination.resolve()
-    if data_set.image_size is None:
+    side = data_set.image_size
+    if side is None:
         return _prepare_originals(data_set, destination, report)
     place = locate(data_set, raw, mirrors, report) if data_set.official_folder else None
     with _replacement(destination, report) as folder:
         images: dict[Part, _OnDisk] = {}
 
         def allocate(part: Part, count: int) -> Images:
-            shape = (count, 3, *(2 * (data_set.image_size,)))
+            shape = (count, 3, side, side)
             images[part] = _new_array(folder / f"{part}_images.npy", shape)
             return images[part]
 

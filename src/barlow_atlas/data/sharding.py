@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import itertools
 import os
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -334,16 +333,10 @@ def repeated_files(train: Originals, test: Originals) -> int:
     """How many of the images `test` have the bytes of one of `train`."""
     keys = [part.crc32 + (np.diff(part.offsets) << 32) for part in (train, test)]
     order = np.argsort(keys[0], kind="stable")
-    first = np.searchsorted(keys[0][order], keys[1])
+    first, last = (np.searchsorted(keys[0][order], keys[1], side) for side in ("left", "right"))
     found = 0
-    for number, place in enumerate(first.tolist()):
-        alike = itertools.takewhile(
-            lambda k, number=number: keys[0][k] == keys[1][number], order[place:].tolist()
-        )
-        content = None
-        for k in alike:
-            content = test.encoded(number) if content is None else content
-            if np.array_equal(train.encoded(k), content):
-                found += 1
-                break
+    for number in np.flatnonzero(first < last).tolist():
+        content = test.encoded(number)
+        alike = order[first[number] : last[number]].tolist()
+        found += any(np.array_equal(train.encoded(k), content) for k in alike)
     return found
