@@ -643,7 +643,7 @@ def _crop_boxes(
     """
     sides = torch.empty(len(area), 2, dtype=torch.int64)
     sides[:, 0], sides[:, 1] = height, width
-    rows, columns = sides.split(1, dim=1)
+    rows, columns = sides[:, :1], sides[:, 1:]
     share = rows * columns * _between(area, *scale_range)
     aspect = torch.exp(_between(ratio, math.log(ratio_range[0]), math.log(ratio_range[1])))
     box_width = torch.sqrt(share * aspect).round().long()

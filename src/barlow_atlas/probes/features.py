@@ -21,12 +21,14 @@ BATCH = 256
 """Images a forward pass: with more, what lies between two layers outgrows a CPU's cache."""
 
 
-Images = np.ndarray | ImageSet | Originals | OriginalSet
+Images = np.ndarray | ImageSet | OriginalSet
 """Squares, uint8 (n, 3, H, W), or encoded images."""
 
 
 @torch.inference_mode()
-def extract(backbone: nn.Module, run: Subject, images: Images, device: torch.device) -> Tensor:
+def extract(
+    backbone: nn.Module, run: Subject, images: Images | Originals, device: torch.device
+) -> Tensor:
     """Features (n, f) of images under the evaluation transform.
 
     Batch norm uses its running statistics.
@@ -63,7 +65,7 @@ def kept(
 
 
 def evaluation_views(
-    run: Subject, images: Images, device: torch.device, batch: int = BATCH
+    run: Subject, images: Images | Originals, device: torch.device, batch: int = BATCH
 ) -> Iterator[Tensor]:
     """The network's inputs (n, 3, size, size) for all images, `batch` at a time, not random."""
     if isinstance(images, Originals):

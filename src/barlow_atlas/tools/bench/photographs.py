@@ -100,9 +100,10 @@ def _made(folder: Path, count: int) -> tuple[OriginalSet, Record]:
 
 def _take(images: OriginalSet, device: torch.device, threads: int) -> None:
     """All views of an epoch, up to pixels on the device."""
+    order = torch.randperm(len(images))
     requests = (
         drawn_views(images, p, VIEWS, SIZE, [generator(0, name, k) for name in ("a", "b")])
-        for k, p in enumerate(torch.randperm(len(images)).split(BATCH))
+        for k, p in enumerate(order.split(BATCH))  # type: ignore[no-untyped-call]
     )
     for _ in Loader(images, device, threads).batches(requests):
         pass
