@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 
 from barlow_atlas.data.image_set import ImageSet
-
-AHEAD = 2
-"""Batches that are on their way to the device while one is computed on."""
+from barlow_atlas.data.loader import AHEAD, Loader
+from barlow_atlas.data.originals import OriginalSet
 
 RESIDENT_SHARE = 0.5
 """Of a GPU's free memory, what images may take up for good."""
@@ -83,12 +82,14 @@ class Streamed:
             return pixels.to(self.device, non_blocking=True), self.copies.record_event()
 
 
-Images = Resident | Streamed
+Images = Resident | Streamed | Loader
 """Where a training loop gets its images from."""
 
 
-def images_for(images: ImageSet, device: torch.device) -> Images:
-    """Resident on a GPU that has the room, else streamed."""
+def images_for(images: ImageSet | OriginalSet, device: torch.device) -> Images:
+    """Squares resident on a GPU that has the room, else streamed; encoded images decoded."""
+    if isinstance(images, OriginalSet):
+        return Loader(images, device, torch.get_num_threads())
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         if images.nbytes <= RESIDENT_SHARE * free:

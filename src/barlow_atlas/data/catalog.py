@@ -118,8 +118,19 @@ class Facts(Frozen):
 class DataSet(Facts):
     """A data set as it is prepared: the facts, and the size of the stored images."""
 
-    image_size: int = Field(gt=0, description="height and width of the stored images, pixels")
+    image_size: int | None = Field(
+        gt=0,
+        description="height and width of the stored images, pixels; None: as their files have them",
+    )
     path: str | None = Field(default=None, description="the folder of a class-folder data set")
+    class_names: tuple[str, ...] = Field(
+        default=(), exclude_if=lambda names: not names, description="taken of `path`; (): all"
+    )
+    unreadable: Literal["refuse", "skip"] = Field(
+        default="refuse",
+        exclude_if=lambda chosen: chosen == "refuse",
+        description="what becomes of an original that cannot be decoded",
+    )
 
 
 Triple = tuple[float, float, float]
@@ -476,12 +487,20 @@ TARGETS: dict[str, Target] = {target.name: target for target in _TARGETS}
 _TARGET_AT_SIZE = re.compile(rf"({'|'.join(TARGETS)})-([1-9][0-9]*)")
 
 
-def class_folder(name: str, path: str, stored_size: int) -> DataSet:
+def class_folder(
+    name: str,
+    path: str,
+    stored_size: int | None,
+    class_names: tuple[str, ...] = (),
+    unreadable: Literal["refuse", "skip"] = "refuse",
+) -> DataSet:
     """A data set given as a folder with `train/<class>/` and `val/<class>/` or `test/<class>/`.
 
     Its images are stored as squares of `stored_size` pixels: the shorter side is resized to it
-    (bicubic with antialiasing), the longer one cropped to its centre. Raises DataError if the name
-    is one of the catalogue's: a folder must not pass for a published data set.
+    (bicubic with antialiasing), the longer one cropped to its centre. Without a size they are
+    stored as their files have them, and the folder may hold ImageNet's archives instead. Raises
+    DataError if the name is one of the catalogue's: a folder must not pass for a published data
+    set.
     """
     if name in CATALOG:
         raise DataError(
@@ -501,26 +520,19 @@ def class_folder(name: str, path: str, stored_size: int) -> DataSet:
         classes=None,
         counts=None,
         path=path,
+        class_names=class_names,
+        unreadable=unreadable,
         source="class folders given by path",
         licence="Not known: the user's own images.",
     )
 
 
-def resolve(name: str, path: str | None = None, stored_size: int | None = None) -> DataSet:
-    """The data set of that name: what a study means by `data: {name, path, stored_size}`.
+def resolve(name: str) -> DataSet:
+    """The data set that a name without a path means.
 
-    Without a path it is one of the catalogue, or a target with the size that its images are
-    squashed to, such as "dtd-32"; with a path it is a class-folder data set, which needs a stored
-    size too. Raises DataError if that does not fit together.
+    One of the catalogue, or a target with the size that its images are squashed to, such as
+    "dtd-32". Raises DataError if there is none.
     """
-    if path is not None and stored_size is not None:
-        return class_folder(name, path, stored_size)
-    if path is not None or stored_size is not None:
-        missing = "path" if path is None else "stored_size"
-        raise DataError(
-            f"data set {name!r}: {missing} is missing. Class folders need path and stored_size; "
-            "the data sets of the catalogue take neither."
-        )
     if sized := _TARGET_AT_SIZE.fullmatch(name):
         return TARGETS[sized[1]].at(int(sized[2]))
     if name in TARGETS:

@@ -140,7 +140,7 @@ def _decode_cifar(data_set: DataSet, place: Path, allocate: Allocate, report: Re
         pixels = np.concatenate([batch["data"] for batch in ours])
         found = [batch["fine_labels" if "fine_labels" in batch else "labels"] for batch in ours]
         labels[part] = np.concatenate(found).astype(np.int64)
-        side = data_set.image_size
+        side = required(data_set.image_size)
         if pixels.dtype != np.uint8 or pixels.shape[1:] != (3 * side * side,):
             raise DataError(
                 f"{data_set.title}: the {part} batches hold {pixels.dtype} rows of shape "
@@ -202,7 +202,7 @@ def _decode_tiny_tree(
     told = annotated(images, tree.names, place, lambda: tree.read(ANNOTATIONS).decode())
     listing: dict[Part, ByClass] = {"train": in_train, "test": told or in_val}
     _check_whole(data_set, place, listing)
-    size = data_set.image_size
+    size = required(data_set.image_size)
 
     def pixels(name: str) -> Images:
         image = open_image(tree.read(name), f"{place}: {name}")
@@ -227,7 +227,7 @@ def _decode_folders(data_set: DataSet, allocate: Allocate, report: Report) -> De
         report(f"{data_set.title}: left out in {place}: {skipped_told(found.skipped)}")
 
     def pixels(name: str) -> Images:
-        return stored(place / name, f"{place}: {shown(name)}", data_set.image_size)
+        return stored(place / name, f"{place}: {shown(name)}", required(data_set.image_size))
 
     return Decoded(
         class_names=tuple(sorted(found.images["train"])),

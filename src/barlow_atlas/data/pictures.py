@@ -27,7 +27,7 @@ BACKGROUND = (255, 255, 255)
 """The colour below transparent pixels: white, as paper."""
 
 _Pixels = TypeVar("_Pixels")
-_ORIENTATION = 0x0112
+ORIENTATION = 0x0112
 _TURNED = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -109,17 +109,22 @@ def _fit(image: Image.Image, size: int) -> None:
 
 
 def _square_pixels(image: Image.Image, size: int) -> NDArray[np.uint8]:
-    opaque = not image.has_transparency_data
-    square = _square(_upright(image).convert("RGB" if opaque else "RGBA"), size)
-    if not opaque:
-        below = Image.new("RGBA", square.size, (*BACKGROUND, 255))
-        square = Image.alpha_composite(below, square).convert("RGB")
-    return np.asarray(square).transpose(2, 0, 1)
+    mode = "RGBA" if image.has_transparency_data else "RGB"
+    return np.asarray(opaque(_square(upright(image).convert(mode), size))).transpose(2, 0, 1)
 
 
-def _upright(image: Image.Image) -> Image.Image:
+def opaque(image: Image.Image) -> Image.Image:
+    """In RGB, laid on `BACKGROUND` where it is transparent."""
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    below = Image.new("RGBA", image.size, (*BACKGROUND, 255))
+    return Image.alpha_composite(below, image.convert("RGBA")).convert("RGB")
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """Turned as its file says."""
     try:
-        orientation = image.getexif().get(_ORIENTATION)
+        orientation = image.getexif().get(ORIENTATION)
     except Exception:  # damaged notes beside a picture that is whole; Pillow raises many types
         return image
     return image.transpose(_TURNED[orientation]) if orientation in _TURNED else image

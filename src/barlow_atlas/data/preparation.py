@@ -1,4 +1,4 @@
-"""From official files to a folder of uint8 arrays, written aside and then renamed into place."""
+"""From official files to a folder of arrays or shards, written aside, then renamed into place."""
 
 import errno
 import hashlib
@@ -6,7 +6,7 @@ import io
 import os
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
 from math import sqrt
 from pathlib import Path
@@ -19,16 +19,37 @@ from barlow_atlas.atomic import replace_folder, sync_tree, write_atomically, wri
 from barlow_atlas.data.catalog import DataSet, Part
 from barlow_atlas.data.errors import DataError
 from barlow_atlas.data.formats import decode
-from barlow_atlas.data.prepared import MANIFEST, ArrayFile, HoldOut, Manifest, Subset, sha256_of
-from barlow_atlas.data.reading import Decoded, Images
+from barlow_atlas.data.listing import label_lists, listing_of
+from barlow_atlas.data.prepared import (
+    LABELLED,
+    MANIFEST,
+    ArrayFile,
+    HoldOut,
+    Manifest,
+    Subset,
+    sha256_of,
+)
+from barlow_atlas.data.reading import Decoded, Images, required
 from barlow_atlas.data.selection import Index, draw_validation
+from barlow_atlas.data.sharding import (
+    SHARD_BYTES,
+    part_index,
+    repeated_files,
+    shards_of,
+    write_shards,
+)
 from barlow_atlas.data.sources import Report, locate
-from barlow_atlas.data.survey import SOURCES
+from barlow_atlas.data.survey import SOURCES, skipped_told
+from barlow_atlas.data.tree import refuse
 
 _STATISTICS_CHUNK = 1_000
 _BLOCK = 1 << 20
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
+MOST_CORES = 16
+"""Threads that write shards, at most: a login node is shared."""
+
+Triple = tuple[float, float, float]
 _OnDisk = np.memmap[Any, np.dtype[np.uint8]]
 
 
@@ -43,7 +64,7 @@ def prepare(
     mirrors: Sequence[str] = (),
     report: Report = _silent,
 ) -> Manifest:
-    """Write the arrays and the manifest of a data set into the folder `destination`.
+    """Write the arrays or shards and the manifest of a data set into the folder `destination`.
 
     Official files are looked up in `raw`, then in `mirrors`, then downloaded (see
     `sources.locate`). The folder appears whole or not at all: on any failure what was there before
@@ -53,13 +74,16 @@ def prepare(
         DataError: the files cannot be had, or are not what they should be.
         WriteError: the folder cannot be written.
     """
-    place = locate(data_set, raw, mirrors, report) if data_set.official_folder else None
     destination = destination.resolve()
+    side = data_set.image_size
+    if side is None:
+        return _prepare_originals(data_set, destination, report)
+    place = locate(data_set, raw, mirrors, report) if data_set.official_folder else None
     with _replacement(destination, report) as folder:
         images: dict[Part, _OnDisk] = {}
 
         def allocate(part: Part, count: int) -> Images:
-            shape = (count, 3, data_set.image_size, data_set.image_size)
+            shape = (count, 3, side, side)
             images[part] = _new_array(folder / f"{part}_images.npy", shape)
             return images[part]
 
@@ -83,13 +107,83 @@ def prepare(
         report(f"{data_set.title}: computing statistics and checksums")
         arrays: dict[str, NDArray[Any]] = {f"{part}_images": a for part, a in images.items()}
         arrays.update(small)
-        manifest = _describe(data_set, decoded, images, validation, _files(folder, arrays))
+        statistics = channel_statistics(images["train"])
+        files = _files(folder, arrays)
+        manifest = _describe(data_set, decoded, images, validation, statistics, files)
         if decoded.survey:
             sources = decoded.survey.sources(repeated)
             write_atomically(folder / SOURCES, (sources.model_dump_json(indent=2) + "\n").encode())
         write_atomically(folder / MANIFEST, manifest.to_json().encode())
     counts = ", ".join(f"{len(array):,} {part}" for part, array in images.items())
     report(f"{data_set.title}: prepared ({counts}, of train {len(validation):,} validation)")
+    return manifest
+
+
+def _prepare_originals(data_set: DataSet, destination: Path, report: Report) -> Manifest:
+    """`prepare` for images that are stored as their files have them.
+
+    Whole shards are kept when the preparation is ended, and the next one goes on from them.
+    """
+    title = data_set.title
+    listing = listing_of(data_set, Path(required(data_set.path)).expanduser())
+    if listing.found.skipped:
+        report(f"{title}: left out in {listing.place}: {skipped_told(listing.found.skipped)}")
+    aside = destination.parent
+    folder, records = (aside / f".{destination.name}.{what}" for what in ("shards", "records"))
+    shards = list(shards_of(listing, SHARD_BYTES))
+    cores = min(MOST_CORES, len(os.sched_getaffinity(0)))
+    written = write_shards(shards, folder, records, cores, report)
+    faults = [fault for record in written for fault in record.faults]
+    if data_set.unreadable == "refuse":
+        refuse(
+            f"{title}: {len(faults):,} of its images cannot be used:",
+            [fault.why for fault in faults],
+            "Replace or remove them, or leave them out with `unreadable: skip` under the study's "
+            "`data`. Then start the same command again.",
+        )
+    parts = list(listing.entries)
+    index = {part: part_index(part, shards, written) for part in parts}
+    images = {part: index[part].opened(title, folder) for part in parts}
+    decoded = Decoded(listing.classes, {part: index[part].labels for part in parts}, listing.source)
+    _check_counts(data_set, images, decoded)
+    validation = draw_validation(
+        decoded.labels["train"], data_set.validation_share, data_set.split_seed
+    )
+    small = {f"{part}_{name}": a for part in parts for name, a in index[part].arrays.items()}
+    small["validation_index"] = validation
+    for name, listed in label_lists(listing).items():
+        # Places among all training images become places among those that are kept.
+        small[f"{LABELLED}{name}"] = np.flatnonzero(np.isin(index["train"].kept, listed))
+    repeated = repeated_files(images["train"], images["test"])
+    if repeated:
+        report(f"{title}: {repeated:,} test images have the bytes of a training image")
+    with writing(folder):
+        for name, array in small.items():
+            write_atomically(folder / f"{name}.npy", _npy(array))
+        files = {
+            shard.name: ArrayFile(
+                shape=(sum(record.lengths),),
+                dtype="uint8",
+                size=sum(record.lengths),
+                sha256=record.sha256,
+            )
+            for shard, record in zip(shards, written, strict=True)
+            if record.kept
+        }
+        manifest = _describe(
+            data_set, decoded, images, validation, (None, None), files | _files(folder, small)
+        ).model_copy(update={"skipped": tuple(fault.name for fault in faults)})
+        sources = listing.found.sources(repeated)
+        write_atomically(folder / SOURCES, (sources.model_dump_json(indent=2) + "\n").encode())
+        write_atomically(folder / MANIFEST, manifest.to_json().encode())
+        for shard, record in zip(shards, written, strict=True):
+            if not record.kept:
+                (folder / shard.name).unlink()
+        replace_folder(folder, destination)
+    shutil.rmtree(records, ignore_errors=True)
+    told = ", ".join(f"{len(each):,} {part}" for part, each in images.items())
+    skipped = f", {len(faults):,} that cannot be decoded left out" if faults else ""
+    report(f"{title}: prepared ({told}, of train {len(validation):,} validation{skipped})")
     return manifest
 
 
@@ -115,7 +209,7 @@ def _new_array(path: Path, shape: tuple[int, ...]) -> _OnDisk:
     return array
 
 
-def _check_counts(data_set: DataSet, images: Mapping[Part, Images], decoded: Decoded) -> None:
+def _check_counts(data_set: DataSet, images: Mapping[Part, Sized], decoded: Decoded) -> None:
     """Raise DataError unless images, labels and the catalogue's facts agree."""
     classes = len(decoded.class_names)
     if data_set.classes not in (None, classes):
@@ -151,8 +245,9 @@ def _check_counts(data_set: DataSet, images: Mapping[Part, Images], decoded: Dec
 def _describe(
     data_set: DataSet,
     decoded: Decoded,
-    images: Mapping[Part, Images],
+    images: Mapping[Part, Sized],
     validation: Index,
+    statistics: tuple[Triple | None, Triple | None],
     files: dict[str, ArrayFile],
 ) -> Manifest:
     classes = len(decoded.class_names)
@@ -163,7 +258,7 @@ def _describe(
     def labelled(part: Part) -> Subset:
         return Subset(images=len(images[part]), per_class=per_class(decoded.labels[part]))
 
-    mean, std = channel_statistics(images["train"])
+    mean, std = statistics
     unlabeled = images.get("unlabeled")
     return Manifest(
         name=data_set.name,
@@ -213,9 +308,6 @@ def duplicates(train: Images, test: Images) -> int:
 
 def _hash(image: Images) -> bytes:
     return hashlib.blake2b(image.tobytes(), digest_size=16).digest()
-
-
-Triple = tuple[float, float, float]
 
 
 def channel_statistics(images: Images) -> tuple[Triple, Triple]:

@@ -1,24 +1,29 @@
-"""A prepared data set on disk: the manifest and the memory-mapped arrays beside it."""
+"""A prepared data set on disk: the manifest and the memory-mapped files beside it."""
 
 import hashlib
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from barlow_atlas.data.choice import Protocol
 from barlow_atlas.data.errors import DataError
+from barlow_atlas.data.image_set import ImageSet
+from barlow_atlas.data.originals import INDEX, Originals, OriginalSet, shard_name
 from barlow_atlas.data.selection import Index, Selection, select
 from barlow_atlas.settings.frozen import Frozen
 
 MANIFEST = "manifest.json"
+LABELLED = "labelled_"
+"""How the name of a list of labels begins, as a file: `labelled_1percent.npy`."""
 
 
 class ArrayFile(Frozen):
-    """One .npy file."""
+    """One .npy file, or a shard: bytes without a header."""
 
     shape: tuple[int, ...]
     dtype: str
@@ -45,43 +50,52 @@ class HoldOut(Frozen):
 class Manifest(Frozen):
     """What `manifest.json` says; the same bytes on every machine for the same images.
 
-    `channel_mean` and `channel_std` (R, G, B) are those of all training images, scale 0 to 1.
+    `image_size` is that of the stored squares, pixels a side; None where images are stored as
+    their files have them. `channel_mean` and `channel_std` (R, G, B) are those of all training
+    images, scale 0 to 1; of originals they are not computed. `skipped` names the images that were
+    left out, as the study said, since they cannot be decoded.
     """
 
     format: Literal[1] = 1
     name: str
     title: str
-    image_size: int
+    image_size: int | None
     classes: tuple[str, ...]
     train: Subset
     test: Subset
     unlabeled: Subset | None
     validation: HoldOut
-    channel_mean: tuple[float, float, float]
-    channel_std: tuple[float, float, float]
+    channel_mean: tuple[float, float, float] | None
+    channel_std: tuple[float, float, float] | None
     source: str
     licence: str
+    skipped: tuple[str, ...] = Field((), exclude_if=lambda skipped: not skipped)
     files: dict[str, ArrayFile]
 
     def to_json(self) -> str:
         return self.model_dump_json(indent=2) + "\n"
 
 
+StoredImages = NDArray[np.uint8] | Originals
+"""Squares, uint8 (N, 3, H, W), or encoded images."""
+
+
 @dataclass(frozen=True)
 class Prepared:
-    """The arrays of a data set, memory-mapped and read-only.
+    """The files of a data set, memory-mapped and read-only.
 
-    Images are uint8 (N, 3, H, W), labels int64 (N,); `validation_index` (N_val,) holds sorted
-    indices into the train part.
+    Labels are int64 (N,); `validation_index` (N_val,) holds sorted indices into the train part, and
+    so does each of `label_lists`: the published choices of labels for semi-supervised evaluation.
     """
 
     manifest: Manifest
-    train_images: NDArray[np.uint8]
+    train_images: StoredImages
     train_labels: Index
-    test_images: NDArray[np.uint8]
+    test_images: StoredImages
     test_labels: Index
-    unlabeled_images: NDArray[np.uint8] | None
+    unlabeled_images: StoredImages | None
     validation_index: Index
+    label_lists: dict[str, Index]
 
     def select(self, protocol: Protocol, fraction: float) -> Selection:
         """Which images a run sees under its protocol and fraction; see `selection.select`."""
@@ -96,6 +110,16 @@ class Prepared:
         )
 
 
+def chosen(*parts: tuple[StoredImages, Index]) -> ImageSet | OriginalSet:
+    """The rows (n,) of each of some parts, as one set; images stay in their files."""
+    originals = [(images, rows) for images, rows in parts if isinstance(images, Originals)]
+    if originals:
+        return OriginalSet(tuple(originals))
+    return ImageSet(
+        tuple((images, rows) for images, rows in parts if isinstance(images, np.ndarray))
+    )
+
+
 def load(folder: Path, verify: bool = False) -> Prepared:
     """Open what `prepare` wrote into `folder`.
 
@@ -104,22 +128,34 @@ def load(folder: Path, verify: bool = False) -> Prepared:
     """
     manifest = _read_manifest(folder)
     arrays = {name: _open(folder / name, file, verify) for name, file in manifest.files.items()}
-    needed = {f"{field}.npy" for field in Prepared.__dataclass_fields__} - {"manifest.npy"}
-    missing = needed - arrays.keys()
-    if manifest.unlabeled is None:
-        missing.discard("unlabeled_images.npy")
-    if missing:
-        raise DataError(
-            f"{folder / MANIFEST} does not list {', '.join(sorted(missing))}. {_PREPARE_AGAIN}"
-        )
+
+    def array(name: str) -> NDArray[Any]:
+        if f"{name}.npy" not in arrays:
+            raise DataError(f"{folder / MANIFEST} does not list {name}.npy. {_PREPARE_AGAIN}")
+        return arrays[f"{name}.npy"]
+
+    def images(part: str) -> StoredImages:
+        if manifest.image_size is not None:
+            return array(f"{part}_images")
+        numbers = itertools.count()
+        names = itertools.takewhile(arrays.__contains__, (shard_name(part, k) for k in numbers))
+        index = {name: array(f"{part}_{name}") for name in INDEX}
+        shards = [arrays[name] for name in names]
+        return Originals(f"{manifest.title}, {part}", shards, **index)
+
     return Prepared(
         manifest=manifest,
-        train_images=arrays["train_images.npy"],
-        train_labels=arrays["train_labels.npy"],
-        test_images=arrays["test_images.npy"],
-        test_labels=arrays["test_labels.npy"],
-        unlabeled_images=arrays.get("unlabeled_images.npy"),
-        validation_index=arrays["validation_index.npy"],
+        train_images=images("train"),
+        train_labels=array("train_labels"),
+        test_images=images("test"),
+        test_labels=array("test_labels"),
+        unlabeled_images=None if manifest.unlabeled is None else images("unlabeled"),
+        validation_index=array("validation_index"),
+        label_lists={
+            name.removeprefix(LABELLED).removesuffix(".npy"): found
+            for name, found in arrays.items()
+            if name.startswith(LABELLED)
+        },
     )
 
 
@@ -152,7 +188,9 @@ def _open(path: Path, expected: ArrayFile, verify: bool) -> NDArray[Any]:
     if (size := path.stat().st_size) != expected.size:
         raise wrong("its size in bytes", expected.size, size)
     try:
-        array: NDArray[Any] = np.load(path, mmap_mode="r")
+        array: NDArray[Any] = (
+            np.load(path, mmap_mode="r") if path.suffix == ".npy" else np.memmap(path, mode="r")
+        )
     except (ValueError, EOFError) as error:
         raise wrong("its header", "that of a .npy file", f"unreadable ({error})") from error
     if array.shape != expected.shape:

@@ -32,6 +32,12 @@ _BEGINNINGS = re.compile(
 )
 """Of JPEG, PNG, GIF, WebP, TIFF, PNM and BMP files."""
 _BEGINNING = 16
+ARCHIVES = (
+    "ILSVRC2012_img_train.tar",
+    "ILSVRC2012_img_val.tar",
+    "ILSVRC2012_devkit_t12.tar.gz",
+)
+"""ImageNet as its authors publish it; the last tells the classes of the validation images."""
 
 ByClass = dict[str, list[str]]
 
@@ -127,6 +133,28 @@ def survey(title: str, place: Path) -> Survey:
     return Survey(place, composed, {name: tree.files[name] for name in taken}, skipped)
 
 
+def archives_in(place: Path) -> Survey | None:
+    """ImageNet's archives, if they lie in a folder; their images are not looked at.
+
+    Raises:
+        DataError: only some of them are there.
+    """
+    there = [name for name in ARCHIVES if (place / name).is_file()]
+    if not there:
+        return None
+    missing = sorted(set(ARCHIVES) - set(there))
+    if missing:
+        raise DataError(
+            f"{place} holds {', '.join(there)}, but not {', '.join(missing)}: bring the official "
+            "files there, or put class folders in another place."
+        )
+    states = {}
+    for name in ARCHIVES:
+        found = (place / name).stat()
+        states[name] = State(found.st_size, found.st_mtime_ns)
+    return Survey(place, {}, states, Counter())
+
+
 def skipped_told(skipped: Mapping[str, int]) -> str:
     """Such as `3 hidden file, 2 no image (.txt)`; empty if nothing was skipped."""
     return ", ".join(f"{count:,} {reason}" for reason, count in sorted(skipped.items()))
@@ -141,7 +169,8 @@ def outdated(data_set: DataSet, folder: Path) -> str:
     if known is None or data_set.path is None or not place.is_dir():
         return ""
     try:
-        change = _change(survey(data_set.title, place), known)
+        found = archives_in(place) or survey(data_set.title, place)
+        change = _change(found, known)
     except DataError as error:
         change = str(error)
     if not change:

@@ -97,7 +97,7 @@ def _read_listed(
         image = open_image(stream.read(), f"{place}: {name}")
         if item.box:
             image = image.crop(item.box)
-        array[row] = squash(image, data_set.image_size)
+        array[row] = squash(image, required(data_set.image_size))
         if done % REPORT_EVERY == 0:
             report(f"{data_set.title}: {done:,} of {total:,} images")
     return {
@@ -164,7 +164,7 @@ def _decode_idx(data_set: DataSet, place: Path, allocate: Allocate, report: Repo
             labels[part] = array.astype(np.int64)
         else:
             images = allocate(part, len(array))
-            size = (data_set.image_size, data_set.image_size)
+            size = 2 * (required(data_set.image_size),)
             for row, grey in enumerate(array):
                 resized = Image.fromarray(grey).resize(size, Image.Resampling.BILINEAR)
                 images[row] = np.asarray(resized)

@@ -80,9 +80,13 @@ _NAMES = tuple(field.name for field in fields(ViewParameters))
 
 
 def draw(
-    augmentation: Augmentation, n: int, height: int, width: int, generator: torch.Generator
+    augmentation: Augmentation,
+    n: int,
+    height: int | Tensor,
+    width: int | Tensor,
+    generator: torch.Generator,
 ) -> ViewParameters:
-    """Parameters of one view of n images of height x width pixels.
+    """Parameters of one view of n images of height x width pixels, or of sizes (n,) of their own.
 
     Image i takes the i-th row of one matrix of uniform numbers, all columns of it whatever comes
     out and whatever the augmentation asks for. So the draw for a batch, sliced, is the draw of the
@@ -147,7 +151,7 @@ def apply(
     images: Tensor,
     parameters: ViewParameters,
     augmentation: Augmentation,
-    size: int,
+    size: int | None,
     mean: Triple,
     std: Triple,
     compiled: bool = False,
@@ -158,6 +162,7 @@ def apply(
     The images are left as they are.
 
     Args:
+        size: None for images that were cropped to the view's size before, see `nn/geometry.py`.
         compiled: whether to let torch.compile merge the operations. Each augmentation and each
             shape of `images` is compiled once, which takes seconds and, on a CPU, a C++ compiler.
             The views are the same but for float32 rounding.
@@ -170,10 +175,10 @@ def apply(
             table = _send(_pack(parameters), images.device)
             return _compiled(augmentation, size, mean, std)(images, table)
         view = _unit_interval(images)
-        if not augmentation.crop_last:
+        if size is not None and not augmentation.crop_last:
             view = crop(view, parameters, size, augmentation.interpolation)
         view = colour(view, parameters, augmentation)
-        if augmentation.crop_last:
+        if size is not None and augmentation.crop_last:
             view = crop(view, parameters, size, augmentation.interpolation)
         return _normalise(view, mean, std)
 
@@ -535,17 +540,17 @@ def _check(images: Tensor) -> None:
 
 @cache
 def _compiled(
-    augmentation: Augmentation, size: int, mean: Triple, std: Triple
+    augmentation: Augmentation, size: int | None, mean: Triple, std: Triple
 ) -> Callable[[Tensor, Tensor], Tensor]:
     """From images and their packed parameters to the view, in one compiled function."""
 
     def view_of(images: Tensor, table: Tensor) -> Tensor:
         parameters = _unpack(table)
         view = _unit_interval(images)
-        if not augmentation.crop_last:
+        if size is not None and not augmentation.crop_last:
             view = crop(view, parameters, size, augmentation.interpolation)
         planes = _colour_where_chosen(view.unbind(dim=1), parameters, augmentation)
-        if augmentation.crop_last:
+        if size is not None and augmentation.crop_last:
             view = torch.stack([*planes], dim=1)
             planes = crop(view, parameters, size, augmentation.interpolation).unbind(dim=1)
         return torch.stack([(x - m) / s for x, m, s in zip(planes, mean, std, strict=True)], dim=1)
@@ -624,32 +629,36 @@ def _crop_boxes(
     area: Tensor,
     ratio: Tensor,
     place: Tensor,
-    height: int,
-    width: int,
+    height: int | Tensor,
+    width: int | Tensor,
     scale_range: tuple[float, float],
     ratio_range: tuple[float, float],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Boxes (top, left, height, width), each (n,) int64, distributed as RandomResizedCrop's.
 
-    From uniform numbers: `area` and `ratio` (n, attempts), `place` (n, 2). An attempt is a box of a
+    From uniform numbers: `area` and `ratio` (n, attempts), `place` (n, 2), of images that have one
+    height and width or (n,) of their own. An attempt is a box of a
     uniform share of the image's area and a log-uniform width / height; the first one that fits is
     placed uniformly. If none fits, the largest central box with an admissible ratio is taken.
     """
-    share = height * width * _between(area, *scale_range)
+    sides = torch.empty(len(area), 2, dtype=torch.int64)
+    sides[:, 0], sides[:, 1] = height, width
+    rows, columns = sides[:, :1], sides[:, 1:]
+    share = rows * columns * _between(area, *scale_range)
     aspect = torch.exp(_between(ratio, math.log(ratio_range[0]), math.log(ratio_range[1])))
     box_width = torch.sqrt(share * aspect).round().long()
     box_height = torch.sqrt(share / aspect).round().long()
-    fits = (box_width > 0) & (box_width <= width) & (box_height > 0) & (box_height <= height)
+    fits = (box_width > 0) & (box_width <= columns) & (box_height > 0) & (box_height <= rows)
     # argmax finds the first of equal values.
     first = fits.int().argmax(dim=1, keepdim=True)
     found = fits.any(dim=1)
     central = (
-        min(height, max(1, round(width / ratio_range[0]))),
-        min(width, max(1, round(height * ratio_range[1]))),
+        torch.minimum(rows, (columns.double() / ratio_range[0]).round().long().clamp(min=1)),
+        torch.minimum(columns, (rows.double() * ratio_range[1]).round().long().clamp(min=1)),
     )
-    box_height = torch.where(found, box_height.gather(1, first).squeeze(1), central[0])
-    box_width = torch.where(found, box_width.gather(1, first).squeeze(1), central[1])
-    room = torch.stack([height - box_height, width - box_width], dim=1)
+    box_height = torch.where(found, box_height.gather(1, first).squeeze(1), central[0].squeeze(1))
+    box_width = torch.where(found, box_width.gather(1, first).squeeze(1), central[1].squeeze(1))
+    room = sides - torch.stack([box_height, box_width], dim=1)
     # u < 1, and in float64 u * k < k for every whole k below 2^53: never one pixel too far.
     corner = torch.where(found[:, None], (place * (room + 1)).long(), room // 2)
     return corner[:, 0], corner[:, 1], box_height, box_width

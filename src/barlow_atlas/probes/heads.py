@@ -150,15 +150,25 @@ def shuffled(n: int, batch_size: int, seed: int, place: str, epoch: int) -> tupl
 
 
 def frozen_batches(
-    features: Tensor, labels: Tensor, batch_size: int, seed: int, place: str
+    features: Tensor,
+    labels: Tensor,
+    batch_size: int,
+    seed: int,
+    place: str,
+    changed: Callable[[Tensor], Tensor],
 ) -> Callable[[int], Batches]:
-    """The batches of an epoch of features (n, f) that were extracted once; labels (n,)."""
+    """The batches of an epoch of features (n, f) that were extracted once; labels (n,).
+
+    Args:
+        changed: what is done to the features of a batch, which brings them to the labels' device.
+    """
     import torch
 
     def batches(epoch: int) -> Batches:
         # One transfer an epoch, not one that the host waits for at every step.
         order = torch.cat(shuffled(len(features), batch_size, seed, place, epoch))
-        for rows in order.to(features.device).split(batch_size):
-            yield features.index_select(0, rows), labels[rows]
+        theirs = order.to(labels.device).split(batch_size)
+        for rows, own in zip(order.to(features.device).split(batch_size), theirs, strict=True):
+            yield changed(features.index_select(0, rows)), labels[own]
 
     return batches

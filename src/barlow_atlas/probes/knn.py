@@ -80,7 +80,7 @@ def knn_scores(
     Settings of one distance share one search. Which feature they ask for is the caller's business.
 
     Args:
-        memory, queries: features (M, f) and (q, f).
+        memory, queries: features (M, f) and (q, f), of which parts go to the labels' device.
         memory_labels: (M,).
         settings: their k are at most M.
     """
@@ -93,7 +93,8 @@ def knn_scores(
         for distance in sorted({knn.distance for knn in settings}):
             asked = [place for place, knn in enumerate(settings) if knn.distance == distance]
             most = max(settings[place].k for place in asked)
-            for closeness, rows in neighbours(memory, queries, most, distance):
+            there = memory_labels.device
+            for closeness, rows in neighbours(memory, queries, most, distance, there):
                 labels = memory_labels[rows]
                 for place in asked:
                     k, temperature = settings[place].k, settings[place].temperature

@@ -28,7 +28,7 @@ from barlow_atlas.settings.augmentation import Augmentation
 from barlow_atlas.settings.training import NotNegative, Positive, PositiveNumber
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from typing import Self
 
     from torch import Generator, Tensor, nn
@@ -210,32 +210,34 @@ def viewed_batches(
     form: Form, milestone: Milestone, batch_size: int, place: str
 ) -> Callable[[int], Batches]:
     """The batches of an epoch of views of the training images, drawn anew where they are."""
-    import numpy as np
     import torch
 
-    from barlow_atlas.nn import views
     from barlow_atlas.nn.randomness import generator
-    from barlow_atlas.probes.features import evaluation_view
+    from barlow_atlas.probes.features import drawn, evaluation_views
 
     subject, backbone = form.seen(milestone.subject), milestone.network.backbone
     augmentation = form.augmentation(subject)
     images, labels = milestone.splits["train"].images, milestone.labels["train"]
 
-    def view(batch: Tensor, epoch: int, step: int) -> Tensor:
-        shown = np.ascontiguousarray(images[batch.numpy()])
+    def shown(order: Sequence[Tensor], epoch: int) -> Iterator[Tensor]:
+        device = labels.device
         if augmentation is None:
-            return evaluation_view(subject, shown, labels.device)
-        draws = generator(subject.seed, place, epoch, step)
-        pixels = torch.from_numpy(shown).to(labels.device)
-        mean, std = subject.recipe.mean, subject.recipe.std
-        return views.drawn(pixels, augmentation, subject.image_size, mean, std, draws)
+            for batch in order:
+                yield from evaluation_views(subject, images[batch.numpy()], device, len(batch))
+            return
+
+        def draws(step: int) -> Generator:
+            return generator(subject.seed, place, epoch, step)
+
+        for (view,) in drawn(subject, images, order, [augmentation], draws, device):
+            yield view
 
     def batches(epoch: int) -> Batches:
         order = shuffled(len(images), batch_size, subject.seed, place, epoch)
-        for step, batch in enumerate(order):
+        for batch, view in zip(order, shown(order, epoch), strict=True):
             backbone.train(form.live)
             with torch.no_grad():
-                features = _features(backbone, view(batch, epoch, step))
+                features = _features(backbone, view)
             yield features, labels[batch.to(labels.device)]
 
     return batches
@@ -271,37 +273,59 @@ def clean_probe(
         features, labels: (n, f) and (n,) of "train", "validation" and "test".
         place: what the random draws are keyed by.
     """
+    import torch
+
     from barlow_atlas.nn.randomness import generator
 
-    known = features["train"]
-    mean, std = known.mean(0), known.std(0).clamp_min(1e-6)
-    features = {split: (value - mean) / std for split, value in features.items()}
-    start = uniform_start(known.shape[1], classes, generator(seed, place)).to(known.device)
+    known, device = features["train"], labels["train"].device
+    mean, std = known.mean(0).to(device), known.std(0).clamp_min(1e-6).to(device)
+
+    def standardised(rows: Tensor) -> Tensor:
+        return (rows.to(device) - mean) / std
+
+    start = uniform_start(known.shape[1], classes, generator(seed, place)).to(device)
     heads = Heads(settings.learning_rates, settings.weight_decays, start)
 
-    batches = frozen_batches(features["train"], labels["train"], settings.batch_size, seed, place)
+    batches = frozen_batches(known, labels["train"], settings.batch_size, seed, place, standardised)
 
     def factor(epoch: int) -> float:
         return exponential_factor(settings, epoch)
 
     for _ in train(heads, adam, factor, batches, settings.epochs):
         pass
-    scores = {split: heads.scores(features[split]) for split in ("validation", "test")}
-    best = _best_pair(scores["validation"], labels["validation"])
+
+    def scores(split: str) -> Iterator[Tensor]:
+        """Those of all pairs, (pairs, classes, n), of parts of a split."""
+        rows = max(1, SCORES // (len(heads.pairs) * classes))
+        return (heads.scores(standardised(part)) for part in features[split].split(rows))
+
+    best = _best_pair(scores("validation"), labels["validation"])
     rate, decay = heads.pairs[best]
-    chosen = {split: value[best].T for split, value in scores.items()}
+    chosen = {
+        split: torch.cat([part[best].T for part in scores(split)])
+        for split in ("validation", "test")
+    }
     return Chosen(chosen, rate, decay, settings.epochs)
 
 
-def _best_pair(scores: Tensor, labels: Tensor) -> int:
-    """The pair with the most correct images; scores (pairs, classes, n), labels (n,)."""
+SCORES = 1 << 28
+"""Of all pairs, classes and images that are held at a time: 1 GiB."""
+
+
+def _best_pair(parts: Iterable[Tensor], labels: Tensor) -> int:
+    """The pair with the most correct images; scores (pairs, classes, n) of parts, labels (N,)."""
+    import torch
     from torch.nn.functional import cross_entropy
 
-    correct = (scores.argmax(1) == labels).sum(1).tolist()
-    losses = (
-        cross_entropy(scores, labels.expand(len(scores), -1), reduction="none").mean(1).tolist()
-    )
-    return min(range(len(losses)), key=lambda pair: (-correct[pair], losses[pair]))
+    correct, losses = [], []
+    first = 0
+    for scores in parts:
+        own = labels[first : first + scores.shape[2]]
+        correct.append((scores.argmax(1) == own).sum(1))
+        losses.append(cross_entropy(scores, own.expand(len(scores), -1), reduction="none"))
+        first += scores.shape[2]
+    most, mean = torch.stack(correct).sum(0).tolist(), torch.cat(losses, dim=1).mean(1).tolist()
+    return min(range(len(mean)), key=lambda pair: (-most[pair], mean[pair]))
 
 
 def as_given(run: Subject) -> Subject:
@@ -446,7 +470,9 @@ def published_probe(
         batches = viewed_batches(form, milestone, settings.batch_size, place)
     else:
         known = extract(backbone, subject, images["train"], device)
-        batches = frozen_batches(known, labels["train"], settings.batch_size, subject.seed, place)
+        batches = frozen_batches(
+            known, labels["train"], settings.batch_size, subject.seed, place, lambda rows: rows
+        )
     frozen_test = None if form.live else extract(backbone, subject, images["test"], device)
 
     def factor(epoch: int) -> float:

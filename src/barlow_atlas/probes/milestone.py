@@ -4,19 +4,23 @@ import copy
 import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from barlow_atlas.data.image_set import ImageSet
-from barlow_atlas.data.prepared import Prepared
+from barlow_atlas.data.originals import OriginalSet
+from barlow_atlas.data.prepared import Prepared, StoredImages, chosen
 from barlow_atlas.errors import AtlasError
 from barlow_atlas.nn.networks import Network
-from barlow_atlas.probes.features import Images, extract
+from barlow_atlas.probes.features import Images, extract, kept
 from barlow_atlas.probes.packing import pack
 from barlow_atlas.probes.subject import Subject
+
+ROWS = 1 << 16
+"""Of features and scores that are looked at together."""
 
 
 class ProbeError(AtlasError):
@@ -25,15 +29,15 @@ class ProbeError(AtlasError):
 
 @dataclass(frozen=True)
 class Labelled:
-    """Images uint8 (n, 3, H, W) and their classes, int64 (n,)."""
+    """Images (n) and their classes, int64 (n,)."""
 
     images: Images
     labels: np.ndarray
 
 
-def choose(images: np.ndarray, labels: np.ndarray, rows: np.ndarray) -> Labelled:
-    """The rows (n,) of stored images uint8 (N, 3, H, W) and labels (N,); images stay in files."""
-    return Labelled(ImageSet(((images, rows),)), labels[rows])
+def choose(images: StoredImages, labels: np.ndarray, rows: np.ndarray) -> Labelled:
+    """The rows (n,) of stored images (N) and labels (N,); images stay in their files."""
+    return Labelled(chosen((images, rows)), labels[rows])
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,8 @@ class Milestone:
         splits: "train" and "test", and in the clean protocol "validation".
         classes: how many there are.
         others: the prepared data sets that probes look at beside these images, by name.
+        kept: a folder of this milestone's own in which features of encoded images are kept, so
+            that they need no memory and, after an end, are not extracted again. None: in memory.
     """
 
     network: Network
@@ -54,6 +60,7 @@ class Milestone:
     classes: int
     device: torch.device
     others: Mapping[str, Prepared] = field(default_factory=dict)
+    kept: Path | None = None
 
     @functools.cached_property
     def labels(self) -> dict[str, Tensor]:
@@ -67,23 +74,28 @@ class Milestone:
     def features(self) -> dict[str, Tensor]:
         """The backbone's output (n, f) for each split, extracted once for all that ask.
 
-        Under the evaluation transform; batch norm uses its running statistics.
+        On `device`, or in files where these are kept. Under the evaluation transform; batch norm
+        uses its running statistics.
 
         Raises:
             ProbeError: features that are not finite.
         """
-        features = {
-            split: extract(self.network.backbone, self.subject, labelled.images, self.device)
-            for split, labelled in self.splits.items()
-        }
+        features = {split: self._extracted(split) for split in self.splits}
         for split, found in features.items():
-            bad = int((~found.isfinite()).any(1).sum())
+            parts = found.split(ROWS)
+            bad = sum(int((~part.isfinite()).any(1).sum()) for part in parts)
             if bad:
                 raise ProbeError(
                     f"the features of {bad} of {len(found)} images of {split} are not finite: the "
                     "weights are damaged or have diverged"
                 )
         return features
+
+    def _extracted(self, split: str) -> Tensor:
+        images, network = self.splits[split].images, self.network.backbone
+        if self.kept is None or not isinstance(images, OriginalSet):
+            return extract(network, self.subject, images, self.device)
+        return kept(network, self.subject, images, self.device, self.kept / f"{split}.float32")
 
     @functools.cached_property
     def embeddings(self) -> dict[str, Tensor] | None:
@@ -139,10 +151,16 @@ def record(
         `probe`, `settings`, `split`, `count`, `top1` and `top5` in percent, and `correct`, the
         top-1 answers as packed bits.
     """
-    n, classes = scores.shape
-    ranked = scores.sort(dim=1, descending=True, stable=True).indices
+    n = len(scores)
+    # In parts, as the ranks of all classes take twice the room of the scores.
+    ranked = torch.cat(
+        [
+            part.sort(dim=1, descending=True, stable=True).indices[:, :5].clone()
+            for part in scores.split(ROWS)
+        ]
+    )
     correct = ranked[:, 0] == labels
-    among_five = (ranked[:, : min(5, classes)] == labels[:, None]).any(1)
+    among_five = (ranked == labels[:, None]).any(1)
     return {
         "probe": name,
         "settings": settings,

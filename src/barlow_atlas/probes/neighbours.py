@@ -13,12 +13,17 @@ from torch.nn.functional import conv2d, normalize
 
 ROOM = 13_000_000
 """Bytes of the inner products that are held at a time."""
+TILE = 1 << 30
+"""Bytes of the memory that are compared with queries at a time. What is found in several tiles is
+merged."""
+MERGED = 1 << 12
+"""Queries whose neighbours in two tiles are ranked at a time."""
 MULTIPLE = 16
 """Of the queries in a chunk, and of the rows whose inner products `inner_products` is asked for."""
 
 
 def neighbours(
-    memory: Tensor, queries: Tensor, k: int, distance: str
+    memory: Tensor, queries: Tensor, k: int, distance: str, device: torch.device
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """The k nearest rows of memory (M, f) for each query (q, f), a chunk of queries at a time.
 
@@ -27,6 +32,32 @@ def neighbours(
         the Euclidean distance |q - m| it is q.m - |m|^2 / 2, which falls as the distance rises. Of
         equally close rows the lower one comes first, also where only some of them are among the k.
     """
+    tiles = memory.split(max(MULTIPLE, TILE // (memory.element_size() * memory.shape[1])))
+    if len(tiles) == 1:
+        yield from _in_tile(memory.to(device), queries, k, distance)
+        return
+    found = [(queries.new_empty(len(queries), 0), torch.empty(len(queries), 0).long())]
+    first = 0
+    for tile in tiles:
+        parts = _in_tile(tile.to(device), queries, min(k, len(tile)), distance)
+        closeness, rows = (torch.cat(each).cpu() for each in zip(*parts, strict=True))
+        # Those of earlier rows come first, and so do their equals.
+        [(best, known)] = found
+        closeness, rows = torch.cat([best, closeness], 1), torch.cat([known, rows + first], 1)
+        most = min(k, closeness.shape[1])
+        order = torch.cat([largest(each, most) for each in closeness.split(MERGED)])
+        found = [(closeness.gather(1, order), rows.gather(1, order))]
+        first += len(tile)
+    [(closeness, rows)] = found
+    size = chunk_size(memory)
+    for close, nearest in zip(closeness.split(size), rows.split(size), strict=True):
+        yield close.to(device), nearest.to(device)
+
+
+def _in_tile(
+    memory: Tensor, queries: Tensor, k: int, distance: str
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """`neighbours` in a memory that is on the device."""
     cosine = distance == "cosine"
     if cosine:
         of_rows = torch.linalg.vector_norm(memory, dim=1, keepdim=True).clamp_min(1e-12)
@@ -35,7 +66,8 @@ def neighbours(
         parts = [rows.square().sum(1, keepdim=True) for rows in memory.split(4096)]
         of_rows = torch.cat(parts) / 2
     for chunk in queries.split(chunk_size(memory)):
-        yield _nearest(memory, of_rows, normalize(chunk, dim=1) if cosine else chunk, k, cosine)
+        asked = chunk.to(memory.device)
+        yield _nearest(memory, of_rows, normalize(asked, dim=1) if cosine else asked, k, cosine)
 
 
 def chunk_size(memory: Tensor) -> int:

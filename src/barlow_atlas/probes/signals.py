@@ -16,11 +16,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from barlow_atlas.nn import views
 from barlow_atlas.nn.networks import Network
 from barlow_atlas.nn.randomness import generator
 from barlow_atlas.objectives.squared_products import squared_norm_of_product
-from barlow_atlas.probes.features import BATCH, Images
+from barlow_atlas.probes.features import BATCH, Images, drawn
 from barlow_atlas.probes.milestone import Milestone, ProbeError
 from barlow_atlas.probes.packing import pack_correlations
 from barlow_atlas.probes.subject import Subject
@@ -80,7 +79,8 @@ def signals(milestone: Milestone, batch_size: int) -> list[dict[str, Any]]:
         # In random order: a batch of one class would correlate in other ways.
         order = torch.randperm(len(images), generator=generator(run.seed, "signals", split))
         chosen = order[:count]
-        whole = milestone.features[split][chosen.to(milestone.device)]
+        features = milestone.features[split]
+        whole = features[chosen.to(features.device)].to(milestone.device)
         pairs = _views(run, split, images, chosen, milestone.device)
         for space, embedded in _embeddings(network, whole, pairs).items():
             records.append(
@@ -331,7 +331,7 @@ def _checked(z: Tensor) -> Tensor:
 
 
 def _embeddings(
-    network: Network, whole: Tensor, pairs: Iterable[tuple[Tensor, Tensor]]
+    network: Network, whole: Tensor, pairs: Iterable[list[Tensor]]
 ) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
     """For each space, embeddings (n, f) of the whole images and of their two views.
 
@@ -355,17 +355,14 @@ def _features(network: Network, view: Tensor) -> Tensor:
 
 def _views(
     run: Subject, split: str, images: Images, chosen: Tensor, device: torch.device
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Two views (n, 3, size, size) of the chosen (n,) of uint8 images, drawn from the run's recipe.
+) -> Iterator[list[Tensor]]:
+    """Two views (n, 3, size, size) of the chosen (n,) of some images, drawn from the run's recipe.
 
     `VIEWS` images at a time.
     """
-    recipe = run.recipe
-    for k, rows in enumerate(chosen.split(VIEWS)):
-        draws = generator(run.seed, "signals", split, k)
-        pixels = torch.from_numpy(images[rows.numpy()]).to(device)
-        first, second = (
-            views.drawn(pixels, augmentation, run.image_size, recipe.mean, recipe.std, draws)
-            for augmentation in (recipe.view_a, recipe.view_b)
-        )
-        yield first, second
+    both = run.recipe.view_a, run.recipe.view_b
+
+    def draws(k: int) -> torch.Generator:
+        return generator(run.seed, "signals", split, k)
+
+    return drawn(run, images, chosen.split(VIEWS), both, draws, device)

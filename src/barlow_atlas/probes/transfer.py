@@ -147,6 +147,7 @@ def target_splits(prepared: Prepared, protocol: Protocol) -> dict[str, Labelled]
 
     The clean protocol's validation images are taken out of the training part.
     """
+    from barlow_atlas.data.originals import Originals
     from barlow_atlas.data.selection import select
     from barlow_atlas.probes.milestone import Labelled
 
@@ -159,10 +160,12 @@ def target_splits(prepared: Prepared, protocol: Protocol) -> dict[str, Labelled]
         seed=manifest.validation.seed,
         test_count=manifest.test.images,
     )
-    train, labels = prepared.train_images, prepared.train_labels
+    train, labels, test = prepared.train_images, prepared.train_labels, prepared.test_images
+    assert not isinstance(train, Originals)  # targets are stored as squares
+    assert not isinstance(test, Originals)
     splits = {
         "train": Labelled(train[chosen.probe_training], labels[chosen.probe_training]),
-        "test": Labelled(prepared.test_images, prepared.test_labels),
+        "test": Labelled(test, prepared.test_labels),
     }
     if len(chosen.validation):
         splits["validation"] = Labelled(train[chosen.validation], labels[chosen.validation])
@@ -217,10 +220,12 @@ def normalised_for(run: Subject, target: Target) -> Subject:
 
 
 def _fits(milestone: Milestone, target: Target) -> None:
+    from barlow_atlas.data.originals import OriginalSet
     from barlow_atlas.probes.milestone import ProbeError
 
     run, splits, classes = milestone.subject, milestone.splits, milestone.classes
     for split, labelled in splits.items():
+        assert not isinstance(labelled.images, OriginalSet)
         size = labelled.images.shape[2:]
         if size != (run.image_size, run.image_size):
             raise ProbeError(

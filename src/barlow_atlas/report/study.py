@@ -8,7 +8,6 @@ import pandas as pd
 from barlow_atlas.atlas import ledger
 from barlow_atlas.atlas.studies import claims_of
 from barlow_atlas.atomic import write_atomically
-from barlow_atlas.data.catalog import resolve
 from barlow_atlas.report import figures, page, tables
 from barlow_atlas.report.answer import answer
 from barlow_atlas.report.figures.panels import Panel, panels
@@ -107,7 +106,7 @@ def methods_of(study: Study) -> tuple[str, ...]:
 
 def _data_in_words(study: Study) -> str:
     data = study.data
-    title = resolve(data.name, data.path, data.stored_size).title
+    title = data.data_set.title
     share = "" if data.fraction == 1 else f", {100 * data.fraction:g} % of the training images"
     return f"{title}{share}, {study.image_size} x {study.image_size} pixels"
 

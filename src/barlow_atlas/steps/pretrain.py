@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 
 from barlow_atlas.data.image_set import ImageSet
-from barlow_atlas.data.prepared import MANIFEST, Prepared, load, sha256_of
+from barlow_atlas.data.originals import OriginalSet
+from barlow_atlas.data.prepared import MANIFEST, Prepared, chosen, load, sha256_of
 from barlow_atlas.nn.devices import device_for
 from barlow_atlas.study.errors import StudyError
 from barlow_atlas.study.models import ForeignRun, Run, Study
@@ -92,13 +93,13 @@ def _train(
     return None
 
 
-def pretraining_images(run: Run, prepared: Prepared) -> ImageSet:
+def pretraining_images(run: Run, prepared: Prepared) -> ImageSet | OriginalSet:
     """What a run is trained on: its share of the training images, and of those without labels."""
-    chosen = prepared.select(run.protocol, run.data.fraction)
-    parts = [(prepared.train_images, chosen.pretraining)]
+    selected = prepared.select(run.protocol, run.data.fraction)
+    parts = [(prepared.train_images, selected.pretraining)]
     if prepared.unlabeled_images is not None:
-        parts.append((prepared.unlabeled_images, chosen.pretraining_unlabeled))
-    return ImageSet(tuple(parts))
+        parts.append((prepared.unlabeled_images, selected.pretraining_unlabeled))
+    return chosen(*parts)
 
 
 def segment(

@@ -1,6 +1,8 @@
 """All probes and label-free signals of one milestone, as a probe file."""
 
+import hashlib
 import json
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,9 +16,9 @@ from barlow_atlas.nn.randomness import generator
 from barlow_atlas.probes.milestone import Milestone, choose
 from barlow_atlas.probes.signals import FOREIGN_BATCH_SIZE, signals
 from barlow_atlas.store.provenance import device_name, made_by
-from barlow_atlas.store.snapshot import read_manifest_of, read_weights
+from barlow_atlas.store.snapshot import Manifest, read_manifest_of, read_weights
 from barlow_atlas.study.models import ForeignRun, Probes, Run, Study
-from barlow_atlas.study.paths import DATA, probe_file, probed_milestone
+from barlow_atlas.study.paths import DATA, FEATURES, probe_file, probed_milestone
 from barlow_atlas.workflow.sources import probing_code
 
 
@@ -29,8 +31,11 @@ def probe(name: str, study: Study, run_name: str, epoch: int, device: str | None
         ProbeError: images or features that give no answer.
     """
     run = study.run(run_name)
-    content = asked(name, study, run, epoch, probed_milestone(name, run, epoch), device)
+    checkpoint = probed_milestone(name, run, epoch)
+    kept = FEATURES / name / run.name / f"epoch_{epoch:04d}"
+    content = asked(name, study, run, epoch, checkpoint, device, kept)
     write_atomically(probe_file(name, run, epoch), (json.dumps(content, indent=1) + "\n").encode())
+    shutil.rmtree(kept, ignore_errors=True)
 
 
 def asked(
@@ -40,8 +45,14 @@ def asked(
     epoch: int,
     checkpoint: Path,
     device: str | None,
+    kept: Path | None = None,
 ) -> dict[str, Any]:
-    """The content of the probe file of the milestone whose manifest is `checkpoint`."""
+    """The content of the probe file of the milestone whose manifest is `checkpoint`.
+
+    Args:
+        kept: a folder for what would be extracted again if this is ended: features of encoded
+            images, under the hash of all that they follow from.
+    """
     started = time.monotonic()
     manifest = read_manifest_of(checkpoint, run)
     weights = read_weights(checkpoint, manifest)
@@ -65,6 +76,7 @@ def asked(
         classes=len(prepared.manifest.classes),
         device=place,
         others={data_set.name: load(DATA / data_set.name) for data_set in others},
+        kept=kept / _follows_from(manifest, study) if kept else None,
     )
     batch_size = run.batch_size if isinstance(run, Run) else FOREIGN_BATCH_SIZE
     told = {
@@ -87,6 +99,11 @@ def asked(
         "asked": study.probes.model_dump(mode="json"),
         **told,
     }
+
+
+def _follows_from(manifest: Manifest, study: Study) -> str:
+    """A hash of a milestone's lineage, which tells run, images and weights, and of this code."""
+    return hashlib.sha256(f"{manifest.lineage} {probing_code(study)}".encode()).hexdigest()
 
 
 def answers(probes: Probes, milestone: Milestone) -> Iterator[dict[str, Any]]:

@@ -24,7 +24,7 @@ from pydantic import (
     model_validator,
 )
 
-from barlow_atlas.data.catalog import DataSet, resolve
+from barlow_atlas.data.catalog import DataSet
 from barlow_atlas.data.choice import Data, Protocol
 from barlow_atlas.errors import not_allowed
 from barlow_atlas.objectives import METHODS
@@ -457,9 +457,7 @@ class Study(Frozen):
 
     def data_sets(self) -> list[DataSet]:
         """The study's images, then what its probes look at beside them."""
-        data = self.data
-        own = resolve(data.name, data.path, data.stored_size)
-        return [own, *self.probes.data_sets(self.image_size)]
+        return [self.data.data_set, *self.probes.data_sets(self.image_size)]
 
     def milestones_of(self, run: Run | ForeignRun) -> tuple[int, ...]:
         """The epochs at which a run is probed."""
@@ -477,6 +475,12 @@ class Study(Frozen):
 
 def _check_run(run: Run, milestones: tuple[int, ...]) -> None:
     """Raises ValueError if a run's parts do not go together."""
+    if run.data.stored and (run.recipe.view_a.crop_last or run.recipe.view_b.crop_last):
+        raise ValueError(
+            f"{run.method}: a recipe with `crop_last` changes the colours of whole images, which "
+            "with data.stored are cropped when they are decoded: take `stored_size`, or a recipe "
+            "that crops first"
+        )
     trunk = isinstance(run.schedule, Trunk)
     if trunk == (run.epochs is not None):
         raise ValueError(

@@ -10,6 +10,8 @@ RESULTS = Path("results")
 REPORTS = Path("reports")
 DATA = RESULTS / "data"
 RAW_DATA = DATA / "raw"
+FEATURES = RESULTS / "features"
+"""Of encoded images, while a milestone is probed."""
 SCHEMA = Path("workflow/schemas/study.schema.json")
 
 CLAIMS = PARAMS / "claims.yaml"

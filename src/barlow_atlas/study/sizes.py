@@ -35,8 +35,8 @@ class Sizes:
     validation: int
     test: int
     classes: int
-    stored_size: int
-    """Pixels a side."""
+    stored_size: int | None
+    """Pixels a side; None where images are stored as their files have them."""
 
     @property
     def probed(self) -> int:
@@ -205,10 +205,14 @@ def needed(per_class: tuple[int, ...]) -> int:
 
 
 def data_bytes(study: Study) -> int:
-    """Bytes of the prepared arrays, whether they are here or not."""
+    """Bytes of the prepared files; of stored squares, whether they are here or not."""
     total = 0
     for data_set in study.data_sets():
         counts = counted(data_set).counts
         images = counts.train + counts.test + counts.unlabeled
-        total += images * (3 * data_set.image_size**2 + LABEL_BYTES)
+        if data_set.image_size is None:
+            folder = DATA / data_set.name
+            total += sum(file.stat().st_size for file in folder.iterdir())
+        else:
+            total += images * (3 * data_set.image_size**2 + LABEL_BYTES)
     return total

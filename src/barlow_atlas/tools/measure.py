@@ -60,7 +60,9 @@ def measure(name: str, study: Study, device: str | None, command: str) -> Iterat
     }
     shapes = {step_shape(run).model_dump_json(): run for run in reversed(trained)}
     for run in reversed(shapes.values()):
-        state, steps = training(run, sizes_of(study, run).stored_size, place)
+        # Of originals, whose decoding goes on beside the steps, squares as the network sees them.
+        side = sizes_of(study, run).stored_size or run.image_size
+        state, steps = training(run, side, place)
         step = partial(next, steps)
         step()
         kept = sum(kept_for_backward(state, step))

@@ -13,6 +13,8 @@ from barlow_atlas.workflow.jobs import Job
 
 PROGRAM_MB = 350
 """A job's program before it holds any image: peak resident memory of the demo's epoch 0, CPU."""
+VIEWS_AHEAD = 3
+"""Batches whose views a loader of originals holds: `data.loader.AHEAD` and the present one."""
 SAVED_STATES = 2
 """Private states that an unfinished segment keeps, and milestones of a run that keep theirs."""
 
@@ -78,8 +80,8 @@ def probe_bytes(study: Study, run: Run | ForeignRun) -> int:
 def memory_mb(study: Study, run: Run, together: int, kept_mb: float | None) -> float:
     """Memory of the host, in MB, that training needs at least: program, states and images or step.
 
-    Images lie there while they are copied to a GPU; on a CPU they stay in their files. A step's
-    tensors lie on the device.
+    Images lie there while they are copied to a GPU; on a CPU they stay in their files. Of
+    originals only the views that are on their way do. A step's tensors lie on the device.
 
     Args:
         together: runs that a job trains in turn.
@@ -87,5 +89,8 @@ def memory_mb(study: Study, run: Run, together: int, kept_mb: float | None) -> f
     """
     sizes = sizes_of(study, run)
     states = 2 * footprint(run).state * max(1, together) / MEGABYTE
-    images = sizes.pretraining * 3 * sizes.stored_size**2 / MEGABYTE
+    if sizes.stored_size is None:
+        images = VIEWS_AHEAD * run.batch_size * 2 * 3 * run.image_size**2 / MEGABYTE
+    else:
+        images = sizes.pretraining * 3 * sizes.stored_size**2 / MEGABYTE
     return PROGRAM_MB + states + (images if study.resources.pretrain.gpu else kept_mb or 0.0)

@@ -122,6 +122,8 @@ class SegmentMonitor(Monitor):
         terms = {name: value.item() for name, value in progress.terms.items()}
         if self.board.terminal:
             numbers = " ".join(f"{name} {value:.4g}" for name, value in terms.items())
+            if progress.waiting is not None:
+                numbers = f"waits for images {progress.waiting:.0%} {numbers}"
             self.board.bars.update(
                 self.task,
                 completed=done,
@@ -139,4 +141,5 @@ class SegmentMonitor(Monitor):
             learning_rate=progress.learning_rate,
             images_per_second=round(speed, 1),
             seconds_left=None if left is None else round(left, 1),
+            **({} if progress.waiting is None else {"waiting_share": round(progress.waiting, 3)}),
         )

@@ -3,7 +3,7 @@
 `segment.py` keeps it safe from interruption.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,8 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from barlow_atlas.data.batches import Images
+from barlow_atlas.data.loader import Loader
 from barlow_atlas.errors import AtlasError
 from barlow_atlas.nn import views
+from barlow_atlas.nn.geometry import drawn_views
 from barlow_atlas.nn.networks import Network, build, initialised_from
 from barlow_atlas.nn.optim import build_optimizer, learning_rate, peak_rate, set_learning_rate
 from barlow_atlas.nn.randomness import generator
@@ -82,6 +84,8 @@ class Progress:
     batch_size: int
     learning_rate: float
     terms: dict[str, Tensor]
+    waiting: float | None = None
+    """The share of the time in which images were waited for; None where none are decoded."""
 
 
 def train(
@@ -108,8 +112,8 @@ def train(
         epoch = state.epoch
         order = torch.randperm(len(images), generator=generator(run.seed, "shuffle", epoch))
         batches = order.split(run.batch_size)[state.step : steps]
-        for step, pixels in enumerate(images.batches(batches), start=state.step):
-            view_a, view_b = two_views(run, pixels, epoch, step)
+        both = views_of(run, images, batches, epoch, state.step)
+        for step, (view_a, view_b) in enumerate(both, start=state.step):
             draws = generator(run.seed, "method", epoch, step)
             moment = Moment(epoch, step, steps, run.epochs, draws)
             if run.compiled:
@@ -127,7 +131,36 @@ def train(
             if state.step == steps:
                 state.history.append(_epoch_row(state, rate))
                 state.epoch, state.step, state.sums = epoch + 1, 0, {}
-            yield Progress(epoch, step, steps, run.batch_size, rate, terms)
+            waiting = images.waiting if isinstance(images, Loader) else None
+            yield Progress(epoch, step, steps, run.batch_size, rate, terms, waiting)
+
+
+def views_of(
+    run: Run, images: Images, batches: Iterable[Tensor], epoch: int, first: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """The two views of each batch of an epoch, from its step `first` on; see `two_views`.
+
+    Args:
+        batches: places of images, int64 (N,) on the CPU.
+    """
+    if not isinstance(images, Loader):
+        for step, pixels in enumerate(images.batches(batches), start=first):
+            yield two_views(run, pixels, epoch, step)
+        return
+    recipe = run.recipe
+    requests = (
+        drawn_views(
+            images.images,
+            places,
+            (recipe.view_a, recipe.view_b),
+            run.image_size,
+            [generator(run.seed, name, epoch, step) for name in ("a", "b")],
+        )
+        for step, places in enumerate(batches, start=first)
+    )
+    for request, pixels in images.batches(requests):
+        view_a, view_b = request.finished(pixels, recipe.mean, recipe.std, run.compiled)
+        yield view_a, view_b
 
 
 def two_views(run: Run, pixels: Tensor, epoch: int, step: int) -> tuple[Tensor, Tensor]:

@@ -15,6 +15,7 @@ import torch
 
 from barlow_atlas.data.batches import Images, images_for
 from barlow_atlas.data.image_set import ImageSet
+from barlow_atlas.data.originals import OriginalSet
 from barlow_atlas.nn.networks import Network
 from barlow_atlas.store import snapshot
 from barlow_atlas.store.lock import RunLock
@@ -82,7 +83,7 @@ class Monitor:
 
 def pretrain_together(
     segments: Sequence[Segment],
-    images: ImageSet,
+    images: ImageSet | OriginalSet,
     device: torch.device,
     save_every: float,
     monitors: Sequence[Monitor],

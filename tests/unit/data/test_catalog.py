@@ -7,6 +7,7 @@ import pytest
 from pydantic import ValidationError
 
 from barlow_atlas.data.catalog import CATALOG, Counts, class_folder, resolve
+from barlow_atlas.data.choice import Data
 from barlow_atlas.data.errors import DataError
 from barlow_atlas.data.sources import parse_mirrors
 
@@ -74,27 +75,56 @@ def test_sizes_of_stl10_follow_from_its_counts() -> None:
 
 def test_a_study_names_a_data_set() -> None:
     assert resolve("cifar10") is CATALOG["cifar10"]
-    own = resolve("my-images", "somewhere/images", 48)
-    assert own == class_folder("my-images", "somewhere/images", 48)
+    own = class_folder("my-images", "somewhere/images", 48)
     assert (own.name, own.path, own.image_size) == ("my-images", "somewhere/images", 48)
     assert own.classes is None
     assert own.counts is None
 
 
+def test_what_does_not_fit_together_is_refused() -> None:
+    with pytest.raises(
+        DataError, match=r"cifar11.*digits, cifar10, cifar100, tiny-imagenet, stl10"
+    ):
+        resolve("cifar11")
+    with pytest.raises(DataError, match="published data set CIFAR-10, which takes no path"):
+        class_folder("cifar10", "folder", 32)
+
+
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("data", "message"),
     [
-        (("cifar11", None, None), "cifar11.*digits, cifar10, cifar100, tiny-imagenet, stl10"),
-        (("cifar10", "folder", 32), "published data set CIFAR-10, which takes no path"),
-        (("mine", "folder", None), "stored_size is missing"),
-        (("mine", None, 32), "path is missing"),
+        ({"name": "mine", "path": "folder"}, "either `stored_size` or `stored: original`"),
+        (
+            {"name": "mine", "path": "folder", "stored_size": 8, "stored": "original"},
+            "either `stored_size` or `stored: original`",
+        ),
+        ({"name": "mine", "stored_size": 32}, "stored_size belongs to a data set given by `path`"),
+        ({"name": "cifar10", "stored": "original"}, "stored belongs to .* given by `path`"),
+        (
+            {"name": "mine", "path": "folder", "stored_size": 8, "unreadable": "skip"},
+            "unreadable belongs to `stored: original`",
+        ),
+        (
+            {"name": "mine", "path": "folder", "stored": "original", "classes": ["a", "a"]},
+            "each name once",
+        ),
     ],
 )
-def test_what_does_not_fit_together_is_refused(
-    arguments: tuple[str, str | None, int | None], message: str
+def test_a_study_says_how_images_of_its_own_are_stored(
+    data: dict[str, object], message: str
 ) -> None:
-    with pytest.raises(DataError, match=message):
-        resolve(*arguments)
+    with pytest.raises(ValidationError, match=message):
+        Data.model_validate(data)
+
+
+def test_what_a_study_does_not_say_leaves_no_trace_in_its_runs() -> None:
+    data = Data.model_validate({"name": "mine", "path": "folder", "stored_size": 8})
+    assert data.model_dump_json() == (
+        '{"name":"mine","path":"folder","stored_size":8,"fraction":1.0}'
+    )
+    facts = data.data_set.model_dump_json()
+    assert "class_names" not in facts
+    assert "unreadable" not in facts
 
 
 @pytest.mark.parametrize("name", ["raw", "../outside", "a/b", "", "Mine", ".hidden"])

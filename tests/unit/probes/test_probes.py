@@ -12,11 +12,12 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from barlow_atlas.nn.networks import Network, build
 from barlow_atlas.nn.randomness import generator
+from barlow_atlas.probes import neighbours as searching
 from barlow_atlas.probes.features import extract
 from barlow_atlas.probes.knn import KNN, knn_scores
 from barlow_atlas.probes.linear import Linear, clean_probe
 from barlow_atlas.probes.milestone import Labelled, Milestone, ProbeError, record
-from barlow_atlas.probes.neighbours import ROOM, chunk_size, largest, neighbours
+from barlow_atlas.probes.neighbours import ROOM, TILE, chunk_size, largest, neighbours
 from barlow_atlas.probes.packing import pack, unpack
 from barlow_atlas.steps.probe import answers
 from barlow_atlas.study.models import Probes, Run
@@ -67,17 +68,22 @@ def test_euclidean_neighbours_are_counted_as_scikit_learn_does() -> None:
 @pytest.mark.parametrize(("rows", "k"), [(3, 2), (16, 16), (500, 7), (641, 641), (5003, 20)])
 @pytest.mark.parametrize("distance", ["cosine", "euclidean"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("tile", [TILE, 100 * 8 * 4])
 def test_neighbours_are_those_of_a_full_sort(
-    rows: int, k: int, distance: str, dtype: torch.dtype
+    rows: int, k: int, distance: str, dtype: torch.dtype, tile: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whole numbers have exact products and many ties: of equals, the lower row comes first."""
+    """Whole numbers have exact products and many ties: of equals, the lower row comes first.
+
+    So it is in a memory that is looked at in one tile, and in tiles of a hundred rows.
+    """
+    monkeypatch.setattr(searching, "TILE", tile)
     draws = torch.Generator().manual_seed(rows)
     # For the cosine, vectors of one length: 4 of 8 entries are 1 or -1, so all are 2 long.
     signs = torch.randint(0, 2, (rows + 40, 8), generator=draws) * 2 - 1
     support = torch.rand(rows + 40, 8, generator=draws).argsort(1) < 4
     drawn = (signs * support if distance == "cosine" else signs + support).to(dtype)
     memory, queries = drawn[:rows], drawn[rows:]
-    found = list(neighbours(memory, queries, k, distance))
+    found = list(neighbours(memory, queries, k, distance, CPU))
     closeness, places = (torch.cat(parts) for parts in zip(*found, strict=True))
     if distance == "cosine":
         expected = queries @ memory.T / 4
@@ -98,7 +104,7 @@ def test_more_queries_than_a_chunk_and_products_within_the_room() -> None:
     assert 150 > chunk_size(memory) >= 64
     assert chunk_size(memory) * len(memory) * 4 <= ROOM
     sizes, places = [], []
-    for _, rows in neighbours(memory, queries, 5, "euclidean"):
+    for _, rows in neighbours(memory, queries, 5, "euclidean", CPU):
         sizes.append(len(rows))
         places.append(rows)
     assert sizes == [80, 70]
@@ -108,7 +114,7 @@ def test_more_queries_than_a_chunk_and_products_within_the_room() -> None:
 
 def test_a_zero_feature_is_like_nothing() -> None:
     memory = torch.tensor([[0.0, 0.0], [-1.0, 0.0], [1.0, 0.0]]).repeat(20, 1)
-    ((closeness, rows),) = neighbours(memory, torch.tensor([[3.0, 0.0]]), 60, "cosine")
+    ((closeness, rows),) = neighbours(memory, torch.tensor([[3.0, 0.0]]), 60, "cosine", CPU)
     assert closeness[0].tolist() == [1.0] * 20 + [0.0] * 20 + [-1.0] * 20
     assert rows[0, [0, 20, 40]].tolist() == [2, 0, 1]
 

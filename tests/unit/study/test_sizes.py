@@ -15,7 +15,8 @@ from barlow_atlas.study import sizes
 from barlow_atlas.study.errors import StudyError
 from barlow_atlas.study.file import load_study
 from barlow_atlas.study.models import Study
-from barlow_atlas.study.sizes import check_sizes, needed
+from barlow_atlas.study.paths import DATA
+from barlow_atlas.study.sizes import UnknownImages, check_sizes, data_bytes, needed, sizes_of
 
 DEMO = load_study(Path("params/demo.yaml"))
 KNN = {"knn": [{"k": 5, "temperature": None}]}
@@ -127,3 +128,14 @@ def test_classes_vanish_where_they_are_said_to(protocol: Protocol) -> None:
                 assert lost
             else:
                 assert not lost
+
+
+def test_originals_take_the_room_of_their_files(tmp_path: Path) -> None:
+    study = of_folders({"a": 20, "b": 20}, tmp_path, "clean")
+    data = study.data.model_copy(update={"stored_size": None, "stored": "original"})
+    study = study.model_copy(update={"data": data})
+    with pytest.raises(UnknownImages):
+        data_bytes(study)
+    prepare_data("own", study, None, lambda line: None)
+    assert data_bytes(study) == sum(file.stat().st_size for file in (DATA / "own").iterdir())
+    assert sizes_of(study, study.trained()[0]).stored_size is None

@@ -57,7 +57,11 @@ def test_the_schema_is_in_step_with_the_models() -> None:
         ("protocol: clean", "protocol: reference", ["one learning rate and one weight decay"]),
         ("image_size: 8", "image_size: 8\nimage_size: 9", ["not valid YAML", "image_size"]),
         ("warmup_epochs: 10", "warmup_epochs: 100", ["warmup_epochs (100) must be below"]),
-        ("name: digits", "name: mine\n  path: x", ["needs `stored_size`"]),
+        (
+            "name: digits",
+            "name: mine\n  path: x",
+            ["needs either `stored_size` or `stored: original`"],
+        ),
         ("name: mix_cosine", "name: trunk", ["schedule.cooldown_epochs is missing"]),
         ("threads: 1", "threads: 1\noverrides: {bt2: {epochs: 5}}", ["unknown method", "'bt'"]),
         ("0.07}", "0.07, distance: euclidean}", ["probes.knn.1", "`temperature: null`"]),

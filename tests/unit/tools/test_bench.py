@@ -23,7 +23,15 @@ from barlow_atlas.nn.randomness import generator
 from barlow_atlas.objectives.barlow_twins import BarlowTwins
 from barlow_atlas.study.models import Run
 from barlow_atlas.tools import bench
-from barlow_atlas.tools.bench import accuracy, augmenting, baseline, neighbours, objective, scaling
+from barlow_atlas.tools.bench import (
+    accuracy,
+    augmenting,
+    baseline,
+    neighbours,
+    objective,
+    photographs,
+    scaling,
+)
 from barlow_atlas.tools.bench.apart import Apart
 from barlow_atlas.tools.bench.images import comparison, demo
 from barlow_atlas.tools.bench.memory import peak_and_bound
@@ -440,6 +448,18 @@ def test_small_benchmarks_measure_what_they_say() -> None:
         assert views.baseline
         assert views.target == 10
     assert views.name == "views/cifar10, all cores"
+
+
+@pytest.mark.slow
+def test_photographs_are_compared_with_image_folder() -> None:
+    prepared, *compared = photographs.records(CPU, count=12, rounds=1)
+    assert prepared.ours
+    assert [(each.name, each.target) for each in compared] == [
+        (f"photographs/{what}, {on}", target)
+        for on in ("one core", "all cores")
+        for what, target in (("crops", 2), ("views", 5))
+    ]
+    assert all(each.ours and each.baseline for each in compared)
 
 
 def test_training_is_compared_on_one_core_and_in_bfloat16(

@@ -17,6 +17,7 @@ from barlow_atlas.tools.bench import (
     memory,
     neighbours,
     objective,
+    photographs,
     scaling,
     startup,
     training,
@@ -34,6 +35,7 @@ from barlow_atlas.tools.bench.records import (
 BENCHMARKS: dict[str, Callable[[torch.device], Iterator[Record]]] = {
     "objective": objective.records,
     "views": augmenting.records,
+    "photographs": photographs.records,
     "demo": training.demo_records,
     "methods": training.methods_records,
     "resnet18": training.resnet18_records,

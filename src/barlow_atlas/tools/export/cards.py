@@ -36,7 +36,7 @@ manifest = read_manifest(path)
 network = build(manifest.run.architecture, generator(manifest.run.seed, "weights"))
 network.load_state_dict(read_weights(path, manifest))  # compares the sha256
 
-images = load(Path({data})).test_images  # uint8 (n, 3, H, W)
+images = load(Path({data})).test_images  # squares, uint8 (n, 3, H, W), or encoded
 features = extract(network.backbone, manifest.run, images, torch.device("cpu"))  # (n, f)
 """
 

@@ -1,0 +1,237 @@
+"""Where the bytes of every image lie: in files of class folders, or in ImageNet's archives.
+
+The archives are read where they are: a tar archive of uncompressed members is a file in which every
+image has a place, the nested one of ImageNet's training images as well.
+"""
+
+import io
+import tarfile
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, NamedTuple
+
+from barlow_atlas.data.catalog import DataSet, Part
+from barlow_atlas.data.errors import DataError
+from barlow_atlas.data.survey import (
+    Survey,
+    archives_in,
+    check_classes,
+    some,
+    survey,
+)
+
+DEVKIT = "ILSVRC2012_devkit_t12"
+TRUTH = f"{DEVKIT}/data/ILSVRC2012_validation_ground_truth.txt"
+META = f"{DEVKIT}/data/meta.mat"
+LISTS = ("1percent.txt", "10percent.txt")
+"""SimCLR's lists of the training images whose labels semi-supervised evaluation may use: names of
+files, one a line, beside the class folders or archives."""
+
+
+class Entry(NamedTuple):
+    """One image among its files."""
+
+    name: str
+    """Of the image, below the folder or within its archive."""
+    file: str
+    """That holds its bytes, below the folder."""
+    offset: int
+    size: int
+    label: int
+
+
+@dataclass(frozen=True)
+class Listing:
+    """All images of a data set in the order in which they are stored.
+
+    Attributes:
+        turned: whether they are shown as their EXIF orientation says; ImageNet's are read as its
+            authors' and the papers' readers read them, which do not look at it.
+    """
+
+    place: Path
+    classes: tuple[str, ...]
+    entries: dict[Part, list[Entry]]
+    found: Survey
+    turned: bool
+    source: str
+
+
+def listing_of(data_set: DataSet, place: Path) -> Listing:
+    """The images of a folder: `train/<class>/` and `val/<class>/`, or ImageNet's archives.
+
+    Class by class in the order of their names, in a class by the name of the file. Only classes
+    that `data_set.class_names` lists are taken, if it lists any.
+
+    Raises:
+        DataError: something is missing, or cannot be read.
+    """
+    archives = archives_in(place)
+    listed = _of_archives(data_set, place, archives) if archives else _of_folders(data_set, place)
+    chosen = data_set.class_names
+    if not chosen:
+        return listed
+    unknown = sorted(set(chosen) - set(listed.classes))
+    if unknown:
+        raise DataError(
+            f"{data_set.title}: data.classes names {some(unknown)}, of which there are no images "
+            f"in {place}. Its classes are {some(list(listed.classes))}."
+        )
+    numbers = {listed.classes.index(name): k for k, name in enumerate(sorted(chosen))}
+    entries: dict[Part, list[Entry]] = {
+        part: [each._replace(label=numbers[each.label]) for each in those if each.label in numbers]
+        for part, those in listed.entries.items()
+    }
+    return Listing(
+        place, tuple(sorted(chosen)), entries, listed.found, listed.turned, listed.source
+    )
+
+
+def _of_folders(data_set: DataSet, place: Path) -> Listing:
+    found = survey(data_set.title, place)
+    classes = tuple(sorted(found.images["train"]))
+    entries: dict[Part, list[Entry]] = {
+        part: [
+            Entry(name, name, 0, found.states[name].size, label)
+            for label, key in enumerate(classes)
+            for name in sorted(by_class[key])
+        ]
+        for part, by_class in found.images.items()
+    }
+    return Listing(place, classes, entries, found, turned=True, source=data_set.source)
+
+
+def _of_archives(data_set: DataSet, place: Path, archives: Survey) -> Listing:
+    train, val, devkit = archives.states
+    by_class = {"train": _nested(place / train), "test": _annotated(place / val, place / devkit)}
+    check_classes(
+        data_set.title,
+        place,
+        *(
+            {key: [e.name for e in those] for key, those in part.items()}
+            for part in by_class.values()
+        ),
+    )
+    classes = tuple(sorted(by_class["train"]))
+    entries: dict[Part, list[Entry]] = {
+        part: [  # type: ignore[misc]
+            each._replace(label=label)
+            for label, key in enumerate(classes)
+            for each in sorted(those[key])
+        ]
+        for part, those in by_class.items()
+    }
+    return Listing(
+        place,
+        classes,
+        entries,
+        archives,
+        turned=False,
+        source=f"ImageNet's archives {', '.join(archives.states)}, read where they are",
+    )
+
+
+def _nested(archive: Path) -> dict[str, list[Entry]]:
+    """The images of an archive of archives, one for each class and named as it."""
+    found: dict[str, list[Entry]] = {}
+    with _opened(archive) as outer, archive.open("rb") as file:
+        for member in outer:
+            if member.isfile() and member.name.endswith(".tar"):
+                file.seek(member.offset_data)
+                wnid = Path(member.name).stem
+                inside = f"{archive.name}/{member.name}"
+                found[wnid] = list(_members(file, inside, archive.name))
+    if not found:
+        raise DataError(f"{archive} holds no archives of classes: replace it by the official one.")
+    return found
+
+
+def _annotated(archive: Path, devkit: Path) -> dict[str, list[Entry]]:
+    """The images of the flat validation archive by class, which the development kit tells."""
+    with archive.open("rb") as file:
+        images = sorted(_members(file, archive.name, archive.name))
+    wnids = _truth(devkit)
+    if len(wnids) != len(images):
+        raise DataError(
+            f"{archive} holds {len(images):,} images, and {TRUTH} in {devkit} tells the classes "
+            f"of {len(wnids):,}. Replace both by the official archives."
+        )
+    found: dict[str, list[Entry]] = {}
+    for wnid, image in zip(wnids, images, strict=True):
+        found.setdefault(wnid, []).append(image)
+    return found
+
+
+def _members(file: IO[bytes], inside: str, holder: str) -> Iterator[Entry]:
+    """The images of the tar archive that begins where `file` stands."""
+    try:
+        with tarfile.open(fileobj=file, mode="r:") as tar:
+            for member in tar:
+                if member.isfile():
+                    name = f"{inside}/{Path(member.name).name}"
+                    yield Entry(name, holder, member.offset_data, member.size, -1)
+    except tarfile.TarError as error:
+        raise DataError(
+            f"{inside} is no whole tar archive: {error}. Replace it by the official one."
+        ) from error
+
+
+def _opened(archive: Path) -> tarfile.TarFile:
+    try:
+        return tarfile.open(archive, "r:")
+    except tarfile.TarError as error:
+        raise DataError(
+            f"{archive} is no whole tar archive: {error}. Replace it by the official one."
+        ) from error
+
+
+def _truth(devkit: Path) -> list[str]:
+    """The class (WordNet id) of each validation image, in the order of their names."""
+    from scipy.io import loadmat
+
+    try:
+        with tarfile.open(devkit) as tar:
+            lines, meta = (tar.extractfile(name) for name in (TRUTH, META))
+            if lines is None or meta is None:
+                raise ValueError("they are no files")
+            numbers = [int(line) for line in lines.read().split()]
+            # The stubs know paths only.
+            read = loadmat(io.BytesIO(meta.read()), squeeze_me=True)  # type: ignore[arg-type]
+            synsets = read["synsets"]
+    except (tarfile.TarError, KeyError, ValueError) as error:
+        raise DataError(
+            f"{devkit} cannot be read: {error}. Expected {TRUTH} and {META} in it: replace it by "
+            "the official archive."
+        ) from error
+    wnid_of = {int(number): str(wnid) for number, wnid in synsets[["ILSVRC2012_ID", "WNID"]]}
+    unknown = sorted(set(numbers) - set(wnid_of))
+    if unknown:
+        raise DataError(f"{devkit}: {TRUTH} names the classes {unknown[:5]}, {META} does not.")
+    return [wnid_of[number] for number in numbers]
+
+
+def label_lists(listing: Listing) -> dict[str, list[int]]:
+    """For each of `LISTS` that is there: which training entries it names, rising.
+
+    Raises:
+        DataError: it names an image that is not there.
+    """
+    found = {}
+    for name in LISTS:
+        path = listing.place / name
+        if not path.is_file():
+            continue
+        number_of = {
+            each.name.rpartition("/")[2]: k for k, each in enumerate(listing.entries["train"])
+        }
+        named = path.read_text().split()
+        missing = Counter(named) - Counter(number_of)
+        if missing:
+            raise DataError(
+                f"{path} names {some(sorted(missing))}, which are no training images (or are named "
+                "twice). Replace it by the published list, or remove it."
+            )
+        found[path.stem] = sorted(number_of[each] for each in named)
+    return found

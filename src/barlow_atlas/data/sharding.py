@@ -1,0 +1,342 @@
+"""From files of images to shards of their bytes: every image decoded once, on several cores.
+
+A shard is a function of its images alone. So a preparation that was ended goes on with the shards
+that are missing, and gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from barlow_atlas.atomic import write_atomically, writing
+from barlow_atlas.data.catalog import Part
+from barlow_atlas.data.errors import DataError
+from barlow_atlas.data.listing import Entry, Listing
+from barlow_atlas.data.originals import INDEX, Originals, shard_name
+from barlow_atlas.data.pictures import (
+    MOST_BYTES,
+    MOST_PIXELS,
+    ORIENTATION,
+    decoded,
+    opaque,
+    upright,
+)
+from barlow_atlas.data.selection import Index
+from barlow_atlas.data.sources import Report
+from barlow_atlas.data.tree import shown
+from barlow_atlas.settings.frozen import Frozen
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+SHARD_BYTES = 1 << 30
+_FORMAT = 1
+"""Of what is stored: another one makes all shards anew."""
+
+
+class Fault(Frozen):
+    """An image that cannot be decoded."""
+
+    name: str
+    why: str
+
+
+class ShardRecord(Frozen):
+    """What is known of a written shard, in a file beside it until the data set is whole.
+
+    Attributes:
+        digest: sha256 of what it is made of: names, places, sizes and times of its images.
+        kept: places among its entries of the images that it holds, in their order.
+        lengths: bytes of each; `crc32`, `heights` and `widths` likewise.
+    """
+
+    digest: str
+    sha256: str
+    kept: tuple[int, ...]
+    lengths: tuple[int, ...]
+    crc32: tuple[int, ...]
+    heights: tuple[int, ...]
+    widths: tuple[int, ...]
+    faults: tuple[Fault, ...]
+
+
+class Shard(NamedTuple):
+    """A shard to be written, and the images that go into it."""
+
+    part: Part
+    number: int
+    entries: Sequence[Entry]
+    place: Path
+    """The folder that the entries' files lie in."""
+    turned: bool
+    digest: str
+
+    @property
+    def name(self) -> str:
+        return shard_name(self.part, self.number)
+
+
+def shards_of(listing: Listing, most: int) -> Iterator[Shard]:
+    """The listed images in shards of at most `most` bytes, or of one larger image."""
+    for part, entries in listing.entries.items():
+        first, size, number = 0, 0, 0
+        for k, entry in enumerate(entries):
+            if k > first and size + entry.size > most:
+                yield _shard(listing, part, number, entries[first:k])
+                first, size, number = k, 0, number + 1
+            size += entry.size
+        yield _shard(listing, part, number, entries[first:])
+
+
+def _shard(listing: Listing, part: Part, number: int, entries: Sequence[Entry]) -> Shard:
+    told = hashlib.sha256(f"{_FORMAT} {listing.turned}\n".encode())
+    for entry in entries:
+        time = listing.found.states[entry.file].time
+        told.update(os.fsencode(f"{entry.name}\0{entry.offset}\0{entry.size}\0{time}\n"))
+    return Shard(part, number, entries, listing.place, listing.turned, told.hexdigest())
+
+
+def write_shards(
+    shards: Sequence[Shard], folder: Path, records: Path, cores: int, report: Report
+) -> list[ShardRecord]:
+    """Writes what is missing of the shards into a folder, and returns the records of all.
+
+    Args:
+        records: the folder of their records, which tell what is whole.
+        cores: threads that write a shard each.
+
+    Raises:
+        DataError: a file cannot be read.
+        WriteError: the folders cannot be written.
+    """
+    with writing(folder):
+        for each in (folder, records):
+            each.mkdir(parents=True, exist_ok=True)
+        wanted = {shard.name for shard in shards}
+        for path in folder.iterdir():
+            if path.name not in wanted:  # of another choice of images, or half written
+                path.unlink()
+    known = {shard.name: _read_record(folder, records, shard) for shard in shards}
+    missing = [shard for shard in shards if known[shard.name] is None]
+    if len(missing) < len(shards):
+        report(f"{len(shards) - len(missing)} of {len(shards)} shards are there already")
+    done, total = 0, sum(len(shard.entries) for shard in missing)
+    # Threads suffice: decoding and hashing leave Python's lock to others, and torch is loaded once.
+    with ThreadPoolExecutor(cores, "shards") as pool:
+        try:
+            jobs = {pool.submit(write_shard, shard, folder, records): shard for shard in missing}
+            for job in as_completed(jobs):
+                known[jobs[job].name] = job.result()
+                done += len(jobs[job].entries)
+                report(f"{jobs[job].name}: {done:,} of {total:,} images decoded and stored")
+        finally:
+            pool.shutdown(cancel_futures=True)
+    return [record for shard in shards if (record := known[shard.name]) is not None]
+
+
+def _read_record(folder: Path, records: Path, shard: Shard) -> ShardRecord | None:
+    """The record of a shard that is whole and made of the same images; else None."""
+    path = folder / shard.name
+    try:
+        record = ShardRecord.model_validate_json((records / shard.name).read_bytes())
+    except (FileNotFoundError, ValueError):
+        return None
+    whole = path.is_file() and path.stat().st_size == sum(record.lengths)
+    return record if whole and record.digest == shard.digest else None
+
+
+def write_shard(shard: Shard, folder: Path, records: Path) -> ShardRecord:
+    """Writes a shard, then its record, without which it does not count."""
+    kept: list[int] = []
+    measured: list[tuple[int, int, int, int]] = []
+    faults: list[Fault] = []
+    told = hashlib.sha256()
+    path = folder / shard.name
+    temporary = path.with_name(f".{path.name}.tmp")
+    with writing(path), temporary.open("wb") as out:
+        for k, (entry, content) in enumerate(_contents(shard)):
+            try:
+                content, height, width = checked(content, shown(entry.name), shard.turned)
+            except DataError as error:
+                faults.append(Fault(name=shown(entry.name), why=str(error)))
+                continue
+            out.write(content)
+            told.update(content)
+            kept.append(k)
+            measured.append((len(content), zlib.crc32(content), height, width))
+        out.flush()
+        os.fsync(out.fileno())
+        temporary.replace(path)
+    lengths, crc32, heights, widths = zip(*measured, strict=True) if measured else ((),) * 4
+    record = ShardRecord(
+        digest=shard.digest,
+        sha256=told.hexdigest(),
+        kept=tuple(kept),
+        lengths=lengths,
+        crc32=crc32,
+        heights=heights,
+        widths=widths,
+        faults=tuple(faults),
+    )
+    write_atomically(records / shard.name, record.model_dump_json().encode())
+    return record
+
+
+def _contents(shard: Shard) -> Iterator[tuple[Entry, bytes]]:
+    """The images of a shard with their bytes; a file that holds several is opened once."""
+    opened: tuple[str, IO[bytes]] | None = None
+    try:
+        for entry in shard.entries:
+            if opened is None or opened[0] != entry.file:
+                if opened:
+                    opened[1].close()
+                opened = entry.file, (shard.place / entry.file).open("rb")
+            opened[1].seek(entry.offset)
+            yield entry, opened[1].read(entry.size)
+    except OSError as error:
+        raise DataError(f"{shard.place} cannot be read: {error}") from error
+    finally:
+        if opened:
+            opened[1].close()
+
+
+def checked(content: bytes, what: str, turned: bool) -> tuple[bytes, int, int]:
+    """The bytes that an image is stored as, and its height and width.
+
+    They are the file's own where torchvision's decoder gives the pixels of `pictures.stored`'s
+    rules; where not (CMYK, transparency, another format, an orientation in the file), a PNG of
+    those pixels. What the file's name says of its format is not looked at.
+
+    Raises:
+        DataError: it cannot be decoded.
+    """
+    plain = _plain(content, turned)
+    if plain is not None:
+        return content, *plain
+
+    def pixels(image: Image.Image) -> Image.Image:
+        return opaque(upright(image) if turned else image)
+
+    image = decoded(io.BytesIO(content), what, len(content), 1, pixels)
+    if content.startswith(b"\x89PNG") and _is_decoded_as(content, np.asarray(image)):
+        return content, image.height, image.width
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", compress_level=6)
+    return buffer.getvalue(), image.height, image.width
+
+
+def _plain(content: bytes, turned: bool) -> tuple[int, int] | None:
+    """Height and width of a whole JPEG in grey or colour that is shown as it is; else None.
+
+    Pillow reads its head, and the loader's decoder all of it. Its grey values are asked for, which
+    come of the same bytes and take a quarter less time.
+    """
+    from torchvision.io import ImageReadMode, decode_jpeg
+
+    try:
+        with Image.open(io.BytesIO(content), formats=("JPEG",)) as image:
+            (width, height), mode = image.size, image.mode
+            exif = turned and "exif" in image.info
+            if exif and image.getexif().get(ORIENTATION, 1) != 1:
+                return None
+        if mode not in ("L", "RGB") or width * height > MOST_PIXELS or len(content) > MOST_BYTES:
+            return None
+        grey = decode_jpeg(_tensor(content), ImageReadMode.GRAY)
+        return (height, width) if grey.shape == (1, height, width) else None
+    except Exception:  # whatever a damaged file makes them raise: the slow way says what it is
+        return None
+
+
+def _is_decoded_as(content: bytes, pixels: NDArray[np.uint8]) -> bool:
+    """Whether the loader decodes a file to these pixels (H, W, 3)."""
+    from barlow_atlas.data.loader import decode
+
+    try:
+        return np.array_equal(decode(_tensor(content)).permute(1, 2, 0).numpy(), pixels)
+    except RuntimeError:
+        return False
+
+
+def _tensor(content: bytes) -> Tensor:
+    import torch
+
+    return torch.frombuffer(bytearray(content), dtype=torch.uint8)
+
+
+class PartIndex(NamedTuple):
+    """What is kept of a part, over all of its shards."""
+
+    kept: Index
+    """Places of the kept images among those that were listed (n,)."""
+    labels: Index
+    offsets: NDArray[np.int64]
+    crc32: NDArray[np.uint32]
+    heights_and_widths: NDArray[np.int32]
+    shards: tuple[str, ...]
+    """Those that hold images."""
+    part: Part
+
+    @property
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """What is stored beside the shards, by name."""
+        names = ("labels", *INDEX)
+        return {name: getattr(self, name) for name in names}
+
+    def opened(self, title: str, folder: Path) -> Originals:
+        """The part's images, of which the shards lie in `folder`."""
+        shards = [np.memmap(folder / name, mode="r") for name in self.shards]
+        index = {name: getattr(self, name) for name in INDEX}
+        return Originals(f"{title}, {self.part}", shards, **index)
+
+
+def part_index(part: Part, shards: Sequence[Shard], records: Sequence[ShardRecord]) -> PartIndex:
+    """The index of a part, from all shards of a data set and their records."""
+    kept: list[NDArray[np.int64]] = []
+    labels: list[NDArray[np.int64]] = []
+    own, before = [], 0
+    for shard, record in zip(shards, records, strict=True):
+        if shard.part != part:
+            continue
+        rows = np.array(record.kept, dtype=np.int64)
+        kept.append(before + rows)
+        labels.append(np.array([each.label for each in shard.entries], dtype=np.int64)[rows])
+        own.append((shard, record))
+        before += len(shard.entries)
+
+    def joined(values: Callable[[ShardRecord], Sequence[int]]) -> NDArray[np.int64]:
+        return np.concatenate([np.array(values(record), dtype=np.int64) for _, record in own])
+
+    sizes = [joined(lambda record: record.heights), joined(lambda record: record.widths)]
+    return PartIndex(
+        kept=np.concatenate(kept),
+        labels=np.concatenate(labels),
+        offsets=np.concatenate([[0], joined(lambda record: record.lengths).cumsum()]),
+        crc32=joined(lambda record: record.crc32).astype(np.uint32),
+        heights_and_widths=np.stack(sizes, axis=1).astype(np.int32),
+        shards=tuple(shard.name for shard, record in own if record.kept),
+        part=part,
+    )
+
+
+def repeated_files(train: Originals, test: Originals) -> int:
+    """How many of the images `test` have the bytes of one of `train`."""
+    keys = [part.crc32 + (np.diff(part.offsets) << 32) for part in (train, test)]
+    order = np.argsort(keys[0], kind="stable")
+    first, last = (np.searchsorted(keys[0][order], keys[1], side) for side in ("left", "right"))
+    found = 0
+    for number in np.flatnonzero(first < last).tolist():
+        content = test.encoded(number)
+        alike = order[first[number] : last[number]].tolist()
+        found += any(np.array_equal(train.encoded(k), content) for k in alike)
+    return found
