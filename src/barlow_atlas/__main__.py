@@ -13,14 +13,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from barlow_atlas.atomic import write_atomically
-from barlow_atlas.errors import AtlasError
+from barlow_atlas.errors import EXIT_INTERRUPTED, AtlasError
 from barlow_atlas.study.errors import StudyError
 from barlow_atlas.study.file import file_schema, load_study, study_file
 from barlow_atlas.study.models import Study
 from barlow_atlas.study.paths import PARAMS, SCHEMA, of_run
-
-# EX_TEMPFAIL of sysexits.h: saved and stopped, neither done nor failed; start it again.
-EXIT_INTERRUPTED = 75
 
 
 def main(arguments: list[str] | None = None) -> int:
