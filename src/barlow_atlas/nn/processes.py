@@ -33,9 +33,23 @@ class Divergence(AtlasError):
     """Processes whose states should be equal and are not; the message names process and tensor."""
 
 
+_alone = False
+
+
 def count() -> int:
     """How many processes train the run."""
-    return distributed.get_world_size() if distributed.is_initialized() else 1
+    return distributed.get_world_size() if distributed.is_initialized() and not _alone else 1
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """While entered, a process' own rows count as a whole batch."""
+    global _alone
+    before, _alone = _alone, True
+    try:
+        yield
+    finally:
+        _alone = before
 
 
 def rank() -> int:

@@ -45,8 +45,21 @@ class BarlowTwins(Method):
         description="multiplies the loss (solo-learn on CIFAR: 0.1)",
     )
 
+    ranks: Annotated[int, Field(gt=0)] = Field(
+        1,
+        exclude_if=lambda ranks: ranks == 1,
+        description="GPUs whose reference code this is: weights get 1 / ranks of the gradient; "
+        "without batch_norm, each rank's part of the batch is standardised, and mixed, by itself",
+    )
+
+    @property
+    def virtual_ranks(self) -> int | None:
+        return self.ranks if self.ranks > 1 else None
+
     def check(self, batch_size: int, embedding_dim: int) -> None:
-        if batch_size < 2:
+        if batch_size % self.ranks:
+            raise ValueError(f"{self.ranks} ranks cannot share batch_size {batch_size} evenly")
+        if batch_size // self.ranks < 2:
             raise ValueError("a batch of one image has no variance to divide by: raise batch_size")
 
     def terms(
@@ -57,20 +70,24 @@ class BarlowTwins(Method):
 
     def scaled(self, terms: dict[str, Tensor]) -> dict[str, Tensor]:
         """The terms with the loss that is minimised; the others are recorded as they are."""
-        return {**terms, "loss": self.loss_scale * terms["loss"]}
+        return {**terms, "loss": self.loss_scale / self.ranks * terms["loss"]}
 
     def prepare(self, z: Tensor) -> Tensor:
         """Raw embeddings, own rows (n, d), to what the correlations are taken of, (n, d)."""
         from torch.nn.functional import normalize
 
         from barlow_atlas.nn.norms import over_batch
+        from barlow_atlas.objectives.ranks import standardise_by_rank
 
         z = at_least_float32(z)
         if self.l2_normalise:
             z = normalize(z, dim=1)
         if self.standardisation == "batch_norm":
             return over_batch(z, eps=1e-5)
-        return standardise(z, correction=0 if self.standardisation == "biased" else 1)
+        correction = 0 if self.standardisation == "biased" else 1
+        if self.ranks > 1:
+            return standardise_by_rank(z, self.ranks, correction)
+        return standardise(z, correction)
 
     def twin_terms(self, z_a: Tensor, z_b: Tensor) -> dict[str, Tensor]:
         """Loss and its two terms from standardised embeddings, own rows (n, d)."""

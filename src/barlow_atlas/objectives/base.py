@@ -42,6 +42,14 @@ class Method(Frozen):
         """Whether the method follows the share of training done, which `trunk` does not know."""
         return False
 
+    @property
+    def virtual_ranks(self) -> int | None:
+        """Of how many GPUs the method does what its authors' code does; None: of one.
+
+        A number of processes must divide it.
+        """
+        return None
+
     def parts(self, network: Network, embedding_dim: int) -> nn.Module:
         """Modules of the method's own beside backbone and projector: a predictor, a target network.
 

@@ -47,10 +47,16 @@ class MixedBarlowTwins(BarlowTwins):
         import torch
 
         from barlow_atlas.nn.processes import rows_at
+        from barlow_atlas.objectives.ranks import mixing_by_rank
 
-        alpha = torch.rand((), generator=moment.draws).item()
-        partner = torch.randperm(batch_size(view_a), generator=moment.draws)
-        mixed = alpha * view_a + (1 - alpha) * rows_at(view_b, partner)
+        alpha: float | Tensor
+        if self.ranks > 1:
+            alpha, partner = mixing_by_rank(view_a, self.ranks, moment.draws)
+            share = alpha.view(-1, 1, 1, 1)
+        else:
+            alpha = share = torch.rand((), generator=moment.draws).item()
+            partner = torch.randperm(batch_size(view_a), generator=moment.draws)
+        mixed = share * view_a + (1 - share) * rows_at(view_b, partner)
         z_a, z_b, z_m = (self.prepare(z) for z in network.own_rows_of_each(view_a, view_b, mixed))
         place = moment.epoch + moment.step / moment.steps_per_epoch
         scale = regulariser_scale(place, self.reg_warmup_epochs)

@@ -115,6 +115,16 @@ class Resources(Frozen):
     mem_mb: Positive = Field(description="memory, MiB")
     runtime: Positive = Field(description="time limit, minutes")
 
+    @property
+    def processes_per_node(self) -> int:
+        """As many as a node gets that has what is asked for."""
+        return 1
+
+    @property
+    def processes(self) -> int:
+        """Of the whole job."""
+        return self.processes_per_node
+
 
 class PretrainResources(Resources):
     """What a job that trains asks of the cluster, and over how many processes it spreads a batch.
@@ -129,12 +139,10 @@ class PretrainResources(Resources):
 
     @property
     def processes_per_node(self) -> int:
-        """As many as a node gets that has what is asked for."""
         return self.tasks_per_node or max(1, self.gpu)
 
     @property
     def processes(self) -> int:
-        """Of the whole job."""
         return self.nodes * self.processes_per_node
 
 
@@ -223,6 +231,17 @@ class Run(Subject):
         """Readable identity within the study, e.g. `mix-d1024-e2000-clean-s1`."""
         length = "trunk" if self.epochs is None else f"e{self.epochs}"
         return f"{self.method}-d{self.embedding_dim}-{length}-{self.protocol}-s{self.seed}"
+
+    def fault_of_processes(self, count: int) -> str | None:
+        """Why `count` processes cannot train it together; None if they can."""
+        ranks = self.settings.virtual_ranks
+        shared, what = (ranks, "ranks") if ranks else (self.batch_size, "batch_size")
+        if shared % count == 0:
+            return None
+        return (
+            f"{count} processes cannot share {what} {shared} evenly: let resources.pretrain ask "
+            "for a number that divides it"
+        )
 
     @property
     def architecture(self) -> Architecture:
@@ -401,11 +420,8 @@ class Study(Frozen):
         runs = self.trained()
         for run in runs:
             _check_run(run, self.milestones)
-            if run.batch_size % self.resources.pretrain.processes:
-                raise ValueError(
-                    f"{run.method}: {self.resources.pretrain.processes} processes "
-                    f"(resources.pretrain) cannot share batch_size {run.batch_size} evenly"
-                )
+            if fault := run.fault_of_processes(self.resources.pretrain.processes):
+                raise ValueError(f"{run.method}: {fault}")
         ends = [run.epochs for run in runs if run.epochs is not None]
         if len(ends) == len(runs) and ends and self.milestones[-1] > max(ends):
             raise ValueError(

@@ -20,6 +20,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from types import FrameType
+from typing import Any
 
 import torch
 from torch.distributed import (  # type: ignore[attr-defined]
@@ -272,21 +273,28 @@ class _Group:
             process.wait()
 
 
-def _cause(failed: tuple[int, int] | None, errors: Sequence[Mapping[str, str]], count: int) -> str:
+def _cause(failed: tuple[int, int] | None, errors: Sequence[Mapping[str, Any]], count: int) -> str:
     """What ended the processes: a killed one, else the first error that is a process' own."""
     own = [error for error in errors if not error["follows"]]
-    if failed is not None and failed[1] < 0 and not own:
-        name = signal.Signals(-failed[1]).name
-        return (
-            f"process {failed[0]} of {count} was ended by {name}, and the others with it. If "
-            "nobody sent that, the machine ran out of memory: see resources.pretrain.mem_mb. The "
-            "same command goes on from the last saved state"
-        )
-    if errors:
-        first = (own or errors)[0]
+    if own:
+        first = own[0]
         return f"process {first['rank']} of {count}, on {first['host']}: {first['text']}"
+    if failed is not None and failed[1] < 0:
+        return _killed(f"process {failed[0]} of {count}", f" by {signal.Signals(-failed[1]).name}")
+    if errors:
+        silent = sorted({*range(count)} - {error["rank"] for error in errors})
+        listed = ", ".join(map(str, silent))
+        return _killed(f"process {listed} of {count}" if len(silent) == 1 else f"one of {listed}")
     assert failed is not None
     return (
         f"process {failed[0]} of {count} ended with status {failed[1]} before it came to work; "
         "what it said stands above"
+    )
+
+
+def _killed(who: str, how: str = "") -> str:
+    return (
+        f"{who} was ended from outside{how}, and the others with it. If nobody did that, the "
+        "machine ran out of memory: see resources.pretrain.mem_mb. The same command goes on from "
+        "the last saved state"
     )

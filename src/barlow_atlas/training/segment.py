@@ -123,11 +123,8 @@ def pretrain_together(
                 f"{len(images)} images are fewer than one batch of {segment.run.batch_size}: "
                 "lower batch_size or use a larger fraction of the data"
             )
-        if segment.run.batch_size % processes.count():
-            raise PretrainError(
-                f"{processes.count()} processes cannot share batches of {segment.run.batch_size} "
-                "images evenly: let resources.pretrain ask for a number that divides batch_size"
-            )
+        if fault := segment.run.fault_of_processes(processes.count()):
+            raise PretrainError(fault)
     pixels = images_for(images, device)
     alone = len(segments) == 1 or device.type != "cuda"
     with ExitStack() as stack:
@@ -427,7 +424,7 @@ def _must_equal_parent(segment: Segment, parent: Manifest, network: Network) -> 
     if snapshot.weights_hash(network.state_dict()) != parent.weights_sha256:
         raise SnapshotError(
             f"training {segment.run.name} again did not lead to the weights of epoch "
-            f"{parent.epoch} that are stored (another machine or device?). Bring "
-            f"epoch_{parent.epoch:04d}.state back, or remove {segment.checkpoints} to train the "
-            "whole chain here"
+            f"{parent.epoch} that are stored (another machine, device or number of processes?). "
+            f"Bring epoch_{parent.epoch:04d}.state back, or remove {segment.checkpoints} to train "
+            "the whole chain here"
         )

@@ -61,7 +61,10 @@ def test_each_process_knows_its_place(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("end", "message"),
     [
-        ("os.kill(os.getpid(), signal.SIGKILL)", "process 1 of 3 was ended by SIGKILL"),
+        (
+            "os.kill(os.getpid(), signal.SIGKILL)",
+            "process 1 of 3 was .* by SIGKILL",
+        ),
         ("sys.exit(3)", "process 1 of 3 ended with status 3 before it came to work"),
     ],
 )
@@ -108,6 +111,18 @@ def test_a_signal_reaches_all_even_those_that_do_not_listen_yet(tmp_path: Path) 
 def test_several_nodes_need_a_job_that_has_them() -> None:
     with pytest.raises(LaunchError, match="asks for 2 nodes, and this is no Slurm job"):
         run_processes(["true"], 2, 1)
+
+
+def left(rank: int, text: str, *, follows: bool) -> dict[str, object]:
+    return {"rank": rank, "host": "here", "text": text, "follows": follows}
+
+
+def test_whose_error_is_told() -> None:
+    lost = [left(rank, "the others do not answer", follows=True) for rank in (2, 0, 3)]
+    own = left(1, "the disk is full", follows=False)
+    assert launch._cause((0, 1), [lost[0], own], 4) == "process 1 of 4, on here: the disk is full"
+    assert launch._cause((0, 137), lost, 4).startswith("process 1 of 4 was ended from outside, and")
+    assert launch._cause((0, 137), lost[:1], 4).startswith("one of 0, 1, 3 was ended from outside")
 
 
 @pytest.mark.slow

@@ -169,4 +169,4 @@ def test_a_batch_that_cannot_be_shared_is_refused(
 ) -> None:
     odd = tiny_run.model_copy(update={"batch_size": 33})
     for words, *_ in by_processes(2, train, tmp_path, odd, images):
-        assert words.startswith("PretrainError: 2 processes cannot share batches of 33 images")
+        assert words.startswith("PretrainError: 2 processes cannot share batch_size 33 evenly")

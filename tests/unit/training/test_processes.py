@@ -47,6 +47,27 @@ CASES: dict[str, tuple[int, dict[str, Any]]] = {
             "convention": "imagenet",
         },
     ),
+    "bt-of-4-ranks": (
+        24,
+        {
+            "objective": "barlow_twins",
+            **BT,
+            "l2_normalise": False,
+            "standardisation": "batch_norm",
+            "ranks": 4,
+        },
+    ),
+    "mix-of-4-ranks": (
+        24,
+        {
+            "objective": "mixed_barlow_twins",
+            **BT,
+            "lambda_reg": 1.0,
+            "l2_normalise": False,
+            "convention": "imagenet",
+            "ranks": 4,
+        },
+    ),
     "only-invariance": (24, {**VARIANT, "variant": "only_invariance"}),
     "only-redundancy": (24, {**VARIANT, "variant": "only_redundancy"}),
     "feature": (24, {**VARIANT, "variant": "feature_normalisation", "divide_by_n": False}),
@@ -184,6 +205,15 @@ def test_losses_gradients_and_statistics(name: str, dtype: torch.dtype, count: i
                 atol=tolerance,
                 msg=lambda text, key=key: f"{key}: {text}",
             )
+
+
+def test_weights_of_virtual_ranks_get_their_share_of_the_gradient() -> None:
+    whole, shared = (
+        steps_of(name, torch.float64, 1, 0.0) for name in ("bt-imagenet", "bt-of-4-ranks")
+    )
+    for key, value in whole.items():
+        share = 4 if "gradient" in key or key == "0 loss" else 1
+        torch.testing.assert_close(shared[key] * share, value)
 
 
 @pytest.mark.slow
