@@ -50,6 +50,7 @@ class MixedBarlowTwins(BarlowTwins):
         from barlow_atlas.objectives.ranks import mixing_by_rank
 
         alpha: float | Tensor
+        share: float | Tensor
         if self.ranks > 1:
             alpha, partner = mixing_by_rank(view_a, self.ranks, moment.draws)
             share = alpha.view(-1, 1, 1, 1)

@@ -420,8 +420,8 @@ class Study(Frozen):
         runs = self.trained()
         for run in runs:
             _check_run(run, self.milestones)
-            if fault := run.fault_of_processes(self.resources.pretrain.processes):
-                raise ValueError(f"{run.method}: {fault}")
+            if unfit := run.fault_of_processes(self.resources.pretrain.processes):
+                raise ValueError(f"{run.method}: {unfit}")
         ends = [run.epochs for run in runs if run.epochs is not None]
         if len(ends) == len(runs) and ends and self.milestones[-1] > max(ends):
             raise ValueError(

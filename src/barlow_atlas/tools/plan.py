@@ -88,10 +88,10 @@ def _job_rows(
             asked = resources_of(study, kind_of(own[0]))
             limit = duration(60 * asked.runtime)
             nodes = asked.processes // asked.processes_per_node
-            several = f"{nodes} x " if nodes > 1 else ""
+            of_each = f"{nodes} x " if nodes > 1 else ""
             threads = study.threads * asked.processes_per_node
-            queue = tuple(f"{several}{one}" for one in (asked.gpu, threads, asked.mem_mb))
-            queue = (*queue, limit)
+            gpu, cpus, mem_mb = (f"{of_each}{n}" for n in (asked.gpu, threads, asked.mem_mb))
+            queue = (gpu, cpus, mem_mb, limit)
         yield (rule, str(len(own)), str(len(pending)), longest, whole, *queue)
 
 
