@@ -13,14 +13,11 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from barlow_atlas.errors import AtlasError, not_allowed
+from barlow_atlas.errors import EXIT_INTERRUPTED, AtlasError, not_allowed
 
 # Each import that takes long belongs to the command that needs it: help is there at once.
 if TYPE_CHECKING:
     from barlow_atlas.study.models import Study
-
-# EX_TEMPFAIL of sysexits.h: saved and stopped, neither done nor failed; start it again.
-EXIT_INTERRUPTED = 75
 
 
 def main(arguments: list[str] | None = None) -> int:

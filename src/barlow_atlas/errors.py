@@ -2,6 +2,9 @@
 
 import difflib
 
+# EX_TEMPFAIL of sysexits.h: saved and stopped, neither done nor failed; start it again.
+EXIT_INTERRUPTED = 75
+
 
 class AtlasError(Exception):
     """Something outside the code is wrong; the message says what, where, and what to do.

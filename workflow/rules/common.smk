@@ -127,6 +127,19 @@ def asked(kind, resource):
     )
 
 
+def asked_tasks(wildcards):
+    """Tasks on each node: one of a single node, on which the step starts its processes itself."""
+    asked = STUDIES[wildcards.study].resources.pretrain
+    return asked.processes_per_node if asked.nodes > 1 else 1
+
+
+def training_threads(wildcards):
+    """CPUs of a task: of all processes that are one task, or of one."""
+    study = STUDIES[wildcards.study]
+    asked = study.resources.pretrain
+    return study.threads * (asked.processes_per_node if asked.nodes == 1 else 1)
+
+
 def report_files(study):
     return [paths.REPORTS / study / name for name in paths.REPORTED]
 

@@ -23,8 +23,10 @@ rule pretrain:
         run=one_of({run.name for study in ALONE for run in STUDIES[study].trained()}),
     conda:
         "../../environment.yml"
-    threads: lambda wildcards: STUDIES[wildcards.study].threads
+    threads: training_threads
     resources:
+        nodes=asked("pretrain", "nodes"),
+        tasks_per_node=asked_tasks,
         gpu=asked("pretrain", "gpu"),
         mem_mb=asked("pretrain", "mem_mb"),
         runtime=asked("pretrain", "runtime"),
@@ -67,8 +69,10 @@ for number, (study, seeds) in enumerate(TOGETHER):
             stem="[a-z0-9][a-z0-9_-]*",
         conda:
             "../../environment.yml"
-        threads: lambda wildcards: STUDIES[wildcards.study].threads
+        threads: training_threads
         resources:
+            nodes=asked("pretrain", "nodes"),
+            tasks_per_node=asked_tasks,
             gpu=asked("pretrain", "gpu"),
             mem_mb=asked("pretrain", "mem_mb"),
             runtime=asked("pretrain", "runtime"),
@@ -97,8 +101,10 @@ rule cool_down:
         "logs/{study}/cool_down/{run}/epoch_{epoch}.tsv"
     conda:
         "../../environment.yml"
-    threads: lambda wildcards: STUDIES[wildcards.study].threads
+    threads: training_threads
     resources:
+        nodes=asked("pretrain", "nodes"),
+        tasks_per_node=asked_tasks,
         gpu=asked("pretrain", "gpu"),
         mem_mb=asked("pretrain", "mem_mb"),
         runtime=asked("pretrain", "runtime"),

@@ -1,6 +1,6 @@
 """Backbones with their stems, projectors, and how views pass through them."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import pairwise
 from typing import Any
@@ -8,34 +8,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from barlow_atlas.nn import processes
+from barlow_atlas.nn.norms import PerViewBatchNorm1d, PerViewBatchNorm2d
+from barlow_atlas.nn.processes import whole
 from barlow_atlas.settings.training import Architecture, Backbone, Precision, Projector
-
-
-class _PerView:
-    """Batch norm of a batch that holds `views` views, one after another: statistics of each view.
-
-    The running statistics see the views in this order, as if each had passed alone.
-    """
-
-    views = 1
-
-    def forward(self, images: Tensor) -> Tensor:
-        one: Callable[[Tensor], Tensor] = super().forward  # type: ignore[misc]
-        if self.views == 1:
-            return one(images)
-        return torch.cat([one(view) for view in images.chunk(self.views)])
-
-
-class PerViewBatchNorm1d(_PerView, nn.BatchNorm1d):
-    pass
-
-
-class PerViewBatchNorm2d(_PerView, nn.BatchNorm2d):
-    pass
 
 
 class Network(nn.Module):
     """What is pre-trained: images (N, 3, H, W) -> features (N, f) -> embeddings (N, d).
+
+    In training the N images of a step may be spread over processes, each with n of them. A pass
+    takes a process' own images and gives the embeddings of the whole batch, unless it says
+    otherwise, and its batch norms have the statistics of the whole batch.
 
     With precision "bfloat16" convolutions and products run in that type, on weights that stay in
     float32; batch-norm statistics and the embeddings that come out are float32 in any case.
@@ -48,8 +32,18 @@ class Network(nn.Module):
         self.backbone = backbone
         self.projector = projector
         self.precision = precision
+        for norm in self._norms():
+            norm.of_own_rows = True
+
+    def _norms(self) -> list[PerViewBatchNorm1d | PerViewBatchNorm2d]:
+        kinds = PerViewBatchNorm1d | PerViewBatchNorm2d
+        return [module for module in self.modules() if isinstance(module, kinds)]
 
     def forward(self, images: Tensor) -> Tensor:
+        return whole(self.own_rows(images))
+
+    def own_rows(self, images: Tensor) -> Tensor:
+        """Embeddings (n, d) of a process' own images (n, 3, H, W) only."""
         with self._in_precision(images):
             embeddings: Tensor = self.projector(self.backbone(images))
         return embeddings.to(images.dtype)
@@ -62,18 +56,22 @@ class Network(nn.Module):
         return torch.autocast(kind, torch.bfloat16)
 
     def each(self, *views: Tensor) -> tuple[Tensor, ...]:
-        """Embeddings (N, d) of each of several views (N, 3, H, W), with statistics of its own.
+        """Embeddings (N, d) of each of several views (n, 3, H, W), with statistics of its own."""
+        return tuple(whole(rows) for rows in self.own_rows_of_each(*views))
+
+    def own_rows_of_each(self, *views: Tensor) -> tuple[Tensor, ...]:
+        """Embeddings (n, d) of each of several views (n, 3, H, W), with statistics of its own.
 
         On a GPU the views pass in one batch: a third of the kernels, each of a size that fills the
         device. On a CPU one batch of all is slower than the views one by one, by a tenth
         (ResNet-18, three views of 64 images).
         """
         if views[0].device.type != "cuda":
-            return tuple(self(view) for view in views)
+            return tuple(self.own_rows(view) for view in views)
         return self.in_one_batch(*views)
 
     def together(self, *views: Tensor) -> Tensor:
-        """Embeddings (V N, d) of V views (N, 3, H, W), one below the other.
+        """Embeddings (V N, d) of V views (n, 3, H, W), one below the other.
 
         The backbone takes statistics of each view, the projector of all, as in the code of SimCLR's
         and W-MSE's authors.
@@ -81,7 +79,11 @@ class Network(nn.Module):
         with self._in_precision(views[0]):
             features = torch.cat([self.backbone(view) for view in views])
             embeddings: Tensor = self.projector(features)
-        return embeddings.to(views[0].dtype)
+        return _whole_of_each(embeddings.to(views[0].dtype), len(views))
+
+    def as_one_view(self, *views: Tensor) -> Tensor:
+        """As `together`, with statistics of all views in the backbone as well."""
+        return _whole_of_each(self.own_rows(torch.cat(views)), len(views))
 
     def compile_parts(self, mode: str = "default") -> None:
         """Compiles the passes through backbone and projector; names of weights stay as they are.
@@ -90,16 +92,25 @@ class Network(nn.Module):
         """
         for part in (self.backbone, self.projector):
             part.compile(dynamic=False, mode=mode)
+        for norm in self._norms():
+            norm.leave_uncompiled()
 
     def in_one_batch(self, *views: Tensor) -> tuple[Tensor, ...]:
-        """As `each`, by one forward pass."""
-        norms = [module for module in self.modules() if isinstance(module, _PerView)]
+        """As `own_rows_of_each`, by one forward pass."""
+        norms = self._norms()
         for norm in norms:
             norm.views = len(views)
-        embeddings: Tensor = self(torch.cat(views))
+        embeddings = self.own_rows(torch.cat(views))
         for norm in norms:
             norm.views = 1
         return embeddings.chunk(len(views))
+
+
+def _whole_of_each(embeddings: Tensor, views: int) -> Tensor:
+    """Own rows (V n, d) of V views, one below the other, to those of the batch, (V N, d)."""
+    if processes.count() == 1:
+        return embeddings
+    return torch.cat([whole(rows) for rows in embeddings.chunk(views)])
 
 
 def build(settings: Architecture, generator: torch.Generator) -> Network:

@@ -29,6 +29,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from barlow_atlas.nn import processes
 from barlow_atlas.settings.augmentation import Augmentation
 
 Triple = tuple[float, float, float]
@@ -141,9 +142,10 @@ def drawn(
     generator: torch.Generator,
     compiled: bool = False,
 ) -> Tensor:
-    """A view of images (N, 3, H, W) with parameters from `generator`: `draw`, then `apply`."""
+    """A view of own images (n, 3, H, W): `draw` for the whole batch, then `apply` to the own."""
     n, _, height, width = images.shape
-    parameters = draw(augmentation, n, height, width, generator)
+    batch = processes.count() * n
+    parameters = draw(augmentation, batch, height, width, generator)[processes.own(batch)]
     return apply(images, parameters, augmentation, size, mean, std, compiled)
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from barlow_atlas.objectives.base import Method, at_least_float32, standardise
+from barlow_atlas.objectives.base import Method, at_least_float32, batch_size, standardise
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -45,33 +45,52 @@ class BarlowTwins(Method):
         description="multiplies the loss (solo-learn on CIFAR: 0.1)",
     )
 
+    ranks: Annotated[int, Field(gt=0)] = Field(
+        1,
+        exclude_if=lambda ranks: ranks == 1,
+        description="GPUs whose reference code this is: weights get 1 / ranks of the gradient; "
+        "without batch_norm, each rank's part of the batch is standardised, and mixed, by itself",
+    )
+
+    @property
+    def virtual_ranks(self) -> int | None:
+        return self.ranks if self.ranks > 1 else None
+
     def check(self, batch_size: int, embedding_dim: int) -> None:
-        if batch_size < 2:
+        if batch_size % self.ranks:
+            raise ValueError(f"{self.ranks} ranks cannot share batch_size {batch_size} evenly")
+        if batch_size // self.ranks < 2:
             raise ValueError("a batch of one image has no variance to divide by: raise batch_size")
 
     def terms(
         self, network: Network, parts: nn.Module, view_a: Tensor, view_b: Tensor, moment: Moment
     ) -> dict[str, Tensor]:
-        z_a, z_b = (self.prepare(z) for z in network.each(view_a, view_b))
+        z_a, z_b = (self.prepare(z) for z in network.own_rows_of_each(view_a, view_b))
         return self.scaled(self.twin_terms(z_a, z_b))
 
     def scaled(self, terms: dict[str, Tensor]) -> dict[str, Tensor]:
         """The terms with the loss that is minimised; the others are recorded as they are."""
-        return {**terms, "loss": self.loss_scale * terms["loss"]}
+        return {**terms, "loss": self.loss_scale / self.ranks * terms["loss"]}
 
     def prepare(self, z: Tensor) -> Tensor:
-        """Raw embeddings (N, d) to what the correlations are taken of, (N, d)."""
-        from torch.nn.functional import batch_norm, normalize
+        """Raw embeddings, own rows (n, d), to what the correlations are taken of, (n, d)."""
+        from torch.nn.functional import normalize
+
+        from barlow_atlas.nn.norms import over_batch
+        from barlow_atlas.objectives.ranks import standardise_by_rank
 
         z = at_least_float32(z)
         if self.l2_normalise:
             z = normalize(z, dim=1)
         if self.standardisation == "batch_norm":
-            return batch_norm(z, None, None, training=True, eps=1e-5)
-        return standardise(z, correction=0 if self.standardisation == "biased" else 1)
+            return over_batch(z, eps=1e-5)
+        correction = 0 if self.standardisation == "biased" else 1
+        if self.ranks > 1:
+            return standardise_by_rank(z, self.ranks, correction)
+        return standardise(z, correction)
 
     def twin_terms(self, z_a: Tensor, z_b: Tensor) -> dict[str, Tensor]:
-        """Loss and its two terms from standardised embeddings (N, d)."""
+        """Loss and its two terms from standardised embeddings, own rows (n, d)."""
         return self.weighted(*cross_correlation_terms(z_a, z_b))
 
     def weighted(self, invariance: Tensor, redundancy: Tensor) -> dict[str, Tensor]:
@@ -95,7 +114,7 @@ def cross_correlation_terms(z_a: Tensor | Factor, z_b: Tensor | Factor) -> tuple
     views leave d / N^2 on the diagonal.
 
     Args:
-        z_a, z_b: standardised embeddings, (N, d).
+        z_a, z_b: own rows of standardised embeddings, (n, d).
 
     Returns:
         Invariance and redundancy term, both scalars: sums, not means.
@@ -104,10 +123,12 @@ def cross_correlation_terms(z_a: Tensor | Factor, z_b: Tensor | Factor) -> tuple
 
     a, b = factor(z_a), factor(z_b)
     diagonal = correlation_diagonal(a.x, b.x)
-    redundancy = squared_norm_of_product(a, b) / len(a.x) ** 2 - diagonal.square().sum()
+    redundancy = squared_norm_of_product(a, b) / batch_size(a.x) ** 2 - diagonal.square().sum()
     return (diagonal - 1).square().sum(), redundancy
 
 
 def correlation_diagonal(z_a: Tensor, z_b: Tensor) -> Tensor:
-    """C_ii of C = z_a^T z_b / N, (d,), of standardised embeddings (N, d)."""
-    return (z_a * z_b).mean(0)
+    """C_ii of C = z_a^T z_b / N, (d,), of own rows (n, d) of standardised embeddings."""
+    from barlow_atlas.nn.processes import averaged
+
+    return averaged((z_a * z_b).mean(0))

@@ -13,7 +13,7 @@ from barlow_atlas.objectives.barlow_twins import (
     correlation_diagonal,
     cross_correlation_terms,
 )
-from barlow_atlas.objectives.base import at_least_float32
+from barlow_atlas.objectives.base import at_least_float32, batch_size
 
 if TYPE_CHECKING:
     from typing import Self
@@ -71,12 +71,14 @@ class BarlowTwinsVariant(BarlowTwins):
     def prepare(self, z: Tensor) -> Tensor:
         from torch.nn.functional import normalize
 
+        from barlow_atlas.nn.processes import averaged
+
         if self.variant == "no_normalisation":
             z = at_least_float32(z)
-            return z - z.mean(0)
+            return z - averaged(z.mean(0))
         if self.variant == "feature_normalisation":
             # cross_correlation_terms divides products by N.
-            scale = 1.0 if self.divide_by_n else len(z) ** 0.5
+            scale = 1.0 if self.divide_by_n else batch_size(z) ** 0.5
             return scale * normalize(super().prepare(z), dim=1)
         return super().prepare(z)
 
@@ -96,7 +98,7 @@ class BarlowTwinsVariant(BarlowTwins):
             terms["loss"] = self.lambda_bt * redundancy
         elif self.variant == "cross_entropy":
             assert self.temperature is not None  # guaranteed by the settings' own check
-            matrix = product(z_a, z_b) / len(z_a)
+            matrix = product(z_a, z_b) / batch_size(z_a)
             terms["loss"] = cross_entropy_loss(matrix, self.lambda_bt, self.temperature)
         return terms
 

@@ -42,6 +42,14 @@ class Method(Frozen):
         """Whether the method follows the share of training done, which `trunk` does not know."""
         return False
 
+    @property
+    def virtual_ranks(self) -> int | None:
+        """Of how many GPUs the method does what its authors' code does; None: of one.
+
+        A number of processes must divide it.
+        """
+        return None
+
     def parts(self, network: Network, embedding_dim: int) -> nn.Module:
         """Modules of the method's own beside backbone and projector: a predictor, a target network.
 
@@ -62,11 +70,13 @@ class Method(Frozen):
         """The loss terms of one step.
 
         Args:
-            network: images (N, 3, H, W) to embeddings (N, d), through `network.backbone` and
-                `network.projector`. Each call is one forward pass with batch-norm statistics of
-                its own; `network.each(view_a, view_b)` is a call for each view, together faster.
+            network: images to the embeddings of the whole batch, (N, d). Each call is one forward
+                pass with batch-norm statistics of its own; `network.each(view_a, view_b)` is a
+                call for each view, together faster.
             parts: what `parts` made.
-            view_a, view_b: (N, 3, H, W), normalised; row i of both shows the same image.
+            view_a, view_b: (n, 3, H, W), normalised; row i of both shows the same image. All of
+                the batch or a part of it (`nn.processes`), whose N is `batch_size(view_a)`: what
+                is asked of other images is asked of embeddings, or by `rows_at`.
             moment: epoch, step and random draws.
 
         Returns:
@@ -82,17 +92,26 @@ class Method(Frozen):
 
 
 def standardise(z: Tensor, correction: int = 1) -> Tensor:
-    """Each dimension of z (N, d) to zero mean and unit variance over the batch.
+    """Each dimension of own rows z (n, d) to zero mean and unit variance over the batch.
 
     The divisor of the variance is N - correction: N - 1 in Mixed Barlow Twins' code, N in the
     Barlow Twins paper. Nothing is added to it, so that a dimension without variance gives NaN,
     which stops the run.
     """
+    from barlow_atlas.nn.processes import averaged, first_row, summed
+
     # Seen from one of its own rows, a constant dimension is exactly 0, whatever its mean rounds to.
-    centred = z - z[0].detach()
-    centred = centred - centred.mean(0)
-    variance = centred.square().sum(0) / (len(z) - correction)
+    centred = z - first_row(z)
+    centred = centred - averaged(centred.mean(0))
+    variance = summed(centred.square().sum(0)) / (batch_size(z) - correction)
     return centred * variance.rsqrt()
+
+
+def batch_size(z: Tensor) -> int:
+    """N of the batch of which z (n, ...) are a process' own rows."""
+    from barlow_atlas.nn.processes import count
+
+    return count() * len(z)
 
 
 def at_least_float32(z: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field
 
 from barlow_atlas.objectives.barlow_twins import BarlowTwins, cross_correlation_terms
+from barlow_atlas.objectives.base import batch_size
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -45,10 +46,19 @@ class MixedBarlowTwins(BarlowTwins):
     ) -> dict[str, Tensor]:
         import torch
 
-        alpha = torch.rand((), generator=moment.draws).item()
-        partner = torch.randperm(len(view_a), generator=moment.draws).to(view_a.device)
-        mixed = alpha * view_a + (1 - alpha) * view_b[partner]
-        z_a, z_b, z_m = (self.prepare(z) for z in network.each(view_a, view_b, mixed))
+        from barlow_atlas.nn.processes import rows_at
+        from barlow_atlas.objectives.ranks import mixing_by_rank
+
+        alpha: float | Tensor
+        share: float | Tensor
+        if self.ranks > 1:
+            alpha, partner = mixing_by_rank(view_a, self.ranks, moment.draws)
+            share = alpha.view(-1, 1, 1, 1)
+        else:
+            alpha = share = torch.rand((), generator=moment.draws).item()
+            partner = torch.randperm(batch_size(view_a), generator=moment.draws)
+        mixed = share * view_a + (1 - share) * rows_at(view_b, partner)
+        z_a, z_b, z_m = (self.prepare(z) for z in network.own_rows_of_each(view_a, view_b, mixed))
         place = moment.epoch + moment.step / moment.steps_per_epoch
         scale = regulariser_scale(place, self.reg_warmup_epochs)
         return self.scaled(self.mixed_terms(z_a, z_b, z_m, alpha, partner, scale))
@@ -62,7 +72,7 @@ class MixedBarlowTwins(BarlowTwins):
         partner: Tensor,
         scale: float = 1.0,
     ) -> dict[str, Tensor]:
-        """Loss and its terms from standardised embeddings (N, d).
+        """Loss and its terms from own rows (n, d) of standardised embeddings.
 
         Args:
             partner: (N,), permutes z_b.
@@ -100,8 +110,9 @@ def mixing_terms(
     is z_m - alpha z_b - (1 - alpha) z_b[partner].
 
     Args:
-        z_a, z_b, z_m: standardised embeddings of the two views and of the mixed images, (N, d).
-        alpha: share of view A in the mixed images; one number, or (N, 1).
+        z_a, z_b, z_m: standardised embeddings of the two views and of the mixed images,
+            own rows (n, d).
+        alpha: share of view A in the mixed images; one number, or (n, 1).
         partner: (N,), for each row of view A the row of view B it was mixed with.
         second_target: the view in the first product of the target for v = b: "a" as in the paper
             and the small-data code, "b" as in the ImageNet code.
@@ -109,14 +120,15 @@ def mixing_terms(
     Returns:
         The terms for v = a and v = b, both scalars.
     """
+    from barlow_atlas.nn.processes import rows_at
     from barlow_atlas.objectives.squared_products import factor, squared_norm_of_product
 
     a, b = factor(z_a), factor(z_b)
-    unmixed = z_m - (1 - alpha) * b.x[partner]
+    unmixed = z_m - (1 - alpha) * rows_at(b.x, partner)
     residual_a = factor(unmixed - alpha * a.x)
     residual_b = residual_a if second_target == "a" else factor(unmixed - alpha * b.x)
-    with_a = squared_norm_of_product(residual_a, a) / len(z_m) ** 2
-    with_b = squared_norm_of_product(residual_b, b) / len(z_m) ** 2
+    with_a = squared_norm_of_product(residual_a, a) / batch_size(z_m) ** 2
+    with_b = squared_norm_of_product(residual_b, b) / batch_size(z_m) ** 2
     return with_a, with_b
 
 

@@ -1,7 +1,8 @@
 """MoCo v2 (Chen, Fan, Girshick, He, arXiv:2003.04297; MoCo: He et al., arXiv:1911.05722).
 
-One process: the authors' shuffling of images between GPUs, which keeps batch norm from telling
-queries their keys, has no counterpart here. Queries and keys have batch statistics of their own.
+The authors' shuffling of images between GPUs, which keeps batch norm from telling queries their
+keys, has no counterpart here: batch norm has the statistics of the whole batch. Queries and keys
+have statistics of their own.
 """
 
 from __future__ import annotations

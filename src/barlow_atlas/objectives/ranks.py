@@ -1,6 +1,6 @@
-"""What several processes compute in Mixed Barlow Twins' ImageNet code, within one process.
+"""What several GPUs compute in Mixed Barlow Twins' ImageNet code, by any number of processes.
 
-There each of W ranks standardises its own N / W rows, draws its own share alpha and its own
+There each of R ranks standardises its own N / R rows, draws its own share alpha and its own
 permutation, and divides its d x d matrices by the whole batch's N. The matrices are then summed
 over the ranks in place, which autograd does not see. Two things follow:
 
@@ -8,43 +8,62 @@ over the ranks in place, which autograd does not see. Two things follow:
   below each other, the loss is the one-process loss of what the functions below return.
 - A rank's gradient reaches its own rows only, and there it is the true one, for the derivative of
   the sum by a rank's own term is 1. The ranks' gradients of the weights would have to be summed,
-  but the data-parallel wrapper averages them: weights get 1 / W of the true gradient. LARS hides
+  but the data-parallel wrapper averages them: weights get 1 / R of the true gradient. LARS hides
   this from adapted weights, not from biases and batch norm, whose learning rate is therefore tied
-  to W.
+  to R.
 
-Barlow Twins' own code differs in one point: its batch norm is synchronised, so it standardises all
-rows together and needs nothing from here.
+The network's own batch norms are synchronised there. Barlow Twins' own code differs in one point:
+its last batch norm is synchronised too, so it standardises all rows together and needs nothing from
+here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from barlow_atlas.objectives.base import standardise
+from barlow_atlas.objectives.base import batch_size, standardise
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from collections.abc import Sequence
+
+    from torch import Generator, Tensor
 
 
-def standardise_by_rank(z: Sequence[Tensor]) -> Tensor:
-    """Each rank's embeddings (n, d) standardised by themselves, all below each other, (W n, d)."""
+def standardise_by_rank(z: Tensor, ranks: int, correction: int = 1) -> Tensor:
+    """Own rows z (n, d) of embeddings, those of each rank standardised by themselves, (n, d)."""
     import torch
 
-    return torch.cat([standardise(rows) for rows in z])
+    from barlow_atlas.nn.processes import alone, count
+
+    own = z.chunk(ranks // count())
+    with alone():
+        return torch.cat([standardise(rows, correction) for rows in own])
 
 
-def share_of_rows(alphas: Sequence[float], z: Sequence[Tensor]) -> Tensor:
-    """Each row's share of view A, (W n, 1), from each rank's."""
+def mixing_by_rank(view: Tensor, ranks: int, draws: Generator) -> tuple[Tensor, Tensor]:
+    """What each rank draws for own rows (n, ...) of a batch.
+
+    Returns:
+        Each own row's share of view A, (n, 1), and each row's partner of all rows, (N,).
+    """
     import torch
 
-    return torch.cat(
-        [rows.new_full((len(rows), 1), alpha) for alpha, rows in zip(alphas, z, strict=True)]
-    )
+    alphas = torch.rand(ranks, generator=draws).tolist()
+    n = batch_size(view) // ranks
+    partners = [torch.randperm(n, generator=draws) for _ in range(ranks)]
+    return share_of_rows(alphas, view), partners_of_all(partners)
+
+
+def share_of_rows(alphas: Sequence[float], z: Tensor) -> Tensor:
+    """The share of view A, (n, 1), of own rows z (n, ...), from each rank's."""
+    from barlow_atlas.nn.processes import own
+
+    rows = batch_size(z)
+    return z.new_tensor(alphas).repeat_interleave(rows // len(alphas))[own(rows)][:, None]
 
 
 def partners_of_all(partners: Sequence[Tensor]) -> Tensor:
-    """Each row's partner among all rows, (W n,), from each rank's permutation (n,) of its own."""
+    """Each row's partner among all rows, (N,), from each rank's permutation of its own."""
     import torch
 
     n = len(partners[0])

@@ -75,13 +75,12 @@ class SwAV(Method):
     def terms(
         self, network: Network, parts: nn.Module, view_a: Tensor, view_b: Tensor, moment: Moment
     ) -> dict[str, Tensor]:
-        import torch
         from torch.nn.functional import normalize
 
         prototypes = normalise_prototypes(parts)
         if moment.epoch * moment.steps_per_epoch + moment.step < self.frozen_prototype_steps:
             prototypes = prototypes.detach()
-        z = normalize(network(torch.cat([view_a, view_b]))).chunk(2)
+        z = normalize(network.as_one_view(view_a, view_b)).chunk(2)
         queued = self.queued_scores(parts, z, moment)
         return {"loss": self.swapped_prediction([row @ prototypes.T for row in z], queued)}
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from barlow_atlas.objectives.base import Method, at_least_float32
+from barlow_atlas.objectives.base import Method, at_least_float32, batch_size
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -42,12 +42,14 @@ class VICReg(Method):
         both views of the mean of max(0, 1 - sqrt(variance + 1e-4)); sum over both views of the
         squared off-diagonal covariances, divided by d. Variances have the divisor N - 1.
         """
+        from barlow_atlas.nn.processes import own
         from barlow_atlas.objectives.borrowed import invariance_loss, variance_loss
 
         z_a, z_b = at_least_float32(z_a), at_least_float32(z_b)
         invariance = invariance_loss(z_a, z_b)
         variance = (variance_loss(z_a) + variance_loss(z_b)) / 2
-        covariance = covariance_term(z_a) + covariance_term(z_b)
+        rows = own(len(z_a))
+        covariance = covariance_term(z_a[rows]) + covariance_term(z_b[rows])
         loss = (
             self.invariance_weight * invariance
             + self.variance_weight * variance
@@ -62,15 +64,19 @@ class VICReg(Method):
 
 
 def covariance_term(z: Tensor) -> Tensor:
-    """Sum of the squared off-diagonal covariances of z (N, d), divided by d (VICReg paper, eq. 4).
+    """Sum of the squared off-diagonal covariances, divided by d (VICReg paper, eq. 4).
 
     The divisor of a covariance is N - 1. As in `barlow_twins.cross_correlation_terms` the whole
     matrix's squares come without the matrix where N < d, and the diagonal's are subtracted.
+
+    Args:
+        z: own rows of embeddings, (n, d).
     """
+    from barlow_atlas.nn.processes import averaged, summed
     from barlow_atlas.objectives.squared_products import factor, squared_norm_of_product
 
-    n, d = z.shape
-    centred = factor(z - z.mean(0))
-    variance = centred.x.square().sum(0) / (n - 1)
+    n, d = batch_size(z), z.shape[1]
+    centred = factor(z - averaged(z.mean(0)))
+    variance = summed(centred.x.square().sum(0)) / (n - 1)
     squares = squared_norm_of_product(centred, centred) / (n - 1) ** 2
     return (squares - variance.square().sum()) / d

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field
 
 from barlow_atlas.errors import AtlasError
-from barlow_atlas.objectives.base import Method
+from barlow_atlas.objectives.base import Method, batch_size
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -62,7 +62,7 @@ class WMSE(Method):
     ) -> dict[str, Tensor]:
         import torch
 
-        n, device = len(view_a), view_a.device
+        n, device = batch_size(view_a), view_a.device
         orders = [
             torch.randperm(n, generator=moment.draws).to(device) for _ in range(self.iterations)
         ]

@@ -1,15 +1,18 @@
 """One segment of a run, or of several that differ in their seeds."""
 
-from collections.abc import Sequence
+import os
+import sys
+from collections.abc import Callable, Sequence
 
 from barlow_atlas.data.image_set import ImageSet
 from barlow_atlas.data.originals import OriginalSet
 from barlow_atlas.data.prepared import MANIFEST, Prepared, chosen, load, sha256_of
+from barlow_atlas.nn import processes
 from barlow_atlas.nn.devices import device_for
 from barlow_atlas.study.errors import StudyError
-from barlow_atlas.study.models import ForeignRun, Run, Study
+from barlow_atlas.study.models import ForeignRun, PretrainResources, Run, Study
 from barlow_atlas.study.paths import COOLED, DATA, RESULTS, of_run
-from barlow_atlas.training import console
+from barlow_atlas.training import console, launch
 from barlow_atlas.training.segment import Interrupted, Segment, pretrain_together
 from barlow_atlas.workflow.sources import fingerprint
 
@@ -36,7 +39,14 @@ def pretrain(
             f"{', '.join(runs)} cannot be trained together: give runs that differ in their "
             "seeds only"
         )
-    return _train(name, trained, study.parent(until), until, 0, device, save_every)
+    parent = study.parent(until)
+    return _by_processes(
+        study.resources.pretrain,
+        ["pretrain", "--study", name, "--run", *runs, "--until", str(until)],
+        device,
+        save_every,
+        lambda: _train(name, trained, parent, until, 0, device, save_every),
+    )
 
 
 def cool_down(
@@ -56,7 +66,35 @@ def cool_down(
             f"nothing to cool down: {trained.name} at epoch {epoch}. Branches belong to the "
             f"schedule trunk and to milestones after 0; milestones: {list(study.milestones)}"
         )
-    return _train(name, [trained], epoch, epoch, trained.cooldown_epochs, device, save_every)
+    cooldown = trained.cooldown_epochs
+    return _by_processes(
+        study.resources.pretrain,
+        ["cool-down", "--study", name, "--run", run, "--epoch", str(epoch)],
+        device,
+        save_every,
+        lambda: _train(name, [trained], epoch, epoch, cooldown, device, save_every),
+    )
+
+
+def _by_processes(
+    asked: PretrainResources,
+    step: Sequence[str],
+    device: str | None,
+    save_every: float,
+    train: Callable[[], str | None],
+) -> str | None:
+    """Trains in this process, or in as many as the study asks for, which run the same step."""
+    place = launch.seat(os.environ)
+    if place is not None:
+        with launch.joined(place):
+            return train()
+    per_node = asked.tasks_per_node or launch.one_for_each_gpu(asked.gpu, device)
+    if asked.nodes * per_node == 1:
+        return train()
+    words = [sys.executable, "-m", "barlow_atlas", *step, "--save-every", str(save_every)]
+    words += ["--device", device] if device else []
+    stopped = launch.run_processes(words, asked.nodes, per_node)
+    return "stopped, the state saved" if stopped else None
 
 
 def _trained(study: Study, name: str) -> Run:
@@ -86,10 +124,10 @@ def _train(
         try:
             pretrain_together(segments, images, place, save_every, board.monitors)
         except Interrupted as interruption:
-            assert signals.received is not None  # nothing else interrupts a segment
-            stopped = f"{interruption} ({signals.received.name})"
+            heard = signals.received  # None where another process heard it
+            stopped = f"{interruption} ({heard.name})" if heard else str(interruption)
             board.say(stopped)
-            return stopped
+            return stopped if processes.leads() else None
     return None
 
 

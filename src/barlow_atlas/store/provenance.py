@@ -15,8 +15,9 @@ PACKAGE = Path(__file__).parents[1]
 LIBRARIES = ("torch", "torchvision", "numpy", "safetensors")
 
 
-def made_by(device: str, seconds: float) -> dict[str, Any]:
-    """Versions, commit, device name and duration, for a manifest."""
+def made_by(device: str, seconds: float, processes: int = 1) -> dict[str, Any]:
+    """Versions, commit, device name, duration and, if several, processes, for a manifest."""
+    several = {"processes": processes} if processes > 1 else {}
     return {
         "python": platform.python_version(),
         "libraries": {name: version(name) for name in LIBRARIES},
@@ -25,6 +26,7 @@ def made_by(device: str, seconds: float) -> dict[str, Any]:
         "device": device,
         "machine": platform.machine(),
         "seconds": round(seconds, 3),
+        **several,
     }
 
 

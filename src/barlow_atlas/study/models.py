@@ -111,15 +111,45 @@ class AskedProbes(Frozen):
 class Resources(Frozen):
     """What one job of a kind asks of the cluster; never part of a run's identity."""
 
-    gpu: Annotated[int, Field(ge=0)] = Field(0, description="GPUs of a job; one is used")
+    gpu: Annotated[int, Field(ge=0)] = Field(0, description="GPUs of a node; a probe uses one")
     mem_mb: Positive = Field(description="memory, MiB")
     runtime: Positive = Field(description="time limit, minutes")
+
+    @property
+    def processes_per_node(self) -> int:
+        """As many as a node gets that has what is asked for."""
+        return 1
+
+    @property
+    def processes(self) -> int:
+        """Of the whole job."""
+        return self.processes_per_node
+
+
+class PretrainResources(Resources):
+    """What a job that trains asks of the cluster, and over how many processes it spreads a batch.
+
+    All of them together train as one process would, but for rounding.
+    """
+
+    nodes: Positive = Field(1, description="machines of a job, by Slurm")
+    tasks_per_node: Positive | None = Field(
+        None, description="processes on each node; left out: one for each GPU"
+    )
+
+    @property
+    def processes_per_node(self) -> int:
+        return self.tasks_per_node or max(1, self.gpu)
+
+    @property
+    def processes(self) -> int:
+        return self.nodes * self.processes_per_node
 
 
 class JobResources(Frozen):
     """Resources of the two kinds of jobs that a study multiplies."""
 
-    pretrain: Resources
+    pretrain: PretrainResources
     probe: Resources
 
 
@@ -201,6 +231,17 @@ class Run(Subject):
         """Readable identity within the study, e.g. `mix-d1024-e2000-clean-s1`."""
         length = "trunk" if self.epochs is None else f"e{self.epochs}"
         return f"{self.method}-d{self.embedding_dim}-{length}-{self.protocol}-s{self.seed}"
+
+    def fault_of_processes(self, count: int) -> str | None:
+        """Why `count` processes cannot train it together; None if they can."""
+        ranks = self.settings.virtual_ranks
+        shared, what = (ranks, "ranks") if ranks else (self.batch_size, "batch_size")
+        if shared % count == 0:
+            return None
+        return (
+            f"{count} processes cannot share {what} {shared} evenly: let resources.pretrain ask "
+            "for a number that divides it"
+        )
 
     @property
     def architecture(self) -> Architecture:
@@ -379,6 +420,8 @@ class Study(Frozen):
         runs = self.trained()
         for run in runs:
             _check_run(run, self.milestones)
+            if unfit := run.fault_of_processes(self.resources.pretrain.processes):
+                raise ValueError(f"{run.method}: {unfit}")
         ends = [run.epochs for run in runs if run.epochs is not None]
         if len(ends) == len(runs) and ends and self.milestones[-1] > max(ends):
             raise ValueError(

@@ -97,7 +97,9 @@ def checks_of(name: str, study: Study, profile: str | None) -> Iterator[Check]:
         yield from check_slurm(settings, [asked.pretrain, asked.probe], "missing")
     else:
         yield check_gpu([asked.pretrain, asked.probe])
-        yield check_machine([asked.pretrain, asked.probe], study.threads)
+        threads = study.threads * asked.pretrain.processes_per_node
+        yield check_machine([asked.pretrain, asked.probe], threads)
+        yield from nodes(asked.pretrain.nodes)
         if profile is None and shutil.which("sbatch"):
             yield from check_slurm({}, [asked.pretrain, asked.probe], "warning")
 
@@ -352,6 +354,14 @@ def machine(mem_mb: int, threads: int, memory_mb: float, cores: int) -> Check:
     if threads > cores:
         return Check("warning", "cores", told, "threads share the cores, which is slower")
     return Check("ok", "machine", told)
+
+
+def nodes(wanted: int) -> list[Check]:
+    """Whether a job fits on one machine, which this is."""
+    if wanted == 1:
+        return []
+    told = f"a training job asks for {wanted}, and this is one machine"
+    return [Check("missing", "nodes", told, "resources.pretrain.nodes: 1, or --profile slurm")]
 
 
 # Slurm

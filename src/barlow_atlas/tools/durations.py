@@ -89,7 +89,7 @@ def past_jobs(name: str, study: Study, jobs: Iterable[Job]) -> Iterator[Past]:
         made_by = _made_by([job.file, *([probe.file] if probe else [])], described[job.run.name])
         if made_by is None:
             continue
-        if job.epochs:
+        if job.epochs and made_by.get("processes", 1) == study.resources.pretrain.processes:
             yield Past(job, made_by["device"], made_by["seconds"])
         took = benchmark_seconds(name, probe) if probe else None
         if probe and took is not None:
@@ -148,7 +148,9 @@ class Expectation:
         took = self._took.get(shape.model_dump_json())
         if took:
             return Cost(statistics.median(took), f"as {len(took)} jobs of this study took")
-        return cost_of(shape, self._known[kind_of(job)], self.study.threads)
+        cost = cost_of(shape, self._known[kind_of(job)], self.study.threads)
+        count = resources_of(self.study, kind_of(job)).processes
+        return cost if cost is None or count == 1 else _shared(cost, count)
 
     def computed(self, job: Job) -> float | None:
         """Seconds that a job computes for one run, without the start of its program."""
@@ -163,6 +165,13 @@ class Expectation:
         if computed is None:
             return None
         return BETWEEN_JOBS_S + self.start_s[kind_of(job)] + computed * max(1, len(job.makes))
+
+
+def _shared(cost: Cost, count: int) -> Cost:
+    """What one process takes, by several: no less than this, how much more is not measured."""
+    loss = f"shared by {count} processes without any loss, an assumption that nobody measured"
+    kept_mb = None if cost.kept_mb is None else cost.kept_mb / count
+    return Cost(cost.seconds / count, f"{cost.basis}; {loss}", kept_mb)
 
 
 def wall_seconds(jobs: Sequence[Job], seconds: Callable[[Job], float], at_once: int) -> float:

@@ -88,7 +88,11 @@ def _job_rows(
         else:
             asked = resources_of(study, kind_of(own[0]))
             limit = duration(60 * asked.runtime)
-            queue = (str(asked.gpu), str(study.threads), str(asked.mem_mb), limit)
+            nodes = asked.processes // asked.processes_per_node
+            of_each = f"{nodes} x " if nodes > 1 else ""
+            threads = study.threads * asked.processes_per_node
+            gpu, cpus, mem_mb = (f"{of_each}{n}" for n in (asked.gpu, threads, asked.mem_mb))
+            queue = (gpu, cpus, mem_mb, limit)
         yield (rule, str(len(own)), str(len(pending)), longest, whole, *queue)
 
 
@@ -110,8 +114,10 @@ def _durations_told(
         yield "Time: unknown, since the device of some jobs is not measured"
         return
     rows = [(job, known[job.file], resources_of(study, kind_of(job))) for job in pending if job.run]
-    gpu_hours = sum(seconds * asked.gpu for _, seconds, asked in rows) / 3600
-    core_hours = sum(seconds * study.threads for _, seconds, _ in rows) / 3600
+    gpu_hours = (
+        sum(s * one.gpu * one.processes / one.processes_per_node for _, s, one in rows) / 3600
+    )
+    core_hours = sum(s * study.threads * one.processes for _, s, one in rows) / 3600
     wall = wall_seconds(pending, lambda job: known[job.file], at_once)
     chain = longest_chain(pending, lambda job: known[job.file])
     yield (

@@ -78,14 +78,14 @@ def probe_bytes(study: Study, run: Run | ForeignRun) -> int:
 
 
 def memory_mb(study: Study, run: Run, together: int, kept_mb: float | None) -> float:
-    """Memory of the host, in MB, that training needs at least: program, states and images or step.
+    """Memory of a node, in MB, that training needs at least: programs, states and images or steps.
 
     Images lie there while they are copied to a GPU; on a CPU they stay in their files. Of
     originals only the views that are on their way do. A step's tensors lie on the device.
 
     Args:
         together: runs that a job trains in turn.
-        kept_mb: what a step keeps for its backward pass; None: not measured.
+        kept_mb: what a process keeps of a step for its backward pass; None: not measured.
     """
     sizes = sizes_of(study, run)
     states = 2 * footprint(run).state * max(1, together) / MEGABYTE
@@ -93,4 +93,5 @@ def memory_mb(study: Study, run: Run, together: int, kept_mb: float | None) -> f
         images = VIEWS_AHEAD * run.batch_size * 2 * 3 * run.image_size**2 / MEGABYTE
     else:
         images = sizes.pretraining * 3 * sizes.stored_size**2 / MEGABYTE
-    return PROGRAM_MB + states + (images if study.resources.pretrain.gpu else kept_mb or 0.0)
+    own = PROGRAM_MB + states + (images if study.resources.pretrain.gpu else kept_mb or 0.0)
+    return study.resources.pretrain.processes_per_node * own

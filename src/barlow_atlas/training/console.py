@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column
 
+from barlow_atlas.nn.processes import leads
 from barlow_atlas.training.loop import Progress as Step
 from barlow_atlas.training.segment import Monitor, Segment
 
@@ -53,7 +54,10 @@ class StopSignals:
 
 
 class Board:
-    """Shows how segments proceed: losses, learning rate, images per second, time left."""
+    """Shows how segments proceed: losses, learning rate, images per second, time left.
+
+    Of several processes the leading one shows it.
+    """
 
     def __init__(self, segments: Sequence[Segment], signals: StopSignals) -> None:
         self.terminal = sys.stdout.isatty()
@@ -64,7 +68,7 @@ class Board:
             # Last, and cut off where the terminal is narrow.
             TextColumn("{task.fields[numbers]}", table_column=Column(ratio=1, no_wrap=True)),
             console=Console(),
-            disable=not self.terminal,
+            disable=not (self.terminal and leads()),
             expand=True,
         )
         self.monitors = [SegmentMonitor(segment, signals, self) for segment in segments]
@@ -97,6 +101,8 @@ class SegmentMonitor(Monitor):
         self.task = board.bars.add_task("", numbers="", total=None)
 
     def say(self, line: str) -> None:
+        if not leads():
+            return
         if self.board.terminal:
             self.board.bars.console.print(line)
         else:
@@ -106,6 +112,8 @@ class SegmentMonitor(Monitor):
         return self.signals.received is not None
 
     def step(self, progress: Step) -> None:
+        if not leads():
+            return
         done = progress.epoch * progress.steps_per_epoch + progress.step + 1
         total = self.segment.end * progress.steps_per_epoch
         now = time.monotonic()

@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from barlow_atlas.data.batches import Images
 from barlow_atlas.data.loader import Loader
 from barlow_atlas.errors import AtlasError
-from barlow_atlas.nn import views
+from barlow_atlas.nn import processes, views
 from barlow_atlas.nn.geometry import drawn_views
 from barlow_atlas.nn.networks import Network, build, initialised_from
 from barlow_atlas.nn.optim import build_optimizer, learning_rate, peak_rate, set_learning_rate
+from barlow_atlas.nn.processes import SummedGradients
 from barlow_atlas.nn.randomness import generator
 from barlow_atlas.objectives.base import Moment
 from barlow_atlas.study.models import Run
@@ -41,6 +42,10 @@ class State:
     step: int = 0
     sums: dict[str, Tensor] = field(default_factory=dict)
     history: list[dict[str, float]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        trained = (each for group in self.optimizer.param_groups for each in group["params"])
+        self.gradients = SummedGradients(trained)
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -94,8 +99,9 @@ def train(
     """Trains `state` to the end of epoch `until` (counted from 0 done), yielding after each step.
 
     Whatever is random in epoch e, step s is a function of (seed, e, s), so that it does not
-    matter where a state came from. The last incomplete batch of an epoch is left out. The host
-    never waits for the device, but at the end of an epoch.
+    matter where a state came from, nor how many processes it came from. Each takes its own rows of
+    every batch, and of what is drawn for it. The last incomplete batch of an epoch is left out. The
+    host never waits for the device, but at the end of an epoch.
 
     Args:
         images: those of pre-training, with batches on the training device.
@@ -106,6 +112,7 @@ def train(
     """
     network, parts, optimizer = state.network, state.parts, state.optimizer
     steps = len(images) // run.batch_size
+    gradients = state.gradients
     network.train()
     parts.train()
     while state.epoch < until:
@@ -122,7 +129,8 @@ def train(
             rate = learning_rate(run, epoch, step, steps, cooldown_from)
             set_learning_rate(optimizer, rate, peak_rate(run))
             optimizer.zero_grad()
-            terms["loss"].backward()
+            processes.own_share(terms["loss"]).backward()
+            gradients.wait()
             optimizer.step()
             run.settings.after_step(network, parts, moment)
             terms = {name: value.detach() for name, value in terms.items()}
@@ -138,13 +146,16 @@ def train(
 def views_of(
     run: Run, images: Images, batches: Iterable[Tensor], epoch: int, first: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """The two views of each batch of an epoch, from its step `first` on; see `two_views`.
+    """The two views of the own rows of each batch of an epoch, from its step `first` on; see
+    `two_views`.
 
     Args:
-        batches: places of images, int64 (N,) on the CPU.
+        batches: places of images, int64 (N,) on the CPU, those of all processes.
     """
+    own = processes.own(run.batch_size)
     if not isinstance(images, Loader):
-        for step, pixels in enumerate(images.batches(batches), start=first):
+        rows = [batch[own] for batch in batches]
+        for step, pixels in enumerate(images.batches(rows), start=first):
             yield two_views(run, pixels, epoch, step)
         return
     recipe = run.recipe
@@ -155,6 +166,7 @@ def views_of(
             (recipe.view_a, recipe.view_b),
             run.image_size,
             [generator(run.seed, name, epoch, step) for name in ("a", "b")],
+            own,
         )
         for step, places in enumerate(batches, start=first)
     )
@@ -164,7 +176,7 @@ def views_of(
 
 
 def two_views(run: Run, pixels: Tensor, epoch: int, step: int) -> tuple[Tensor, Tensor]:
-    """The views (N, 3, size, size) of a step's images, uint8 (N, 3, H, W), on their device."""
+    """The views (n, 3, size, size) of own images of a step, uint8 (n, 3, H, W), on their device."""
     recipe = run.recipe
     first, second = (
         views.drawn(

@@ -1,5 +1,8 @@
 """Segments of runs, from a milestone to the next, kept safe from interruption.
 
+Of several processes that train a run, the first alone holds its lock, reads and writes; all of them
+come to the same state, stop at the same step, and are compared before anything is stored.
+
 What happens to the weights is in `loop.py`.
 """
 
@@ -16,6 +19,7 @@ import torch
 from barlow_atlas.data.batches import Images, images_for
 from barlow_atlas.data.image_set import ImageSet
 from barlow_atlas.data.originals import OriginalSet
+from barlow_atlas.nn import processes
 from barlow_atlas.nn.networks import Network
 from barlow_atlas.store import snapshot
 from barlow_atlas.store.lock import RunLock
@@ -105,7 +109,10 @@ def pretrain_together(
         monitors: one for each segment.
 
     Raises:
-        PretrainError: too few images, or a loss that is not finite.
+        PretrainError: too few images, a batch that the processes cannot share, or a loss that is
+            not finite.
+        Divergence: processes whose states should be equal and are not.
+        PeerLost: another process does not answer any more.
         SnapshotError: a checkpoint that is missing, damaged or exchanged meanwhile.
         WriteError: a file that cannot be written.
         LockError: another trainer holds one of the runs.
@@ -117,19 +124,22 @@ def pretrain_together(
                 f"{len(images)} images are fewer than one batch of {segment.run.batch_size}: "
                 "lower batch_size or use a larger fraction of the data"
             )
+        if fault := segment.run.fault_of_processes(processes.count()):
+            raise PretrainError(fault)
     pixels = images_for(images, device)
     alone = len(segments) == 1 or device.type != "cuda"
     with ExitStack() as stack:
+        locks = _locked(segments, monitors, stack)
         trainers = [
             _Trainer(
                 segment,
                 pixels,
                 save_every,
                 monitor,
-                stack.enter_context(RunLock(segment.resume, monitor.say, _pause(monitor))),
+                lock,
                 None if alone else torch.cuda.Stream(device),
             )
-            for segment, monitor in zip(segments, monitors, strict=True)
+            for segment, monitor, lock in zip(segments, monitors, locks, strict=True)
         ]
         _train_in_turn(trainers)
         if device.type == "cuda":
@@ -140,6 +150,26 @@ def pretrain_together(
         for trainer in trainers:
             trainer.clear()
         return manifests
+
+
+def _locked(
+    segments: Sequence[Segment], monitors: Sequence[Monitor], stack: ExitStack
+) -> list[RunLock]:
+    """A lock for each segment, held by the leading process until `stack` is left."""
+    locks = [
+        RunLock(segment.resume, monitor.say, _pause(monitor))
+        for segment, monitor in zip(segments, monitors, strict=True)
+    ]
+    stopped: Interrupted | None = None
+    if processes.leads():
+        try:
+            for lock in locks:
+                stack.enter_context(lock)
+        except Interrupted as error:
+            stopped = error
+    if any(processes.any_of(stopped is not None)):
+        raise stopped or Interrupted("stopped before it began")
+    return locks
 
 
 def _pause(monitor: Monitor) -> Callable[[float], None]:
@@ -166,8 +196,10 @@ def _train_in_turn(trainers: "Sequence[_Trainer]") -> None:
                 if not trainer.step():
                     going.remove(trainer)
             except Exception as error:
+                # Several processes can save only what has happened to all of them.
+                common = isinstance(error, Interrupted | PretrainError)
                 with ExitStack() as saving:  # each is tried, whatever becomes of the others
-                    for other in trainers:
+                    for other in trainers if common or processes.count() == 1 else ():
                         if other is not trainer or isinstance(error, Interrupted):
                             saving.callback(other.save)
                 raise
@@ -196,7 +228,8 @@ class _Trainer:
         self.stream = stream
         self.resume = ResumeFolder(segment.resume)
         self.seconds = 0.0
-        _remove_rests(segment)
+        if processes.leads():
+            _remove_rests(segment)
         self.parent = _read_parent(segment)
         with self._turn():
             self.state = initial_state(segment.run, images.device)
@@ -215,8 +248,11 @@ class _Trainer:
 
     def _go_on_from_stored(self, parent: Manifest) -> None:
         say = self.monitor.say
-        stored = self.resume.newest(_history(self.segment, parent), say)
-        stored = stored or _parent_state(self.segment, parent, say)
+        stored = None
+        if processes.leads():
+            stored = self.resume.newest(_history(self.segment, parent), say)
+            stored = stored or _parent_state(self.segment, parent, say)
+        stored = processes.state_of_leader(stored)
         if stored is not None:
             self.state.load_dict(stored)
             say(f"continues at epoch {self.state.epoch}, step {self.state.step}")
@@ -235,10 +271,12 @@ class _Trainer:
             if progress is None:
                 return False
             self.monitor.step(progress)
-            if self.monitor.stop_requested():
+            due = processes.leads() and time.monotonic() - self._saved > self.save_every
+            stop, save = processes.any_of(self.monitor.stop_requested(), due)
+            if stop:
                 place = f"epoch {self.state.epoch}, step {self.state.step}"
                 raise Interrupted(f"stopped at {place}; state saved")
-            if time.monotonic() - self._saved > self.save_every:
+            if save:
                 self.save()
                 self._saved = time.monotonic()
             return True
@@ -247,14 +285,23 @@ class _Trainer:
         """Stores a private state; none of an untrained network, which takes no time to make."""
         if self.parent is None:
             return
-        self.lock.check()
-        steps = len(self.images) // self.segment.run.batch_size
-        total = self.state.epoch * steps + self.state.step
         with torch.cuda.stream(self.stream):
-            self.resume.write(_history(self.segment, self.parent), total, self.state.to_dict())
+            state = self.state.to_dict()
+            processes.must_be_equal(state)
+            if processes.leads():
+                self.lock.check()
+                steps = len(self.images) // self.segment.run.batch_size
+                total = self.state.epoch * steps + self.state.step
+                self.resume.write(_history(self.segment, self.parent), total, state)
 
     def store(self) -> Manifest:
         """Stores the training metrics and the milestone that the segment has reached."""
+        processes.must_be_equal(self.state.to_dict())
+        manifest = self._stored() if processes.leads() else None
+        found: Manifest = processes.state_of_leader(manifest)  # others wait until it is stored
+        return found
+
+    def _stored(self) -> Manifest:
         segment, parent, state = self.segment, self.parent, self.state
         self.lock.check()
         if parent is not None:
@@ -275,11 +322,13 @@ class _Trainer:
             cooldown_epochs=segment.cooldown,
             data_sha256=segment.data_sha256,
             sources_sha256=segment.sources_sha256,
-            made_by=made_by(device_name(self.images.device), self.seconds),
+            made_by=made_by(device_name(self.images.device), self.seconds, processes.count()),
         )
 
     def clear(self) -> None:
         """Removes the states that nothing goes on from, once the milestone is stored."""
+        if not processes.leads():
+            return
         self.resume.clear()
         if self.parent is not None and not self.segment.run.cooldown_epochs:
             kept = (self.parent.epoch, self.segment.until)
@@ -329,7 +378,9 @@ def _read_parent(segment: Segment) -> Manifest | None:
     if segment.parent is None:
         return None
     path = milestone_path(segment.checkpoints, segment.parent, ".json")
-    return snapshot.read_manifest_of(path, segment.run)
+    read = snapshot.read_manifest_of(path, segment.run) if processes.leads() else None
+    manifest: Manifest = processes.state_of_leader(read)
+    return manifest
 
 
 def _must_still_be_there(segment: Segment, parent: Manifest) -> None:
@@ -374,7 +425,7 @@ def _must_equal_parent(segment: Segment, parent: Manifest, network: Network) -> 
     if snapshot.weights_hash(network.state_dict()) != parent.weights_sha256:
         raise SnapshotError(
             f"training {segment.run.name} again did not lead to the weights of epoch "
-            f"{parent.epoch} that are stored (another machine or device?). Bring "
-            f"epoch_{parent.epoch:04d}.state back, or remove {segment.checkpoints} to train the "
-            "whole chain here"
+            f"{parent.epoch} that are stored (another machine, device or number of processes?). "
+            f"Bring epoch_{parent.epoch:04d}.state back, or remove {segment.checkpoints} to train "
+            "the whole chain here"
         )

@@ -57,6 +57,7 @@ EXCUSED = {
     "study/sizes.py": "refuses what cannot work, changes no result",
     "workflow/sources.py": "this list",
     "training/console.py": "shows progress",
+    "training/launch.py": "starts processes and joins them, computes nothing",
 }
 """Imported by steps, and yet not watched."""
 

@@ -182,8 +182,8 @@ def test_ranks_with_their_own_statistics_and_shares(
         first = a if convention == "small-data" else b
         with_a += m.T @ a - alpha * a.T @ a - (1 - alpha) * b[partner].T @ a
         with_b += m.T @ b - alpha * first.T @ b - (1 - alpha) * b[partner].T @ b
-    z_a, z_b, z_m = (standardise_by_rank(view) for view in views)
-    shares = share_of_rows(alphas, views[2])
+    z_a, z_b, z_m = (standardise_by_rank(torch.cat(view), 3) for view in views)
+    shares = share_of_rows(alphas, z_m)
     found = mixing_terms(
         z_a,
         z_b,

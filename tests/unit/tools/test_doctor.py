@@ -149,6 +149,13 @@ def test_gpus() -> None:
     assert "will run on the CPU" in cpu.told
 
 
+def test_several_nodes_are_more_than_a_machine() -> None:
+    assert doctor.nodes(1) == []
+    (check,) = doctor.nodes(2)
+    assert check.level == "missing"
+    assert "--profile slurm" in str(check)
+
+
 def test_a_job_larger_than_the_machine() -> None:
     assert doctor.machine(1000, 2, memory_mb=4000, cores=2).level == "ok"
     assert doctor.machine(16000, 2, memory_mb=4000, cores=2).what == "memory"

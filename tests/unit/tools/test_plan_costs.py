@@ -425,6 +425,25 @@ def test_jobs_past_their_limits_are_named(demo: Study, empty: Path) -> None:
     assert "more than their 500 MB" in "\n".join(plan.describe("demo", tight, 2))
 
 
+def test_several_processes_share_a_step_and_that_is_said(demo: Study, empty: Path) -> None:
+    runs = demo.trained()
+    steps = [measured(step_shape(run), 0.4, kept_mb=800.0) for run in runs]
+    costs.append_measurements([*steps, measured(probes_shape(demo, runs[0]), 1.0)])
+    asked = demo.resources.pretrain.model_copy(update={"nodes": 2, "tasks_per_node": 2})
+    several = demo.model_copy(
+        update={"resources": demo.resources.model_copy(update={"pretrain": asked})}
+    )
+    job = next(job for job in jobs_of("demo", demo) if job.rule == "pretrain" and job.epochs)
+    known = costs.read_measurements()
+    alone, shared = (Expectation(study, known).once(job) for study in (demo, several))
+    assert alone is not None
+    assert shared is not None
+    assert (shared.seconds, shared.kept_mb) == (alone.seconds / 4, 200.0)
+    said = "\n".join(plan.describe("demo", several, 8))
+    assert "shared by 4 processes without any loss, an assumption that nobody measured" in said
+    assert "2 x 2 " in said  # CPUs of a job
+
+
 def as_probed(recorded: Content) -> Content:
     """A milestone with what its record leaves out of the probe file, in its size."""
     content = deepcopy(recorded)

@@ -30,7 +30,7 @@ class Given(nn.Module):
     def forward(self, view: Tensor) -> Tensor:
         return self.embeddings.pop(0)
 
-    def each(self, *views: Tensor) -> tuple[Tensor, ...]:
+    def own_rows_of_each(self, *views: Tensor) -> tuple[Tensor, ...]:
         return tuple(self(view) for view in views)
 
 

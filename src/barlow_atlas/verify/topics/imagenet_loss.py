@@ -8,7 +8,7 @@ from torch.nn.functional import batch_norm
 
 from barlow_atlas.objectives.barlow_twins import BarlowTwins
 from barlow_atlas.objectives.mixed_barlow_twins import MixedBarlowTwins
-from barlow_atlas.objectives.ranks import partners_of_all, share_of_rows, standardise_by_rank
+from barlow_atlas.objectives.ranks import partners_of_all, share_of_rows
 from barlow_atlas.verify import inputs
 from barlow_atlas.verify.values import Mismatch
 
@@ -48,21 +48,22 @@ def _barlow_twins(params: dict[str, Any], rows: dict[str, list[Tensor]]) -> dict
 def _mixed(
     params: dict[str, Any], rows: dict[str, list[Tensor]], twins: list[inputs.Twin]
 ) -> dict[str, Any]:
-    z1, z2 = (standardise_by_rank(ranks) for ranks in rows.values())
     method = MixedBarlowTwins(
         objective="mixed_barlow_twins",
         lambda_bt=params["lambda_bt"],
         l2_normalise=False,
         lambda_reg=params["reg_scale"],
         convention="imagenet",
+        ranks=len(rows["z1"]),
     )
+    z1, z2 = (method.prepare(torch.cat(ranks)) for ranks in rows.values())
     loss_bt = method.twin_terms(z1, z2)["loss"]
     if not params["mixed"]:
         plain = {"loss_bt": loss_bt, "loss_reg_unscaled": 0.0, "loss": loss_bt}
         return plain | _gradients(loss_bt, rows)
     rows["zm"] = [inputs.leaf(twin.zm) for twin in twins]
-    zm = standardise_by_rank(rows["zm"])
-    alpha = share_of_rows(params["alpha"], rows["zm"])
+    zm = method.prepare(torch.cat(rows["zm"]))
+    alpha = share_of_rows(params["alpha"], zm)
     partner = partners_of_all([torch.from_numpy(twin.partner) for twin in twins])
     terms = method.mixed_terms(z1, z2, zm, alpha, partner)
     regulariser = method.lambda_bt * terms["mixing"]

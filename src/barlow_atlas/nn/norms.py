@@ -1,0 +1,131 @@
+"""Batch norm over the batch of all processes, and of several views that pass together."""
+
+from collections.abc import Callable
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import batch_norm
+
+from barlow_atlas.nn import processes
+
+
+class _PerView(nn.modules.batchnorm._BatchNorm):
+    """Batch norm of a batch that holds `views` views, one after another: statistics of each view.
+
+    The running statistics see the views in this order, as if each had passed alone.
+    """
+
+    views = 1
+    of_own_rows = False
+    """Whether what comes in are a process' own rows of the batch, as in a network's pass."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        one: Callable[[Tensor], Tensor] = super().forward
+        if self.training and self.of_own_rows and processes.count() > 1:
+            one = self._over_processes
+        if self.views == 1:
+            return one(images)
+        return torch.cat([one(view) for view in images.chunk(self.views)])
+
+    def leave_uncompiled(self) -> None:
+        """Keeps what processes do together out of the graphs of a compiled pass."""
+        if processes.count() > 1:
+            apart = torch.compiler.disable(self._over_processes)  # type: ignore[no-untyped-call]
+            self._over_processes = apart  # type: ignore[method-assign]
+
+    def _over_processes(self, images: Tensor) -> Tensor:
+        """As torch's batch norm in training, of the rows of all processes."""
+        normalised, mean, variance = synchronised(images, self.weight, self.bias, self.eps)
+        assert self.momentum is not None
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.num_batches_tracked is not None
+        n = images.numel() // len(mean) * processes.count()
+        self.num_batches_tracked.add_(1)
+        with torch.no_grad():
+            self.running_mean.lerp_(mean.to(self.running_mean), self.momentum)
+            unbiased = (variance * n / (n - 1)).to(self.running_var)
+            self.running_var.lerp_(unbiased, self.momentum)
+        return normalised
+
+
+class PerViewBatchNorm1d(_PerView, nn.BatchNorm1d):
+    pass
+
+
+class PerViewBatchNorm2d(_PerView, nn.BatchNorm2d):
+    pass
+
+
+def over_batch(z: Tensor, eps: float) -> Tensor:
+    """Batch norm without weight, bias or running statistics of own rows z (n, d), (n, d)."""
+    if processes.count() == 1:
+        return batch_norm(z, None, None, training=True, eps=eps)
+    normalised, _, _ = synchronised(z, None, None, eps)
+    return normalised
+
+
+def synchronised(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Batch norm of own rows x (n, C, ...) by the statistics of all processes' rows.
+
+    In two passes, the sum and then the centred squares, in float32 at least: as exact as one
+    process. torch's SyncBatchNorm is for GPUs only, and without a process group a plain batch norm.
+
+    Returns:
+        The normalised rows in the type of x, and mean and biased variance of each channel, (C,).
+    """
+    return cast("tuple[Tensor, Tensor, Tensor]", _Synchronised.apply(x, weight, bias, eps))
+
+
+class _Synchronised(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        ctx.n = x.numel() // x.shape[1] * processes.count()
+        mean = processes.sum_of_all(_per_channel(wide)) / ctx.n
+        centred = wide - _along(mean, x)
+        variance = processes.sum_of_all(_per_channel(centred.square())) / ctx.n
+        scale = (variance + eps).rsqrt()
+        normalised = centred * _along(scale, x)
+        if weight is not None:
+            normalised = normalised * _along(weight, x)
+        if bias is not None:
+            normalised = normalised + _along(bias, x)
+        ctx.save_for_backward(x, weight, mean, scale)
+        ctx.has_bias = bias is not None
+        ctx.mark_non_differentiable(mean, variance)
+        return normalised.to(x.dtype), mean, variance
+
+    @staticmethod
+    def backward(
+        ctx: Any, gradient: Tensor, *_: Tensor
+    ) -> tuple[Tensor, Tensor | None, Tensor | None, None]:
+        x, weight, mean, scale = ctx.saved_tensors
+        gradient = gradient.to(mean.dtype)
+        normalised = (x - _along(mean, x)) * _along(scale, x)
+        own = torch.stack([_per_channel(gradient), _per_channel(gradient * normalised)])
+        bias_gradient, weight_gradient = own
+        shift, slope = processes.sum_of_all(own.clone()) / ctx.n
+        centred = gradient - _along(shift, x) - normalised * _along(slope, x)
+        factor = scale if weight is None else scale * weight
+        return (
+            (centred * _along(factor, x)).to(x.dtype),
+            None if weight is None else weight_gradient,
+            bias_gradient if ctx.has_bias else None,
+            None,
+        )
+
+
+def _per_channel(x: Tensor) -> Tensor:
+    """Sums over all but the channels of x (n, C, ...), (C,)."""
+    return x.sum([d for d in range(x.ndim) if d != 1])
+
+
+def _along(values: Tensor, x: Tensor) -> Tensor:
+    """Values of channels (C,), in a shape that goes with x (n, C, ...)."""
+    return values.view(-1, *[1] * (x.ndim - 2))
