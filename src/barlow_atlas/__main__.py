@@ -49,11 +49,9 @@ def _go_to_root(options: argparse.Namespace) -> None:
     """
     here = Path.cwd()
     root = next((place for place in (here, *here.parents) if (place / "Snakefile").is_file()), here)
-    said = getattr(options, "study", None) or []
-    several = isinstance(said, list)
-    studies = [
-        str(here / one) if one.endswith(".yaml") else one for one in (said if several else [said])
-    ]
+    said: str | list[str] = getattr(options, "study", None) or []
+    named = said if isinstance(said, list) else [said]
+    studies = [str(here / one) if one.endswith(".yaml") else one for one in named]
     if root != here:
         for name, value in vars(options).items():
             if isinstance(value, Path):
@@ -64,7 +62,7 @@ def _go_to_root(options: argparse.Namespace) -> None:
         from barlow_atlas.study.paths import PARAMS
 
         names = [study_named(PARAMS, one) for one in studies]
-        options.study = names if several else names[0]
+        options.study = names if isinstance(said, list) else names[0]
 
 
 def _parser() -> tuple[argparse.ArgumentParser, Collection[str]]:

@@ -37,11 +37,12 @@ class LogHandler(LogHandlerBase):
         if self._plain or event in WRONG or record.levelno >= logging.WARNING:
             self._console.say(self.format(record))
         elif event == LogEvent.JOB_INFO:
-            self._messages[record.jobid] = record.rule_msg or record.rule_name
-            if study := dict(record.wildcards.items()).get("study"):
+            said = vars(record)
+            self._messages[said["jobid"]] = said["rule_msg"] or said["rule_name"]
+            if study := dict(said["wildcards"].items()).get("study"):
                 self._console.follow(study)
         elif event == LogEvent.JOB_FINISHED:
-            self._console.done(self._messages.pop(record.job_id, ""))
+            self._console.done(self._messages.pop(vars(record)["job_id"], ""))
         elif event is None and str(record.msg).startswith(SAID):
             self._console.say(record.msg)
 

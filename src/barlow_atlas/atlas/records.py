@@ -158,7 +158,7 @@ def _is_of_what_is_here(content: Content, name: str, run: Run | ForeignRun) -> b
 
 def same_numbers(first: Record, second: Record) -> bool:
     """Whether two records say the same of the same weights, whoever made them, when and where."""
-    return numbers(first) == numbers(second)
+    return bool(numbers(first) == numbers(second))
 
 
 def numbers(record: Record) -> Any:

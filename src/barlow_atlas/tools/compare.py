@@ -122,14 +122,18 @@ def _key(line: Line, alone: bool) -> tuple[object, ...]:
 
 
 def _compared(one: Line, other: Line) -> Compared:
-    ends = [float(np.mean(last(line).images)) for line in (one, other)]
     seeds = [seed for seed in one.seeds if seed in other.seeds]
     difference = None
     if seeds and one.correct.shape[-1] == other.correct.shape[-1]:
-        bits = [with_seeds(line, seeds).correct[:, -1] for line in (one, other)]
-        contrast = paired(*bits, "difference in test top-1 (points) at the last milestone")
+        first, second = (with_seeds(line, seeds).correct[:, -1] for line in (one, other))
+        what = "difference in test top-1 (points) at the last milestone"
+        contrast = paired(first, second, what)
         difference = effect(contrast) if len(seeds) > 1 else these_networks(contrast)
-    return Compared((one, other), *ends, difference, len(seeds))
+    return Compared((one, other), _end(one), _end(other), difference, len(seeds))
+
+
+def _end(line: Line) -> float:
+    return float(np.mean(last(line).images))
 
 
 def rows(compared: list[Compared], first: str, second: str) -> list[dict[str, str]]:

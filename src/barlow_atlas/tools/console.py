@@ -17,10 +17,10 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 
 from barlow_atlas.errors import AtlasError
+from barlow_atlas.report.text import duration
 from barlow_atlas.study.file import find_studies, load_study, study_file
 from barlow_atlas.study.models import ForeignRun, Run, Study
 from barlow_atlas.study.paths import PARAMS, RESULTS, of_run, probe_file
-from barlow_atlas.tools.plan import duration
 from barlow_atlas.tools.watch.live import Live
 
 SECONDS_BETWEEN_LINES = 60.0

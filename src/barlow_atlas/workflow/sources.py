@@ -128,7 +128,7 @@ def _entries(step: Step, plugins: Iterable[type]) -> tuple[Path, ...]:
 @functools.cache
 def _watched(entries: tuple[Path, ...]) -> frozenset[Path]:
     reached: set[Path] = set()
-    waiting = set(entries)
+    waiting = frozenset(entries)
     while waiting:
         reached |= waiting
         waiting = frozenset[Path]().union(*map(_imported, waiting)) - reached
