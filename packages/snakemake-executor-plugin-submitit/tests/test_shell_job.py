@@ -106,6 +106,15 @@ def test_time_limit_saves_and_continues(folder: Path) -> None:
     assert processes_with(str(folder / "trainer.py")) == []
 
 
+def test_time_limit_while_the_command_still_starts(folder: Path) -> None:
+    """The signal waits until it is caught: three seconds after the start nobody does yet."""
+    command = f"[ -e state ] || sleep 3.5; {trainer(folder, save_s=0.5)}"
+    job = run_with_time_limit(folder, command, limit_s=6, grace_s=2.5)
+    assert job.exception() is None, job.stdout()
+    assert (folder / "state").read_text() == "SIGUSR2"
+    assert (folder / "runs").read_text() == "run\n" * 2
+
+
 def test_time_limit_of_a_command_that_does_not_save(folder: Path) -> None:
     marker = folder / "deaf"
     job = run_with_time_limit(

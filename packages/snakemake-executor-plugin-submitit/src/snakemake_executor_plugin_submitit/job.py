@@ -131,6 +131,9 @@ class ShellJob:
     def checkpoint(self) -> Any:
         """Called by submitit on SIGUSR2: lets the command save and stop, for a later restart.
 
+        The signal is handed on once, as soon as a process of the command catches it: one that has
+        just been started, and ignores it yet, would otherwise run on into the limit.
+
         Returns a ``DelayedSubmission`` of the same command, which makes submitit requeue the job.
         Raises :class:`CommandFailed` if the command does not stop within ``grace_s`` seconds: it
         does not save on SIGUSR2, so a restart would meet the same limit again.
@@ -138,10 +141,13 @@ class ShellJob:
         from submitit.helpers import DelayedSubmission
 
         if self._child is not None:
-            self._signal_group(signal.SIGUSR2)
             deadline = time.monotonic() + self.grace_s
+            handed_on = False
             status = self._ended(os.WEXITED | os.WNOHANG)
             while status is None and time.monotonic() < deadline:
+                if not handed_on and _group_catches(self._child.pid, signal.SIGUSR2):
+                    self._signal_group(signal.SIGUSR2)
+                    handed_on = True
                 time.sleep(0.1)
                 status = self._ended(os.WEXITED | os.WNOHANG)
             if status == 0:
@@ -290,6 +296,23 @@ def _group_lives(group: int) -> bool:
         return True
     stats = glob.glob("/proc/[0-9]*/stat")
     return not stats or any(_group_of_living(path) == group for path in stats)
+
+
+def _group_catches(group: int, signum: int) -> bool:
+    """Whether a process of the group has a handler for the signal; True where nobody can tell."""
+    stats = glob.glob("/proc/[0-9]*/stat")
+    members = (stat for stat in stats if _group_of_living(stat) == group)
+    return not stats or any(_catches(f"{stat}us", signum) for stat in members)
+
+
+def _catches(status: str, signum: int) -> bool:
+    """Whether the process of a /proc/PID/status file has a handler for the signal."""
+    try:
+        with open(status, encoding="utf-8", errors="replace") as file:
+            caught = next(line for line in file if line.startswith("SigCgt:"))
+    except (OSError, StopIteration):
+        return False
+    return bool(int(caught.split()[1], 16) >> (signum - 1) & 1)
 
 
 def _group_of_living(stat: str) -> int | None:
