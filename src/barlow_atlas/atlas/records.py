@@ -152,8 +152,9 @@ def _is_of_what_is_here(content: Content, name: str, run: Run | ForeignRun) -> b
     manifest = probed_milestone(name, run, content["epoch"])
     if not manifest.is_file():
         return True
-    here = _read(manifest, json.loads)
-    return all(content["checkpoint"].get(key) == here.get(key) for key in OF_WEIGHTS)
+    here, checkpoint = _read(manifest, json.loads), content["checkpoint"]
+    same_weights = all(checkpoint.get(key) == here.get(key, "unknown") for key in OF_WEIGHTS)
+    return same_weights or bool(checkpoint.get("lineage") == here.get("lineage"))
 
 
 def same_numbers(first: Record, second: Record) -> bool:
@@ -162,19 +163,19 @@ def same_numbers(first: Record, second: Record) -> bool:
 
 
 def numbers(record: Record) -> Any:
-    """All of a record that is measured, and what of; without code, machine, seconds."""
+    """All of a record that is measured, in order, and what of; without code, machine, seconds."""
+    measured = ("asked", "results", "signals")
     return (
         record.run,
-        record.training,
-        {
-            epoch: {
-                "asked": content["asked"],
-                "results": content["results"],
-                "signals": content["signals"],
-                **{key: content["checkpoint"][key] for key in OF_WEIGHTS},
-            }
+        list(record.training.items()),
+        [
+            (
+                epoch,
+                {key: content.get(key) for key in measured},
+                {key: content["checkpoint"].get(key) for key in OF_WEIGHTS},
+            )
             for epoch, content in record.milestones.items()
-        },
+        ],
     )
 
 

@@ -64,6 +64,8 @@ LEDGER = (
 
 KEPT_ENDINGS = (".html", ".png", ".md")
 """Of what is in git of the reports: what people look at."""
+ON_THE_PAGE = (FIGURE_PAGE, "runs.md")
+"""And of that, what the page has as well, and nobody links to."""
 
 COOLED = "cooled"
 """Folder of annealed branches, beside the milestones of their trunk."""
@@ -114,4 +116,4 @@ def is_kept(file: Path) -> bool:
     """Whether a table, figure or page is kept in git."""
     if file.is_relative_to(RESULTS):
         return file.name in KEPT_TABLES
-    return file.suffix in KEPT_ENDINGS
+    return file.suffix in KEPT_ENDINGS and file.name not in ON_THE_PAGE

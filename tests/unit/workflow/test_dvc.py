@@ -40,7 +40,7 @@ def test_commands_name_no_profile_cores_or_host() -> None:
             adopt, snakemake = stage["cmd"]
             study = adopt.removeprefix("python -m barlow_atlas adopt --study ")
             escaped = "snakemake --profile \\${SNAKEMAKE_PROFILE:-profiles/local} "
-            assert snakemake.startswith(f"{escaped}--config study={study} -- ")
+            assert snakemake.startswith(f"{escaped}--config study={study} replace=true -- ")
 
 
 def test_an_output_belongs_to_one_stage() -> None:
