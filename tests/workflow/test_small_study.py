@@ -87,12 +87,38 @@ def test_changes_plan_what_they_touch_and_no_more(finished: Checkout) -> None:
 
 def test_a_run_made_again_has_the_same_weights_and_metrics(finished: Checkout) -> None:
     before = probe_file(finished, 6)
+    record = finished.folder / f"results/small/runs/{RUN}.jsonl"
+    recorded = record.read_bytes()
     for kind in ("checkpoints", "probes", "training"):
         shutil.rmtree(finished.folder / f"results/small/{kind}/{RUN}")
-    finished.snakemake(*STUDY, "all")
+    said = finished.snakemake(*STUDY, "all")
+    assert said.count(f"done: Training {RUN} of small to epoch ") == 3
+    assert "Does Barlow Twins fall after its peak?" in said
+    assert record.read_bytes() == recorded, "a repetition would change what git holds"
     after = probe_file(finished, 6)
     assert after["checkpoint"]["lineage"] == before["checkpoint"]["lineage"]
     assert after["results"] == before["results"]
+
+
+def test_what_is_finished_is_not_trained_again_unasked(finished: Checkout) -> None:
+    study = finished.folder / "params/small.yaml"
+    original = study.read_text()
+    study.write_text(original.replace("lambda_reg: 4.0", "lambda_reg: 2.0"))
+    weights = {path: path.read_bytes() for path in finished.folder.glob("results/small/**/*.saf*")}
+    atlas = (sys.executable, "-m", "barlow_atlas")
+    refused = finished.run(*atlas, "run", "small")
+    planned = finished.run(*atlas, "run", "small", "--dry-run")
+    study.write_text(original)
+    assert refused.returncode != 0
+    said = refused.stdout + refused.stderr
+    assert "2 runs of small are here, and would be made again in their place" in said
+    assert "mix-d64-e6-clean-s1: other parameters: settings" in said
+    assert "atlas run small --replace" in said
+    assert all(path.read_bytes() == content for path, content in weights.items())
+    assert planned.returncode == 0
+    assert "pretrain" in planned.stderr
+    told = finished.run(*atlas, "status", "small")
+    assert told.stdout.startswith("small: 33 of 33 jobs done"), told.stdout + told.stderr
 
 
 def test_seeds_trained_together_are_what_they_are_alone(finished: Checkout, tmp_path: Path) -> None:
