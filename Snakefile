@@ -6,6 +6,7 @@ paper's studies on a cluster, and `--config study=NAME[,NAME]` any others from p
 
 import hashlib
 import os
+import time
 from functools import partial
 from pathlib import Path
 
@@ -29,6 +30,7 @@ min_version("9.27")
 for key in config:
     if key not in (known := ["study", "partial", "replace"]):
         raise WorkflowError(str(not_allowed("key of --config", key, known)))
+STARTED = time.time()
 STUDY_NAMES = str(config.get("study", "demo")).split(",")
 
 
@@ -80,8 +82,11 @@ onstart:
 
 
 onsuccess:
+    # Of the studies that have a new report.
     for name in STUDIES:
-        print(*ending(name, STUDIES[name]), sep="\n")
+        page = paths.REPORTS / name / paths.PAGE
+        if page.is_file() and page.stat().st_mtime >= STARTED:
+            print(*ending(name, STUDIES[name]), sep="\n")
 
 
 include: "workflow/rules/common.smk"
