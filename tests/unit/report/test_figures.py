@@ -116,6 +116,7 @@ def test_a_hostile_title_is_shown_as_it_is_without_control_characters() -> None:
     ElementTree.fromstring(figures.svg(figure, "curves"))
 
 
+@pytest.mark.slow
 def test_what_a_figure_rests_on_stands_in_its_caption_and_not_in_the_picture() -> None:
     for name in ("curves", "map", "effects", "signals", "dynamics"):
         drawing = drawn("nine methods")[name]
@@ -140,6 +141,7 @@ def test_the_ledger_is_printed_on_pages() -> None:
     assert len(figures.claims_forest(LEDGER).pages) == 1
 
 
+@pytest.mark.slow
 def test_no_legend_lies_on_a_panel() -> None:
     for name in ("two methods, four widths", "nine methods"):
         for figure in (drawing.figure for drawing in drawn(name).values()):

@@ -17,6 +17,8 @@ from barlow_atlas.study.paths import (
     is_kept,
 )
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[3]
 LOST, CUT = "bt-d256-e100-clean-s3", "mix-d256-e100-clean-s2"
 SCRIPT = "<script>alert(1)</script>"
@@ -44,7 +46,6 @@ def gappy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.slow
 def test_every_file_is_written_without_weights(gappy: Path) -> None:
     assert {path.name for path in (gappy / "reports/demo").iterdir()} == set(REPORTED)
     assert set(LEDGER) | {"tables", "demo"} == {p.name for p in (gappy / "reports").iterdir()}
@@ -99,7 +100,6 @@ def test_a_hostile_title_is_text_everywhere(gappy: Path) -> None:
     assert "{{ 7 * 7 }}" in (gappy / "reports/demo/index.html").read_text()
 
 
-@pytest.mark.slow
 def test_verify_results_sees_every_byte(
     gappy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -134,7 +134,6 @@ def test_without_any_result_it_says_what_to_run(
     assert "no milestone of demo is recorded" in capsys.readouterr().err
 
 
-@pytest.mark.slow
 def test_a_clone_without_results_has_a_ledger_of_open_claims(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -147,7 +146,6 @@ def test_a_clone_without_results_has_a_ledger_of_open_claims(
     assert "No study has results yet." in Path("reports/index.html").read_text()
 
 
-@pytest.mark.slow
 def test_the_ledger_needs_what_git_keeps_and_no_more(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -55,6 +55,8 @@ from barlow_atlas.tools.bench.timing import PHASES, Phases, by_turns, on_cores, 
 from barlow_atlas.tools.bench.training import against_plain, methods_records, trained
 from barlow_atlas.training.loop import initial_state
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 
 
@@ -426,7 +428,6 @@ def test_ratios_of_different_devices_are_not_compared() -> None:
 # The benchmarks themselves, at sizes that take no time
 
 
-@pytest.mark.slow
 def test_small_benchmarks_measure_what_they_say() -> None:
     told = list(objective.records(CPU, n=16, widths=(32,), rounds=1))
     assert [one.name for one in told] == [
@@ -450,7 +451,6 @@ def test_small_benchmarks_measure_what_they_say() -> None:
     assert views.name == "views/cifar10, all cores"
 
 
-@pytest.mark.slow
 def test_photographs_are_compared_with_image_folder() -> None:
     prepared, *compared = photographs.records(CPU, count=12, rounds=1)
     assert prepared.ours
@@ -487,7 +487,6 @@ def test_every_method_is_measured() -> None:
     assert len(found) == 9 * (1 + len(PHASES))
 
 
-@pytest.mark.slow
 def test_both_paths_train_and_are_compared() -> None:
     bt, mix = accuracy.records(CPU, epochs=1, seeds=(1, 2))
     assert (bt.name, mix.name) == ("accuracy/bt", "accuracy/mix")
