@@ -28,7 +28,7 @@ def test_every_point_of_the_map_is_there(finished: Checkout) -> None:
     tidy = pd.read_csv(finished.folder / "results/small/probes.csv")
     runs, milestones, probes, splits, metrics = 4, 3, 3, 2, 2
     assert len(tidy) == runs * milestones * probes * splits * metrics
-    assert sorted(tidy["epoch"].unique()) == [0, 3, 6]
+    assert sorted(tidy["epoch"].unique()) == [0, 4, 6]
     assert tidy["value"].between(0, 100).all()
     curves = pd.read_csv(finished.folder / "results/small/curves.csv")
     assert (curves["seeds"] == 2).all()
@@ -73,7 +73,7 @@ def test_changes_plan_what_they_touch_and_no_more(finished: Checkout) -> None:
     for path, before, after, expected in (
         (study, "k: 20,", "k: 21,", {"probe": 12, "record": 4}),
         (study, "seeds: [1, 2]", "seeds: [1, 2, 3]", {"pretrain": 6, "probe": 6, "record": 2}),
-        (study, "[0, 3, 6]", "[0, 3, 5, 6]", {"pretrain": 8, "probe": 8, "record": 4}),
+        (study, "[0, 4, 6]", "[0, 4, 5, 6]", {"pretrain": 8, "probe": 8, "record": 4}),
         (study, "lambda_reg: 4.0", "lambda_reg: 2.0", {"pretrain": 6, "probe": 6, "record": 2}),
         (views, *edited, {"pretrain": 12, "probe": 12, "record": 4}),
         (mix, *edited, {"pretrain": 6, "probe": 6, "record": 2}),
@@ -134,7 +134,7 @@ def test_seeds_trained_together_are_what_they_are_alone(finished: Checkout, tmp_
     told = other.run(sys.executable, "-m", "barlow_atlas", "plan", "--study", "small")
     assert "27 jobs, 0 done, 27 to run" in told.stdout
     other.snakemake(*STUDY, "all")
-    for epoch in (0, 3, 6):
+    for epoch in (0, 4, 6):
         mine, theirs = probe_file(other, epoch), probe_file(finished, epoch)
         assert mine["checkpoint"]["lineage"] == theirs["checkpoint"]["lineage"]
         assert mine["results"] == theirs["results"]
@@ -217,7 +217,7 @@ def test_a_failing_run_is_reported_and_does_not_stop_the_others(finished: Checko
         "small",
         ("seeds: [1, 2]", "seeds: [1]"),
         ("base_lr: 0.01", "base_lr: 1e30"),
-        ("milestones: [0, 3, 6]", "milestones: [0, 1]"),
+        ("milestones: [0, 4, 6]", "milestones: [0, 1]"),
     )
     command = ("snakemake", "--profile", "profiles/local", "--config", "study=failing")
     done = finished.run(*command, "--", "all")
