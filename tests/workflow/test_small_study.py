@@ -202,7 +202,7 @@ def test_the_reference_protocol_runs_and_says_so(finished: Checkout) -> None:
         ("learning_rates: [0.1, 0.03, 0.01, 0.003]", "learning_rates: [0.01]"),
         ("weight_decays: [0.0, 1e-4]", "weight_decays: [5e-6]"),
     )
-    target = "results/published/probes/bt-d64-e6-reference-s1/epoch_0003.json"
+    target = "results/published/probes/bt-d64-e6-reference-s1/epoch_0004.json"
     finished.snakemake("--config", "study=published", "--", target)
     content = json.loads((finished.folder / target).read_text())
     assert content["run"]["protocol"] == "reference"
