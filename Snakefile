@@ -32,20 +32,15 @@ for key in config:
         raise WorkflowError(str(not_allowed("key of --config", key, known)))
 STARTED = time.time()
 STUDY_NAMES = str(config.get("study", "demo")).split(",")
-
-
-def asked_for(key):
-    """Whether `--config` says true: on a command line it is a word, in a file a value."""
-    said = str(config.get(key, False)).lower()
-    if said not in ("true", "false"):
+# On a command line a truth is a word, in a file a value.
+SAID = {key: str(config.get(key, False)).lower() for key in ("replace", "partial")}
+for key in SAID:
+    if SAID[key] not in ("true", "false"):
         raise WorkflowError(f"{key} = {config[key]!r}: expected true or false")
-    return said == "true"
-
-
 # Whether what is finished may be trained again, for another value or other code.
-REPLACE = asked_for("replace")
+REPLACE = SAID["replace"] == "true"
 # Whether to report what is there, of a study in which runs are missing.
-PARTIAL = asked_for("partial")
+PARTIAL = SAID["partial"] == "true"
 try:
     STUDIES = {name: load_study(study_file(paths.PARAMS, name)) for name in STUDY_NAMES}
     if workflow.remote_exec:
