@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import glob
 import os
 import shutil
 import uuid
@@ -81,30 +82,34 @@ def sync_tree(folder: Path) -> None:
 def replace_folder(new: Path, folder: Path) -> None:
     """Renames `new` to `folder`, whose old content goes aside and is then deleted.
 
-    Killed between the two renames, the old folder is still there under a hidden name.
+    Killed between the two renames, the old folder is still there under a hidden name; the next
+    one that gets into its place deletes it.
 
     Raises:
         OSError: it cannot be renamed; the old folder is in its place.
         WriteError: nor can the old folder be renamed back; the message says where it is.
     """
+    old = f".{folder.name}.old-"
     if not folder.exists():
         os.rename(new, folder)
-        return
-    aside = folder.with_name(f".{folder.name}.old-{uuid.uuid4().hex}")
-    os.rename(folder, aside)
-    try:
-        os.rename(new, folder)
-    except OSError as error:
+    else:
+        aside = folder.with_name(f"{old}{uuid.uuid4().hex}")
+        os.rename(folder, aside)
         try:
-            os.rename(aside, folder)
-        except OSError:
-            raise WriteError(
-                f"cannot write {folder}: {error.strerror or error}. What was there before is whole "
-                f"in {aside}: rename it back once that disk can be written"
-            ) from error
-        raise
-    # What cannot be deleted is in nobody's way: the result is in its place.
-    shutil.rmtree(aside, ignore_errors=True)
+            os.rename(new, folder)
+        except OSError as error:
+            try:
+                os.rename(aside, folder)
+            except OSError:
+                raise WriteError(
+                    f"cannot write {folder}: {error.strerror or error}. What was there before is "
+                    f"whole in {aside}: rename it back once that disk can be written"
+                ) from error
+            raise
+    # Also what earlier ones that were killed left. What cannot be deleted is in nobody's way: the
+    # result is in its place.
+    for aside in folder.parent.glob(f"{glob.escape(old)}*"):
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 def remove_temporaries(folder: Path, stem: str) -> None:

@@ -6,6 +6,7 @@ import itertools
 import os
 import re
 import resource
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -105,6 +106,45 @@ def test_a_folder_that_cannot_be_renamed_stays(tmp_path: Path, due: int) -> None
     assert tree(tmp_path / "old") == {"old": b""}
     replace_folder(tmp_path / "new", tmp_path / "old")
     assert tree(tmp_path / "old") == {"new": b""}
+
+
+@pytest.mark.parametrize("dies_in", ["rename", "rmtree"])
+def test_what_a_killed_replacement_left_goes_with_the_next_one(
+    tmp_path: Path, dies_in: str
+) -> None:
+    """Between its two renames, or while it deletes what it replaced."""
+
+    class Killed(BaseException):
+        pass
+
+    def replace(name: str, second_call_dies: bool) -> None:
+        (tmp_path / "new").mkdir(exist_ok=True)
+        (tmp_path / "new" / name).touch()
+        rename, calls = os.rename, 0
+
+        def renamed(*given: Any) -> None:
+            nonlocal calls
+            calls += 1
+            if second_call_dies and dies_in == "rename" and calls == 2:
+                raise Killed
+            rename(*given)
+
+        def removed(*given: Any, **options: Any) -> None:
+            raise Killed
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(os, "rename", renamed)
+            if second_call_dies and dies_in == "rmtree":
+                patch.setattr(shutil, "rmtree", removed)
+            replace_folder(tmp_path / "new", tmp_path / "folder[1]")
+
+    replace("first", second_call_dies=False)
+    with pytest.raises(Killed):
+        replace("second", second_call_dies=True)
+    assert [path.name for path in tmp_path.glob(".*")] != []
+    replace("third", second_call_dies=False)
+    assert "third" in tree(tmp_path / "folder[1]")
+    assert [path.name for path in tmp_path.glob(".*")] == []
 
 
 # Every write of every step goes this way, and survives a fault
