@@ -23,11 +23,12 @@ test: .venv/installed
 	$(BIN)/python -m pytest tests/workflow/test_own_method.py
 
 # Everything: that, what of it is slow, and what starts browsers, whole workflows or, last and one
-# after another, clusters.
+# after another, clusters. The rehearsal of a GPU asks for g++.
 test-all: test
 	$(PYTEST) -m slow tests/unit tests/golden
 	$(PYTEST) --dist loadfile --deselect tests/workflow/test_own_method.py \
-	    --ignore $(PLUGIN)/tests/slurm $(PLUGIN) tests/faults tests/workflow tests/browser
+	    --ignore $(PLUGIN)/tests/slurm $(PLUGIN) tests/gpu_rehearsal tests/faults \
+	    tests/workflow tests/browser
 	$(BIN)/python -m pytest $(PLUGIN)/tests/slurm tests/cluster
 
 lint: .venv/installed

@@ -23,6 +23,13 @@ def device_for(name: str | None, threads: int) -> torch.device:
     return torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
 
 
+def sent(values: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """To the device, without waiting for it: only from pinned memory does the host go on."""
+    if device.type == "cuda" and not values.is_cuda:
+        values = values.pin_memory()
+    return values.to(device, non_blocking=True)
+
+
 def _keep_freed_memory() -> None:
     """Lets the C library keep what is freed, as the next training step allocates the same again.
 

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, distributed, nn
 
 from barlow_atlas.errors import AtlasError
+from barlow_atlas.nn.devices import sent
 
 BUCKET_BYTES = 25 << 20
 """Of gradients that are summed at once: the default of torch's own data parallelism."""
@@ -101,7 +102,7 @@ def rows_at(x: Tensor, places: Tensor) -> Tensor:
         places: a permutation of the batch, int64 (N,), on the CPU.
     """
     if count() == 1:
-        return x[places.to(x.device)]
+        return x[sent(places, x.device)]
     return cast("Tensor", _RowsAt.apply(x, places))
 
 
@@ -179,12 +180,12 @@ def _exchanged(x: Tensor, places: Tensor) -> Tensor:
     with _answered():
         distributed.all_to_all_single(
             arrived,
-            x[torch.cat(asked_of_me).to(x.device)].contiguous(),
+            x[sent(torch.cat(asked_of_me), x.device)].contiguous(),
             mine.bincount(minlength=count()).tolist(),
             [len(rows) for rows in asked_of_me],
         )
     # Rows arrive by owner, and of one owner in the order in which they are asked for.
-    return arrived[mine.argsort(stable=True).argsort().to(x.device)]
+    return arrived[sent(mine.argsort(stable=True).argsort(), x.device)]
 
 
 @contextmanager
@@ -240,10 +241,10 @@ class SummedGradients:
         """Ends the sums of this backward pass; `grad` of each parameter then is the sum."""
         while len(self._sent) < len(self._buckets):
             self._send()
-        for bucket, flat, sent in self._sent:
+        for bucket, flat, sum_to_come in self._sent:
             if bucket:
                 with _answered():
-                    sent.wait()
+                    sum_to_come.wait()
                 parts = torch.split(flat, [parameter.numel() for parameter in bucket])
                 for parameter, part in zip(bucket, parts, strict=True):
                     assert parameter.grad is not None

@@ -30,6 +30,7 @@ import torch
 from torch import Tensor
 
 from barlow_atlas.nn import processes
+from barlow_atlas.nn.devices import sent
 from barlow_atlas.settings.augmentation import Augmentation
 
 Triple = tuple[float, float, float]
@@ -174,7 +175,7 @@ def apply(
         raise ValueError(f"parameters for {len(parameters)} images, but {len(images)} images")
     with _full_precision(images.device):
         if compiled:
-            table = _send(_pack(parameters), images.device)
+            table = sent(_pack(parameters), images.device)
             return _compiled(augmentation, size, mean, std)(images, table)
         view = _unit_interval(images)
         if size is not None and not augmentation.crop_last:
@@ -245,7 +246,7 @@ def crop(
     p = parameters
     # One transfer for all; whole numbers below 2^24 are exact in float32.
     boxes = torch.stack([v.float() for v in (p.top, p.height, p.left, p.width, p.flip)])
-    top, box_height, left, box_width, flip = _send(boxes, images.device)
+    top, box_height, left, box_width, flip = sent(boxes, images.device)
     # Centres of the output pixels as shares of the box, 0 to 1.
     centres = (torch.arange(size, device=images.device) + 0.5) / size
     # A flipped row is read from the right: c -> 1 - c.
@@ -267,7 +268,7 @@ def colour(images: Tensor, parameters: ViewParameters, augmentation: Augmentatio
     rows = _rows(parameters.blur)
     if len(rows):
         radius = blur_radius(augmentation.blur_sigma[1], min(images.shape[-2:]))
-        sigma = _send(parameters.sigma[rows], images.device)
+        sigma = sent(parameters.sigma[rows], images.device)
         _replace(images, rows, lambda part: gaussian_blur(part, sigma, radius))
     rows = _rows(parameters.solarise)
     if len(rows):
@@ -301,8 +302,8 @@ def colour_jitter(images: Tensor, parameters: ViewParameters) -> None:
         + [place[arrangement[:, k], k - 1] for k in range(1, steps)]
         + [rows[arrangement[:, -1]]]
     )
-    moves = _send(moves, images.device)
-    amounts = _send(factors[arrangement, operations].T.contiguous(), images.device)
+    moves = sent(moves, images.device)
+    amounts = sent(factors[arrangement, operations].T.contiguous(), images.device)
     pixels = images
     for k in range(steps):
         pixels = pixels.index_select(0, moves[k])
@@ -499,13 +500,6 @@ def _factors(parameters: ViewParameters) -> Tensor:
     return torch.stack([p.brightness, p.contrast, p.saturation, p.hue], dim=1)
 
 
-def _send(values: Tensor, device: torch.device) -> Tensor:
-    """To the device, without waiting for it: only from pinned memory does the host go on."""
-    if device.type == "cuda" and not values.is_cuda:
-        values = values.pin_memory()
-    return values.to(device, non_blocking=True)
-
-
 def _rows(flags: Tensor) -> Tensor:
     """Indices of the images whose flag is set, on the CPU as the flags are."""
     return flags.nonzero().squeeze(1)
@@ -516,7 +510,7 @@ def _replace(images: Tensor, rows: Tensor, operation: Callable[[Tensor], Tensor]
     if len(rows) == len(images):
         images.copy_(operation(images))
     else:
-        rows = _send(rows, images.device)
+        rows = sent(rows, images.device)
         images.index_copy_(0, rows, operation(images.index_select(0, rows)))
 
 
@@ -528,7 +522,7 @@ def _unit_interval(images: Tensor) -> Tensor:
 def _normalise(images: Tensor, mean: Triple, std: Triple) -> Tensor:
     """(x - mean) / std in each channel, in place."""
     shift, scale = (
-        _send(torch.tensor(values).view(3, 1, 1), images.device) for values in (mean, std)
+        sent(torch.tensor(values).view(3, 1, 1), images.device) for values in (mean, std)
     )
     return images.sub_(shift).div_(scale)
 

@@ -62,9 +62,11 @@ class WMSE(Method):
     ) -> dict[str, Tensor]:
         import torch
 
+        from barlow_atlas.nn.devices import sent
+
         n, device = batch_size(view_a), view_a.device
         orders = [
-            torch.randperm(n, generator=moment.draws).to(device) for _ in range(self.iterations)
+            sent(torch.randperm(n, generator=moment.draws), device) for _ in range(self.iterations)
         ]
         z = network.together(view_a, view_b)
         return {"loss": self.whitened_error(z.chunk(2), orders)}

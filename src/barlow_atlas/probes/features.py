@@ -13,6 +13,7 @@ from barlow_atlas.data.image_set import ImageSet
 from barlow_atlas.data.loader import Loader
 from barlow_atlas.data.originals import Originals, OriginalSet
 from barlow_atlas.nn import views
+from barlow_atlas.nn.devices import sent
 from barlow_atlas.nn.geometry import drawn_views, whole_views
 from barlow_atlas.probes.subject import Subject
 from barlow_atlas.settings.augmentation import Augmentation
@@ -87,7 +88,7 @@ def evaluation_view(run: Subject, images: np.ndarray, device: torch.device) -> T
     """The network's input (n, 3, size, size) for uint8 images (n, 3, H, W), without randomness."""
     recipe = run.recipe
     return views.evaluate(
-        torch.tensor(images).to(device),
+        sent(torch.tensor(images), device),
         run.image_size,
         recipe.evaluation_resize,
         recipe.mean,
@@ -122,7 +123,7 @@ def drawn(
             yield request.finished(brought, mean, std)
         return
     for k, places in enumerate(batches):
-        pixels = torch.from_numpy(np.ascontiguousarray(images[places.numpy()])).to(device)
+        pixels = sent(torch.from_numpy(np.ascontiguousarray(images[places.numpy()])), device)
         numbers = draws(k)
         yield [
             views.drawn(pixels, augmentation, size, mean, std, numbers)

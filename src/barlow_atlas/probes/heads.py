@@ -164,11 +164,13 @@ def frozen_batches(
     """
     import torch
 
+    from barlow_atlas.nn.devices import sent
+
     def batches(epoch: int) -> Batches:
         # One transfer an epoch, not one that the host waits for at every step.
         order = torch.cat(shuffled(len(features), batch_size, seed, place, epoch))
-        theirs = order.to(labels.device).split(batch_size)
-        for rows, own in zip(order.to(features.device).split(batch_size), theirs, strict=True):
+        theirs = sent(order, labels.device).split(batch_size)
+        for rows, own in zip(sent(order, features.device).split(batch_size), theirs, strict=True):
             yield changed(features.index_select(0, rows)), labels[own]
 
     return batches

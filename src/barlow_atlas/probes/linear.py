@@ -212,6 +212,7 @@ def viewed_batches(
     """The batches of an epoch of views of the training images, drawn anew where they are."""
     import torch
 
+    from barlow_atlas.nn.devices import sent
     from barlow_atlas.nn.randomness import generator
     from barlow_atlas.probes.features import drawn, evaluation_views
 
@@ -238,7 +239,7 @@ def viewed_batches(
             backbone.train(form.live)
             with torch.no_grad():
                 features = _features(backbone, view)
-            yield features, labels[batch.to(labels.device)]
+            yield features, labels[sent(batch, labels.device)]
 
     return batches
 
@@ -275,13 +276,14 @@ def clean_probe(
     """
     import torch
 
+    from barlow_atlas.nn.devices import sent
     from barlow_atlas.nn.randomness import generator
 
     known, device = features["train"], labels["train"].device
     mean, std = known.mean(0).to(device), known.std(0).clamp_min(1e-6).to(device)
 
     def standardised(rows: Tensor) -> Tensor:
-        return (rows.to(device) - mean) / std
+        return (sent(rows, device) - mean) / std
 
     start = uniform_start(known.shape[1], classes, generator(seed, place)).to(device)
     heads = Heads(settings.learning_rates, settings.weight_decays, start)

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import conv2d, normalize
 
+from barlow_atlas.nn.devices import sent
+
 ROOM = 13_000_000
 """Bytes of the inner products that are held at a time."""
 TILE = 1 << 30
@@ -66,7 +68,7 @@ def _in_tile(
         parts = [rows.square().sum(1, keepdim=True) for rows in memory.split(4096)]
         of_rows = torch.cat(parts) / 2
     for chunk in queries.split(chunk_size(memory)):
-        asked = chunk.to(memory.device)
+        asked = sent(chunk, memory.device)
         yield _nearest(memory, of_rows, normalize(asked, dim=1) if cosine else asked, k, cosine)
 
 
