@@ -1,4 +1,4 @@
-"""The README's worked examples: a method is one file and one line, and so is a probe."""
+"""The examples of docs/extending.md: a method is one file and one line, and so is a probe."""
 
 import json
 import re
@@ -21,10 +21,10 @@ PROBED = (
 
 
 def add_example(clone: Clone, folder: str) -> tuple[str, str]:
-    """Follows the README's example of a file in `folder`; its name, and its lines in a study."""
-    readme = (clone.folder / "README.md").read_text()
+    """Follows the page's example of a file in `folder`; its name, and its lines in a study."""
+    page = (clone.folder / "docs/extending.md").read_text()
     name, code, entry = re.search(
-        rf"`{folder}/(\w+)\.py`.*?```python\n(.*?)```.*?```yaml\n(.*?)```", readme, flags=re.S
+        rf"`{folder}/(\w+)\.py`.*?```python\n(.*?)```.*?```yaml\n(.*?)```", page, flags=re.S
     ).groups()
     assert len(code.splitlines()) <= 45
     (clone.folder / f"{folder}/{name}.py").write_text(code)

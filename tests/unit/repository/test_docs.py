@@ -5,8 +5,12 @@ from pathlib import Path
 
 import pytest
 
+from barlow_atlas.study.file import load_study
+
 PLUGIN = Path("packages/snakemake-executor-plugin-submitit")
-DOCS = sorted([Path("README.md"), *Path("docs").glob("*.md"), *PLUGIN.rglob("*.md")])
+DOCS = sorted(
+    [Path("README.md"), Path("CONTRIBUTING.md"), *Path("docs").glob("*.md"), *PLUGIN.rglob("*.md")]
+)
 TESTS: dict[str, str] = {}
 for file in sorted(
     [*Path("tests").rglob("test_*.py"), *PLUGIN.rglob("test_*.py")]
@@ -45,4 +49,23 @@ def anchors(page: Path) -> set[str]:
 def test_the_index_leads_to_every_page() -> None:
     linked = re.findall(r"\]\(([a-z]+\.md)\)", Path("docs/README.md").read_text())
     pages = {page.name for page in Path("docs").glob("*.md")} - {"README.md"}
-    assert sorted(linked) == sorted(pages)
+    assert set(linked) == pages
+
+
+def test_the_first_study_of_the_readme_is_one(tmp_path: Path) -> None:
+    """Ten lines that build on the demo."""
+    [study] = re.findall(r"```yaml\n(.*?)```", Path("README.md").read_text(), flags=re.S)
+    assert len(study.splitlines()) <= 10
+    for name, text in (("demo", Path("params/demo.yaml").read_text()), ("first", study)):
+        (tmp_path / f"{name}.yaml").write_text(text)
+    runs = load_study(tmp_path / "first.yaml").runs()
+    assert [(run.method, run.seed) for run in runs] == [
+        ("bt", 1),
+        ("bt", 2),
+        ("light", 1),
+        ("light", 2),
+    ]
+
+
+def test_the_readme_is_a_screen_or_two() -> None:
+    assert len(Path("README.md").read_text().splitlines()) <= 80
