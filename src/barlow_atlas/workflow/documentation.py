@@ -31,7 +31,7 @@ ROOMS = (
         "store",
         "training",
     ),
-    *("atlas", "report", "workflow", "steps", "tools", "verify", "__main__"),
+    *("atlas", "report", "workflow", "steps", "tools", "verify", "library", "__main__"),
 )
 """Of the package, from the ground up: each imports from those before it and from itself."""
 DRAWN = "ablations/digits-budget"
