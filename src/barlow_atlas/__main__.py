@@ -170,7 +170,8 @@ def _parser() -> tuple[argparse.ArgumentParser, Collection[str]]:
     benched.add_argument("--json", type=Path, metavar="FILE", help="where the report goes")
     benched.add_argument("--check", type=Path, metavar="FILE", help="an earlier report")
     benched.add_argument("--device", help="such as cpu, cuda or cuda:1 (default: a GPU if any)")
-    checked = add_with_study("doctor", doctor)
+    checked = add("doctor", doctor)
+    checked.add_argument("--study", help="name of a file in params/, no ending")
     checked.add_argument("--profile", help="Snakemake profile, such as slurm or profiles/local")
     adopted = add_with_study("adopt", adopt)
     carried = adopted.add_mutually_exclusive_group()
@@ -246,6 +247,8 @@ def run(options: argparse.Namespace) -> int:
     studies = options.study
     if options.set:
         studies = [one_off(name, options.set) for name in studies]
+    for name in studies:
+        _load(name)  # a wrong name or key is said in our words, before Snakemake starts
     profile = options.profile or ("slurm" if options.slurm else "profiles/local")
     more = [*(["--dry-run"] if options.dry_run else []), *options.more]
     return snakemake(studies, profile, options.replace, more)
@@ -556,9 +559,14 @@ def bench(options: argparse.Namespace) -> int:
 
 
 def doctor(options: argparse.Namespace) -> int:
-    """Checks this machine for what a study needs, and says what is missing and how to get it."""
-    from barlow_atlas.tools.doctor import examine
+    """Checks this machine for what a study needs, and says what is missing and how to get it.
 
+    Without --study: for what every study needs.
+    """
+    from barlow_atlas.tools.doctor import examine, examine_machine
+
+    if options.study is None:
+        return examine_machine(_log)
     return examine(options.study, _study(options), options.profile, _log)
 
 

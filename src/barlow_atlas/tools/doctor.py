@@ -60,11 +60,21 @@ def examine(
     name: str, study: Study, profile: str | None, tell: Callable[[str], None]
 ) -> Literal[0, 1]:
     """Tells all checks, one a line; 1 if something that the study needs is missing."""
-    checks = list(checks_of(name, study, profile))
+    return _told(checks_of(name, study, profile), f"{name} can run here", tell)
+
+
+def examine_machine(tell: Callable[[str], None]) -> Literal[0, 1]:
+    """As `examine`, for what every study needs."""
+    here = "What every study needs is here; `atlas doctor --study NAME` checks for one"
+    return _told(machine_checks(), here, tell)
+
+
+def _told(found: Iterable[Check], fine: str, tell: Callable[[str], None]) -> Literal[0, 1]:
+    checks = list(found)
     for line in table(checks):
         tell(line)
     missing = sum(check.level == "missing" for check in checks)
-    tell(f"{missing} missing" if missing else f"{name} can run here")
+    tell(f"{missing} missing" if missing else fine)
     return 1 if missing else 0
 
 
@@ -76,17 +86,26 @@ def table(checks: Iterable[Check]) -> Iterator[str]:
             yield f"{'':19} -> {check.remedy}"
 
 
-def checks_of(name: str, study: Study, profile: str | None) -> Iterator[Check]:
-    """All checks of a study, in the order in which their lack would be met."""
-    settings = read_profile(profile) if profile else {}
-    slurm = settings.get("submitit-cluster") == "slurm" or settings.get("executor") == "slurm"
+def machine_checks(*results: Path) -> Iterator[Check]:
+    """Those that no study has a say in.
+
+    Args:
+        results: of a study, a folder that may be a link as the others may.
+    """
     project = Path("pyproject.toml")
     yield from check_versions(tomllib.loads(project.read_text())["project"], _installed)
     yield check_git()
     yield check_dvc([Path(".dvc/config"), Path(".dvc/config.local")])
     for folder in (RESULTS, REPORTS, Path("logs"), Path(".snakemake")):
         yield check_writable(folder)
-    yield from check_links((RESULTS, DATA, RESULTS / name, REPORTS))
+    yield from check_links((RESULTS, DATA, *results, REPORTS))
+
+
+def checks_of(name: str, study: Study, profile: str | None) -> Iterator[Check]:
+    """All checks of a study, in the order in which their lack would be met."""
+    settings = read_profile(profile) if profile else {}
+    slurm = settings.get("submitit-cluster") == "slurm" or settings.get("executor") == "slurm"
+    yield from machine_checks(RESULTS / name)
     mirrors = (*parse_mirrors(os.environ.get("BARLOW_ATLAS_DATA", "")), *study.data_mirrors)
     for data_set in study.data_sets():
         yield check_data(data_set, mirrors)

@@ -89,6 +89,13 @@ def test_commands_work_from_any_folder_and_by_a_studys_last_word(
         monkeypatch.chdir(folder / "params/ablations")
 
 
+def test_a_study_that_is_none_is_said_before_snakemake_starts(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["run", "demmo"]) == 1
+    assert "Did you mean 'demo'?" in capsys.readouterr().err
+
+
 def test_a_last_word_of_two_studies_is_asked_back(capsys: pytest.CaptureFixture[str]) -> None:
     new_study("ablations/first", "demo")
     new_study("comparison/first", "demo")
