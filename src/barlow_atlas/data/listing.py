@@ -227,7 +227,7 @@ def label_lists(listing: Listing) -> dict[str, list[int]]:
             each.name.rpartition("/")[2]: k for k, each in enumerate(listing.entries["train"])
         }
         named = path.read_text().split()
-        missing = Counter(named) - Counter(number_of)
+        missing = Counter(named) - Counter(number_of.keys())
         if missing:
             raise DataError(
                 f"{path} names {some(sorted(missing))}, which are no training images (or are named "
