@@ -215,6 +215,7 @@ def _changes(
                 ("probing", content["probed"]["sources_sha256"], probing_code(study)),
             )
             if standing(name, old) != standing(name, new)
+            and not (study.milestones_from and code.startswith("training"))
         }
         if changes:
             found[run.name] = tuple(sorted(changes))
