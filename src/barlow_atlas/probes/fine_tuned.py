@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
     import numpy as np
     from numpy.typing import NDArray
+    from torch import Tensor
 
     from barlow_atlas.data.choice import Protocol
     from barlow_atlas.probes.milestone import Milestone
@@ -237,7 +238,7 @@ def _folder(stored: Any) -> Path:
 
     from barlow_atlas.data.originals import Originals
 
-    mapped = stored.shards[0] if isinstance(stored, Originals) else stored
+    mapped: Any = stored.shards[0] if isinstance(stored, Originals) else stored
     return Path(mapped.filename).parent
 
 
@@ -366,7 +367,7 @@ class _Training:
                 ) from error
             loss = cross_entropy(scores, labels[batch.to(labels.device)])
             self.optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             self.optimizer.step()
         self.done += 1
 
@@ -388,8 +389,18 @@ class _Training:
                 )
                 for split in milestone.evaluated
             }
+        return self._tuned(scores, self.done, rule)
+
+    def _tuned(
+        self, scores: dict[str, Tensor], epoch: int, rule: Literal["last", "best on test"]
+    ) -> Tuned:
         backbone_rate, head_rate = self.rates
-        return Tuned(scores, head_rate, 0.0, self.done, rule, backbone_rate=backbone_rate)
+        return Tuned(scores, head_rate, 0.0, epoch, rule, backbone_rate=backbone_rate)
+
+    @property
+    def _parts(self) -> tuple[Any, ...]:
+        """All that training changes."""
+        return self.backbone, self.head, self.optimizer
 
     def _correct(self, found: Tuned) -> int:
         return int((found.scores["test"].argmax(1) == self.milestone.labels["test"]).sum())
@@ -408,12 +419,13 @@ class _Training:
 
         if self._file is None or time.monotonic() - self.saved < SAVED_EVERY:
             return
-        best = None if self.best is None else (self.best.epoch, self.best.scores)
-        content = io.BytesIO()
-        parts = {
-            "parts": [part.state_dict() for part in (self.backbone, self.head, self.optimizer)]
+        state = {
+            "done": self.done,
+            "best": None if self.best is None else (self.best.scores, self.best.epoch),
+            "parts": [part.state_dict() for part in self._parts],
         }
-        torch.save({"done": self.done, "best": best, **parts}, content)
+        content = io.BytesIO()
+        torch.save(state, content)
         write_atomically(self._file, content.getvalue())
         self.saved = time.monotonic()
 
@@ -423,17 +435,11 @@ class _Training:
         if self._file is None or not self._file.is_file():
             return
         state = torch.load(self._file, map_location=self.milestone.device, weights_only=True)
-        for part, held in zip(
-            (self.backbone, self.head, self.optimizer), state["parts"], strict=True
-        ):
+        for part, held in zip(self._parts, state["parts"], strict=True):
             part.load_state_dict(held)
         self.done = state["done"]
         if state["best"] is not None:
-            epoch, scores = state["best"]
-            backbone_rate, head_rate = self.rates
-            self.best = Tuned(
-                scores, head_rate, 0.0, epoch, "best on test", backbone_rate=backbone_rate
-            )
+            self.best = self._tuned(*state["best"], "best on test")
 
 
 def rate_factor(settings: FineTuned, epoch: int) -> float:

@@ -101,6 +101,7 @@ def test_percent_is_defined_for_shares_of_images_only(published: list[Published]
         ("online_knn20_top1", ("knn", 20, True, False)),
         ("knn_top1_max_over_epochs", ("knn", None, False, True)),
         ("linear_top1_last", ("linear", None, False, False)),
+        ("semisup10_top1", ("fine_tuned", None, False, False)),
     ],
 )
 def test_what_a_metrics_name_says(
