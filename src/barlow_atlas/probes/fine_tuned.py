@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import Field, field_validator, model_validator
 
 from barlow_atlas.atomic import write_atomically
+from barlow_atlas.data.catalog import LABEL_LISTS
 from barlow_atlas.errors import AtlasError
 from barlow_atlas.probes.base import Probe
 from barlow_atlas.probes.heads import normal_start, shuffled
@@ -30,7 +31,6 @@ from barlow_atlas.probes.linear import (
     resized_and_cropped,
     with_epoch_rule,
 )
-from barlow_atlas.settings.frozen import NAME
 from barlow_atlas.settings.training import Positive
 
 if TYPE_CHECKING:
@@ -103,11 +103,11 @@ class FineTuned(Probe):
     @field_validator("labels")
     @classmethod
     def _share_or_list(cls, value: float | str) -> float | str:
-        fits = NAME.fullmatch(value) if isinstance(value, str) else 0 < value <= 1
+        fits = value in LABEL_LISTS if isinstance(value, str) else 0 < value <= 1
         if not fits:
             raise ValueError(
-                "expected a share of the labels above 0 and up to 1, or the name of a published "
-                "list, such as 1percent"
+                "expected a share of the labels above 0 and up to 1, or a published list: "
+                f"{', '.join(LABEL_LISTS)}"
             )
         return value
 

@@ -31,7 +31,7 @@ from barlow_atlas.errors import AtlasError
 from barlow_atlas.study.errors import StudyError
 from barlow_atlas.study.models import Resources, Study
 from barlow_atlas.study.paths import DATA, RAW_DATA, REPORTS, RESULTS, manifest_file
-from barlow_atlas.study.sizes import check_sizes
+from barlow_atlas.study.sizes import check_sizes, unlisted
 from barlow_atlas.tools.costs import MEGABYTE
 from barlow_atlas.tools.plan import size
 from barlow_atlas.tools.storage import storage_of
@@ -91,6 +91,7 @@ def checks_of(name: str, study: Study, profile: str | None) -> Iterator[Check]:
     for data_set in study.data_sets():
         yield check_data(data_set, mirrors)
     yield from check_sizes_of(name, study)
+    yield from check_label_lists(study)
     yield from check_taken(name, study)
     yield check_room(name, study)
     asked = study.resources
@@ -286,6 +287,19 @@ def check_sizes_of(name: str, study: Study) -> Iterator[Check]:
     except StudyError as error:
         for line in str(error).splitlines():
             yield Check("missing", "images", line)
+
+
+def check_label_lists(study: Study) -> Iterator[Check]:
+    """Whether published lists of labels that probes ask will be prepared with the images."""
+    for name in unlisted(study):
+        place = study.data.path or "the images' files"
+        yield Check(
+            "missing",
+            "labels",
+            f"{study.data.name} has no list of labels {name}",
+            f"put the published {name}.txt, a file name a line, into {place} before the images are "
+            "prepared; or draw a share: probes.fine_tuned.labels: 0.01",
+        )
 
 
 def check_taken(name: str, study: Study) -> Iterator[Check]:

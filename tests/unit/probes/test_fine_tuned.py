@@ -80,7 +80,7 @@ def test_rates_fall_as_published() -> None:
         scheduler.step()
 
 
-@pytest.mark.parametrize("labels", [0.0, 1.5, -0.1, "1 percent", "../list"])
+@pytest.mark.parametrize("labels", [0.0, 1.5, -0.1, "5percent", "../1percent"])
 def test_labels_are_a_share_or_the_name_of_a_list(labels: float | str) -> None:
     with pytest.raises(ValidationError, match="a share of the labels above 0"):
         FineTuned(labels=labels)
