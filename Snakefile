@@ -21,7 +21,7 @@ from barlow_atlas.data.survey import outdated
 from barlow_atlas.errors import AtlasError, not_allowed
 from barlow_atlas.atlas.published import read_tables
 from barlow_atlas.atlas.studies import claims_of, is_analysed
-from barlow_atlas.study.file import load_studies, load_study, study_file
+from barlow_atlas.study.file import check_taken, load_studies, load_study, study_file
 from barlow_atlas.study.sizes import check_sizes
 
 min_version("9.27")
@@ -50,6 +50,7 @@ try:
         EVERY_STUDY = load_studies(paths.PARAMS, logger.warning)
         for name in STUDIES:
             check_sizes(name, STUDIES[name])
+            check_taken(name, STUDIES[name], EVERY_STUDY)
         CLAIMS = [entry for name in STUDIES for entry in claims_of(name, STUDIES[name])]
         PAPER_TABLES = read_tables(paths.PAPER_TABLES)
 except AtlasError as error:
@@ -101,6 +102,7 @@ localrules:
     all,
     reports,
     prepare_data,
+    take_milestone,
     record,
     collect,
     analyse,

@@ -116,6 +116,7 @@ def _parser() -> tuple[argparse.ArgumentParser, Collection[str]]:
         ("pretrain", pretrain, "--until"),
         ("cool-down", cool_down, "--epoch"),
         ("import-weights", import_weights, "--epoch"),
+        ("take-milestone", take_milestone, "--epoch"),
         ("probe", probe, "--epoch"),
     )
     for name, step, epoch in of_a_milestone:
@@ -126,7 +127,7 @@ def _parser() -> tuple[argparse.ArgumentParser, Collection[str]]:
         else:
             added.add_argument("--run", required=True, help="name of a run, as `runs` lists them")
         added.add_argument(epoch, required=True, type=int, dest="epoch", help="a milestone")
-        if step is not import_weights:
+        if step not in (import_weights, take_milestone):
             device = "such as cpu, cuda or cuda:1 (default: a GPU if any)"
             added.add_argument("--device", help=device)
         if step in (pretrain, cool_down):
@@ -359,6 +360,13 @@ def import_weights(options: argparse.Namespace) -> None:
     import_weights(options.study, _workable(options), options.run, options.epoch, _log)
 
 
+def take_milestone(options: argparse.Namespace) -> None:
+    """Takes a milestone that another study has trained, as it is."""
+    from barlow_atlas.steps.take_milestone import take_milestone
+
+    take_milestone(options.study, _workable(options), options.run, options.epoch)
+
+
 def probe(options: argparse.Namespace) -> None:
     """Runs all probes of a study on one milestone of a run."""
     from barlow_atlas.steps.probe import probe
@@ -374,12 +382,13 @@ def verify_checkpoints(options: argparse.Namespace) -> int:
 
     study = _study(options)
     run = study.run(options.run)
-    links = chain.walk(options.study, run, study.milestones_of(run))
+    name = study.trainer_of(options.study, run)
+    links = chain.walk(name, run, study.milestones_of(run))
     if not links:
-        folder = of_run("checkpoints", options.study, run.name)
+        folder = of_run("checkpoints", name, run.name)
         raise StudyError(
             f"nothing of {run.name} is here. If it was shared, `dvc pull {folder}` brings it; else "
-            f"run the study: `snakemake --profile profiles/local --config study={options.study}`"
+            f"run the study: `snakemake --profile profiles/local --config study={name}`"
         )
     for link in links:
         print(link)

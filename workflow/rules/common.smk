@@ -28,12 +28,14 @@ def labelling_code(step):
 FOREIGN = {run.name for study in STUDIES.values() for run in study.imported()}
 
 
-# Where a study trains seeds together, each group of seeds has a rule of its own.
-ALONE = {study for study in STUDIES if STUDIES[study].seeds_together == 1}
+# What trains nothing takes another study's milestones. Where a study trains seeds together, each
+# group of seeds has a rule of its own.
+TAKING = {study for study in STUDIES if STUDIES[study].milestones_from}
+ALONE = {study for study in STUDIES if STUDIES[study].seeds_together == 1} - TAKING
 TOGETHER = dict.fromkeys(
     (study, tuple(run.seed for run in group))
     for study in STUDIES
-    if study not in ALONE
+    if study not in ALONE | TAKING
     for group in STUDIES[study].groups()
 )
 
@@ -87,6 +89,19 @@ def other_manifests(wildcards):
 def probe_facts(wildcards):
     asked = STUDIES[wildcards.study].probes.asked()
     return [fact for probe in asked for fact in probe.facts()]
+
+
+def theirs(wildcards):
+    """The manifest of a milestone that another study makes, which is here or made by this call."""
+    other = STUDIES[wildcards.study].milestones_from
+    manifest = paths.manifest_file(other, wildcards.run, int(wildcards.epoch))
+    if other not in STUDIES and not manifest.is_file():
+        raise WorkflowError(
+            f"{wildcards.study} takes the milestones of {other}, and {manifest} is not here. If it "
+            f"was shared, `dvc pull {paths.RESULTS / other / 'checkpoints'}` brings it; else run "
+            f"both: --config study={other},{wildcards.study}"
+        )
+    return manifest
 
 
 def foreign_file(wildcards):
@@ -173,7 +188,7 @@ def probe_files(wildcards):
 def training_files(wildcards):
     """The training metrics of a run, and of the branches that are annealed from its milestones."""
     run = RUNS[wildcards.study][wildcards.run]
-    if run.name in FOREIGN:
+    if run.name in FOREIGN or wildcards.study in TAKING:
         return []
     return here(
         paths.training_file(wildcards.study, run.name, epoch, cooled)

@@ -118,6 +118,29 @@ rule cool_down:
         " --epoch {wildcards.epoch} > {log} 2>&1"
 
 
+rule take_milestone:
+    # Another study's, as it is: its manifest names who trained it.
+    input:
+        theirs,
+    output:
+        weights="results/{study}/checkpoints/{run}/epoch_{epoch}.safetensors",
+        manifest="results/{study}/checkpoints/{run}/epoch_{epoch}.json",
+    log:
+        "logs/{study}/take_milestone/{run}/epoch_{epoch}.log",
+    wildcard_constraints:
+        study=one_of(TAKING),
+        run=one_of({run.name for study in TAKING for run in STUDIES[study].trained()}),
+    conda:
+        "../../environment.yml"
+    params:
+        run=identity,
+    message:
+        "Taking {wildcards.run} at epoch {wildcards.epoch} for {wildcards.study}"
+    shell:
+        "python -m barlow_atlas take-milestone --study {wildcards.study}"
+        " --run {wildcards.run} --epoch {wildcards.epoch} > {log} 2>&1"
+
+
 rule import_weights:
     # Foreign weights instead of training; what is imported is probed like all others.
     input:

@@ -286,12 +286,19 @@ def _probe_words(theirs: PublishedProbe | None, variant: str) -> Iterator[str]:
             yield f"k={ours[1]} {ours[2]} (published not stated)"
         elif int(ours[1]) != theirs.k:
             yield f"k={ours[1]} {ours[2]} (published k={theirs.k})"
+    if theirs.labels is not None and not _has_labels(variant, theirs.labels):
+        yield f"labels: {variant.partition(' ')[0]} (published {theirs.labels} %)"
     if theirs.online:
         yield "probed after training (published: along with it)"
     if theirs.best_epoch:
         yield "last epoch (published: best epoch)"
     if theirs.approximate:
         yield "published value approximate"
+
+
+def _has_labels(variant: str, percent: int) -> bool:
+    """Whether a probe was fine-tuned on that share of the labels, drawn or by a published list."""
+    return variant.startswith((f"{percent}% ", f"{percent}percent "))
 
 
 def _origin(number: Published) -> str:
@@ -308,8 +315,9 @@ def matches(
     A method is the same if its published name is its objective's, whatever stands in brackets. A
     number is set beside one line of the study: of those with that objective the one whose set-up
     differs in the fewest points, then the one whose width is nearest (the widest where the source
-    states none). Of the kNN probes it gets the one with its k, or else the study's first.
-    `differs` says what is still different.
+    states none). Of the kNN probes it gets the one with its k, of the fine-tuned ones one with its
+    share of the labels, or else the study's first. `differs` says what is still different. Numbers
+    of a probe that the study does not ask are left out.
 
     Args:
         name: the study's.
@@ -323,9 +331,10 @@ def matches(
     lines = [run for run in study.trained() if run.seed == study.seeds[0]]
     rows = []
     for number in published:
+        probe = number.probe
         same = [run for run in lines if _is_same(number, run)]
-        if same and number.probe is not None:
-            ours = _nearest_line(name, study, number, number.probe, same)
+        if same and probe is not None and _variants(study, probe.probe):
+            ours = _nearest_line(name, study, number, probe, same)
             rows.append(_joined(name, Selector(), number, ours, {name: effects}, {name: study}))
     return _frame(rows, COLUMNS)
 
@@ -345,8 +354,13 @@ def _nearest_line(
     name: str, study: Study, number: Published, probe: PublishedProbe, runs: Sequence[Run]
 ) -> Ours:
     variants = _variants(study, probe.probe)
-    of_k = [variant for variant in variants if variant.startswith(f"k={probe.k} ")]
-    variant = (of_k or variants)[0]
+    of_its_number = [
+        variant
+        for variant in variants
+        if variant.startswith(f"k={probe.k} ")
+        or (probe.labels is not None and _has_labels(variant, probe.labels))
+    ]
+    variant = (of_its_number or variants)[0]
 
     def distance(run: Run) -> tuple[int, float]:
         width = number.embedding_dim

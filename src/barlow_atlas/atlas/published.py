@@ -20,7 +20,7 @@ from barlow_atlas.errors import AtlasError
 from barlow_atlas.settings.frozen import Frozen
 from barlow_atlas.settings.training import Positive
 
-Probe = Literal["knn", "linear"]
+Probe = Literal["knn", "linear", "fine_tuned"]
 WEIGHTS = ("lambda_bt", "lambda_reg")
 """Weights of an objective that published numbers are compared in."""
 DATA_SETS = {
@@ -34,7 +34,10 @@ DATA_SETS = {
 
 # Units that are shares of images -> the power of ten that makes them percent.
 _PERCENT = {"fraction": 2, "%": 0, "% (about)": 0, "% (about; all d)": 0}
-_METRIC = re.compile(r"(?P<online>online_)?(?P<probe>knn|linear)(?P<k>\d+)?_top1(?P<rest>_\w+)?")
+_METRIC = re.compile(
+    r"(?P<online>online_)?(?P<probe>knn|linear|semisup)(?P<number>\d+)?_top1(?P<rest>_\w+)?"
+)
+_PROBES: dict[str, Probe] = {"knn": "knn", "linear": "linear", "semisup": "fine_tuned"}
 _SELECTABLE = (
     *("paper", "table", "method", "dataset", "backbone"),
     *("embedding_dim", "pretrain_epochs", "metric"),
@@ -75,9 +78,11 @@ class Published(Frozen):
         name = _METRIC.fullmatch(self.metric)
         if name is None or self.percent is None:
             return None
+        number = int(name["number"]) if name["number"] else None
         return PublishedProbe(
-            probe="knn" if name["probe"] == "knn" else "linear",
-            k=int(name["k"]) if name["k"] else None,
+            probe=_PROBES[name["probe"]],
+            k=number if name["probe"] == "knn" else None,
+            labels=number if name["probe"] == "semisup" else None,
             online=bool(name["online"]),
             best_epoch=name["rest"] in ("_best", "_max_over_epochs"),
             approximate=name["rest"] == "_approx" or self.unit.startswith("% (about"),
@@ -89,6 +94,7 @@ class PublishedProbe(Frozen):
 
     probe: Probe
     k: int | None
+    labels: int | None = Field(None, description="of fine-tuning, percent of the training labels")
     online: bool = Field(description="trained along with the network, not after it")
     best_epoch: bool = Field(description="the best epoch's accuracy, not the last one's")
     approximate: bool

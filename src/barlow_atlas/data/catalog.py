@@ -38,6 +38,9 @@ Md5 = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
 # The seed of every split that is drawn here. It belongs to the data and not to a run: all runs on
 # a data set share one hold-out. Changing it makes all stored results incomparable with new ones.
 SPLIT_SEED = 2312
+LABEL_LISTS = ("1percent", "10percent")
+"""SimCLR's lists of the training images whose labels semi-supervised evaluation may use: names of
+files, one a line, in `1percent.txt` and so on beside the class folders or archives."""
 # Names that would collide with other folders below results/data, or that escape from it.
 _RESERVED = ("raw",)
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")

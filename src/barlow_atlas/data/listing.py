@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, NamedTuple
 
-from barlow_atlas.data.catalog import DataSet, Part
+from barlow_atlas.data.catalog import LABEL_LISTS, DataSet, Part
 from barlow_atlas.data.errors import DataError
 from barlow_atlas.data.survey import (
     Survey,
@@ -25,9 +25,6 @@ from barlow_atlas.data.survey import (
 DEVKIT = "ILSVRC2012_devkit_t12"
 TRUTH = f"{DEVKIT}/data/ILSVRC2012_validation_ground_truth.txt"
 META = f"{DEVKIT}/data/meta.mat"
-LISTS = ("1percent.txt", "10percent.txt")
-"""SimCLR's lists of the training images whose labels semi-supervised evaluation may use: names of
-files, one a line, beside the class folders or archives."""
 
 
 class Entry(NamedTuple):
@@ -213,25 +210,25 @@ def _truth(devkit: Path) -> list[str]:
 
 
 def label_lists(listing: Listing) -> dict[str, list[int]]:
-    """For each of `LISTS` that is there: which training entries it names, rising.
+    """For each of `LABEL_LISTS` that is there: which training entries it names, rising.
 
     Raises:
         DataError: it names an image that is not there.
     """
     found = {}
-    for name in LISTS:
-        path = listing.place / name
+    for name in LABEL_LISTS:
+        path = listing.place / f"{name}.txt"
         if not path.is_file():
             continue
         number_of = {
             each.name.rpartition("/")[2]: k for k, each in enumerate(listing.entries["train"])
         }
         named = path.read_text().split()
-        missing = Counter(named) - Counter(number_of)
+        missing = Counter(named) - Counter(number_of.keys())
         if missing:
             raise DataError(
                 f"{path} names {some(sorted(missing))}, which are no training images (or are named "
                 "twice). Replace it by the published list, or remove it."
             )
-        found[path.stem] = sorted(number_of[each] for each in named)
+        found[name] = sorted(number_of[each] for each in named)
     return found

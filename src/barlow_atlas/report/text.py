@@ -26,7 +26,8 @@ def probe_order(probe: object) -> tuple[int, str]:
 
 def probe_words(probe: str, variant: str) -> str:
     """A probe's name in a sentence, such as "linear probe (standard)"."""
-    return f"{'kNN' if probe == 'knn' else f'{probe} probe'} ({variant})"
+    known = {"knn": "kNN", "fine_tuned": "fine-tuning"}
+    return f"{known.get(probe, f'{probe} probe')} ({variant})"
 
 
 def duration(seconds: float) -> str:

@@ -48,6 +48,7 @@ from barlow_atlas.study.models import ForeignRun, Run, Study
 from barlow_atlas.study.paths import (
     COOLED,
     DATA,
+    manifest_file,
     milestone_path,
     of_run,
     probe_file,
@@ -199,7 +200,10 @@ def _adopt(
 def _changes(
     name: str, study: Study, records: Mapping[str, Record]
 ) -> dict[str, tuple[Change, ...]]:
-    """For each run with results of other code than today's, that code."""
+    """For each run with results of other code than today's, that code.
+
+    What another study trained is its own to prove.
+    """
     found = {}
     for run in study.runs():
         training = "import_weights" if isinstance(run, ForeignRun) else run.settings.objective
@@ -215,6 +219,7 @@ def _changes(
                 ("probing", content["probed"]["sources_sha256"], probing_code(study)),
             )
             if standing(name, old) != standing(name, new)
+            and not (study.milestones_from and code.startswith("training"))
         }
         if changes:
             found[run.name] = tuple(sorted(changes))
@@ -238,7 +243,7 @@ def candidates(
                 content["probed"]["sources_sha256"],
             }
             met = tuple(change for change in changes[run.name] if change.old in made_of)
-            if isinstance(run, ForeignRun):
+            if isinstance(run, ForeignRun) or study.milestones_from:
                 found.append(Candidate(run, epoch, epoch, met))
             elif epoch:
                 found.append(Candidate(run, epoch, _start(name, study, run, epoch), met))
@@ -306,6 +311,9 @@ def _make(name: str, study: Study, candidate: Candidate, folder: Path, device: s
     if isinstance(run, ForeignRun):
         import_weights(name, study, run.name, epoch, lambda _: None, checkpoints)
         checkpoint = milestone_path(checkpoints, epoch, ".json")
+        return Made(asked(name, study, run, epoch, checkpoint, device), {}, checkpoint)
+    if study.milestones_from:
+        checkpoint = manifest_file(name, run.name, epoch)
         return Made(asked(name, study, run, epoch, checkpoint, device), {}, checkpoint)
     data = DATA / run.data.name
     images = pretraining_images(run, load(data))

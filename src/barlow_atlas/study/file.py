@@ -4,7 +4,7 @@ import difflib
 import functools
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, get_args
@@ -95,6 +95,41 @@ def load_studies(params: Path, warn: Callable[[str], None]) -> dict[str, Study]:
             others = f" (and {len(more)} more faults)" if more else ""
             warn(f"{first}{others}. This study is left out of what is compared")
     return studies
+
+
+def check_taken(name: str, study: Study, studies: Mapping[str, Study]) -> None:
+    """Refuses milestones of another study that does not make them.
+
+    Args:
+        studies: all that can be read, by name.
+
+    Raises:
+        StudyError: there is no such study, it takes its own elsewhere, it does not train one of
+            these runs, or has not one of these milestones.
+    """
+    other = study.milestones_from
+    if other is None:
+        return
+    if other not in studies:
+        raise StudyError(f"{name}: {not_allowed('study in milestones_from', other, list(studies))}")
+    theirs = studies[other]
+    if theirs.milestones_from:
+        raise StudyError(
+            f"{name}: milestones_from names {other}, which takes them from "
+            f"{theirs.milestones_from} itself: name that study"
+        )
+    trained = {run.name: run for run in theirs.trained()}
+    for run in study.trained():
+        if trained.get(run.name) != run:
+            raise StudyError(
+                f"{name}: milestones_from names {other}, which does not train {run.name} with "
+                "these parameters: build on it by `base`, and change no key of its runs"
+            )
+        missing = set(study.milestones_of(run)) - set(theirs.milestones_of(trained[run.name]))
+        if missing:
+            raise StudyError(
+                f"{name}: {other} has no milestone {min(missing)}: it has {list(theirs.milestones)}"
+            )
 
 
 def files_of(path: Path) -> list[Path]:

@@ -376,6 +376,12 @@ class Study(Frozen):
         "GPU, or that take less time than a job's start",
     )
     resources: JobResources
+    milestones_from: str | None = Field(
+        None,
+        exclude_if=lambda name: name is None,
+        description="another study that trains these very runs: its milestones are taken, and "
+        "nothing is trained",
+    )
     data_mirrors: Annotated[tuple[str, ...], Field(strict=False)] = Field(
         (), description="folders or URLs that hold the data set's official files"
     )
@@ -406,6 +412,11 @@ class Study(Frozen):
         twice = sorted(set(self.methods) & set(self.foreign))
         if twice:
             raise ValueError(f"{twice[0]!r} names a method and foreign weights: rename one")
+        if self.milestones_from and any(run.cooldown_epochs for run in self.trained()):
+            raise ValueError(
+                "milestones_from: under the schedule trunk milestones are annealed in branches, "
+                "which cannot be taken; ask the other study's probes there"
+            )
         for name in self.overrides:
             if name not in self.methods:
                 raise not_allowed("method in overrides", name, list(self.methods))
@@ -507,6 +518,10 @@ class Study(Frozen):
         if isinstance(run, ForeignRun):
             return tuple(sorted(self.foreign[run.method].files))
         return tuple(m for m in self.milestones if run.epochs is None or m <= run.epochs)
+
+    def trainer_of(self, name: str, run: Run | ForeignRun) -> str:
+        """Which study makes a run's milestones: this one, called `name`, or whose it takes."""
+        return self.milestones_from or name if isinstance(run, Run) else name
 
     def parent(self, epoch: int) -> int | None:
         """The milestone before `epoch`, None for the first; raises StudyError if it is none."""

@@ -7,15 +7,20 @@ import operator
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
 from barlow_atlas.data.catalog import Counts, DataSet
 from barlow_atlas.errors import AtlasError
+from barlow_atlas.probes.fine_tuned import FineTuned
 from barlow_atlas.probes.knn import KNN
 from barlow_atlas.study.errors import StudyError
 from barlow_atlas.study.models import ForeignRun, Run, Study
 from barlow_atlas.study.paths import DATA
+
+if TYPE_CHECKING:
+    from barlow_atlas.data.prepared import Manifest
 
 LABEL_BYTES = 8
 SIGNALS_NEED = 2
@@ -121,15 +126,19 @@ def _balanced(images: int, classes: int) -> tuple[int, ...]:
     return tuple(each + (label < more) for label in range(classes))
 
 
-def _prepared(file: Path) -> Counted:
+def _manifest(file: Path) -> "Manifest":
     from barlow_atlas.data.prepared import Manifest
 
     try:
-        manifest = Manifest.model_validate_json(file.read_bytes())
+        return Manifest.model_validate_json(file.read_bytes())
     except ValidationError as error:
         raise UnknownImages(
             f"{file} is damaged: remove {file.parent}, or `dvc checkout` it"
         ) from error
+
+
+def _prepared(file: Path) -> Counted:
+    manifest = _manifest(file)
     held_out = manifest.validation.per_class
     return Counted(
         Counts(
@@ -155,6 +164,12 @@ def check_sizes(name: str, study: Study) -> None:
     except UnknownImages:
         return
     faults = dict.fromkeys(fault for run in study.runs() for fault in _faults(study, run, known))
+    if (DATA / own.name / "manifest.json").is_file():
+        faults |= dict.fromkeys(
+            f"probes.fine_tuned.labels = {name}: {own.name} was prepared without this list: put "
+            f"{name}.txt beside the images' files, remove {DATA / own.name} and prepare it again"
+            for name in unlisted(study)
+        )
     if faults:
         raise StudyError("\n".join(f"{name}: {fault}" for fault in faults))
 
@@ -190,6 +205,21 @@ def _faults(study: Study, run: Run | ForeignRun, known: Counted) -> Iterator[str
             f"needs {SIGNALS_NEED} and one of each: add images and prepare them again, or take "
             "`protocol: reference`"
         )
+
+
+def unlisted(study: Study) -> tuple[str, ...]:
+    """The published lists of labels that probes ask and that the study's images come without.
+
+    As the prepared images have them, else as lie beside the files that they will be made from.
+    """
+    asked = (probe.labels for probe in study.probes.asked() if isinstance(probe, FineTuned))
+    wanted = dict.fromkeys(labels for labels in asked if isinstance(labels, str))
+    prepared = DATA / study.data.name / "manifest.json"
+    if prepared.is_file():
+        there = set(_manifest(prepared).files)
+        return tuple(name for name in wanted if f"labelled_{name}.npy" not in there)
+    beside = Path(study.data.path or "").expanduser()
+    return tuple(name for name in wanted if not (beside / f"{name}.txt").is_file())
 
 
 def needed(per_class: tuple[int, ...]) -> int:

@@ -30,8 +30,8 @@ from barlow_atlas.data.survey import archives_in, outdated, read_sources, skippe
 from barlow_atlas.errors import AtlasError
 from barlow_atlas.study.errors import StudyError
 from barlow_atlas.study.models import Resources, Study
-from barlow_atlas.study.paths import DATA, RAW_DATA, REPORTS, RESULTS
-from barlow_atlas.study.sizes import check_sizes
+from barlow_atlas.study.paths import DATA, RAW_DATA, REPORTS, RESULTS, manifest_file
+from barlow_atlas.study.sizes import check_sizes, unlisted
 from barlow_atlas.tools.costs import MEGABYTE
 from barlow_atlas.tools.plan import size
 from barlow_atlas.tools.storage import storage_of
@@ -110,6 +110,8 @@ def checks_of(name: str, study: Study, profile: str | None) -> Iterator[Check]:
     for data_set in study.data_sets():
         yield check_data(data_set, mirrors)
     yield from check_sizes_of(name, study)
+    yield from check_label_lists(study)
+    yield from check_taken(name, study)
     yield check_room(name, study)
     asked = study.resources
     if slurm:
@@ -304,6 +306,43 @@ def check_sizes_of(name: str, study: Study) -> Iterator[Check]:
     except StudyError as error:
         for line in str(error).splitlines():
             yield Check("missing", "images", line)
+
+
+def check_label_lists(study: Study) -> Iterator[Check]:
+    """Whether published lists of labels that probes ask will be prepared with the images."""
+    for name in unlisted(study):
+        place = study.data.path or "the images' files"
+        yield Check(
+            "missing",
+            "labels",
+            f"{study.data.name} has no list of labels {name}",
+            f"put the published {name}.txt, a file name a line, into {place} before the images are "
+            "prepared; or draw a share: probes.fine_tuned.labels: 0.01",
+        )
+
+
+def check_taken(name: str, study: Study) -> Iterator[Check]:
+    """Whether the milestones are here that a study takes from another."""
+    other = study.milestones_from
+    if other is None:
+        return
+    wanted = [
+        manifest_file(other, run.name, epoch)
+        for run in study.trained()
+        for epoch in study.milestones_of(run)
+    ]
+    here = sum(file.is_file() and file.with_suffix(".safetensors").is_file() for file in wanted)
+    told = f"{here} of {len(wanted)} milestones of {other} are here"
+    if here == len(wanted):
+        yield Check("ok", "weights", told)
+        return
+    yield Check(
+        "missing",
+        "weights",
+        told,
+        f"`dvc pull {RESULTS / other / 'checkpoints'}` where they were shared, else run both: "
+        f"--config study={other},{name}",
+    )
 
 
 def check_class_folders(data_set: DataSet, place: Path) -> Check:

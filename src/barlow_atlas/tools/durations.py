@@ -50,7 +50,9 @@ def shape_of(study: Study, job: Job) -> Shape | None:
     """Of the steps or probes of a job; None where there are none."""
     if job.rule == "probe" and job.run is not None:
         return probes_shape(study, job.run)
-    return step_shape(job.run) if isinstance(job.run, Run) else None
+    if job.rule == "take_milestone" or not isinstance(job.run, Run):
+        return None
+    return step_shape(job.run)
 
 
 def steps_of(study: Study, job: Job) -> int:

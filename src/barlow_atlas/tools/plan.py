@@ -21,7 +21,15 @@ from barlow_atlas.tools.durations import (
     wall_seconds,
 )
 from barlow_atlas.tools.storage import memory_mb, storage_of
-from barlow_atlas.workflow.jobs import Job, jobs_of, stale_milestones, submissions, targets, to_run
+from barlow_atlas.workflow.jobs import (
+    MILESTONES,
+    Job,
+    jobs_of,
+    stale_milestones,
+    submissions,
+    targets,
+    to_run,
+)
 
 
 def describe(name: str, study: Study, at_once: int) -> Iterator[str]:
@@ -171,7 +179,7 @@ def _storage_told(study: Study, jobs: Sequence[Job], at_once: int) -> Iterator[s
 
 def _stale_told(stale: dict[Path, str], jobs: Sequence[Job], running: set[Path]) -> Iterator[str]:
     """Which milestones that are here are made again, run by run."""
-    here = [job for job in jobs if job.rule in ("pretrain", "cool_down", "import_weights")]
+    here = [job for job in jobs if job.rule in MILESTONES]
     again: dict[str, list[Job]] = defaultdict(list)
     for job in here:
         if job.file in running and job.file.is_file() and job.run:

@@ -43,8 +43,9 @@ def storage_of(study: Study, jobs: Sequence[Job], at_once: int) -> Storage:
         milestones = len(study.milestones_of(run))
         branches = milestones - 1 if run.cooldown_epochs else 0
         weights += (milestones + branches) * one.weights
-        states += one.state * (milestones if branches else min(SAVED_STATES, milestones))
-        largest = max(largest, one.state)
+        if study.milestones_from is None:
+            states += one.state * (milestones if branches else min(SAVED_STATES, milestones))
+            largest = max(largest, one.state)
     for job in jobs:
         if job.rule == "import_weights" and job.file.with_suffix(".safetensors").is_file():
             weights += job.file.with_suffix(".safetensors").stat().st_size

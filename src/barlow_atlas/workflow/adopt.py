@@ -24,7 +24,7 @@ from barlow_atlas.errors import AtlasError
 from barlow_atlas.store.adoptions import standing
 from barlow_atlas.study.models import Study
 from barlow_atlas.workflow import dvc_stages
-from barlow_atlas.workflow.jobs import Job, jobs_of, read_json, stale_milestones
+from barlow_atlas.workflow.jobs import MILESTONES, Job, jobs_of, read_json, stale_milestones
 from barlow_atlas.workflow.private import SnakemakeRecords
 from barlow_atlas.workflow.sources import probing_code
 
@@ -51,7 +51,7 @@ def adopt(name: str, study: Study, say: Callable[[str], None]) -> None:
     unknown = {job.file for job in here if not _knows(records, job)}
     for job in foul:
         # A milestone says itself what it is; of another file the record may know better.
-        if job.file in unknown or job.rule in _MILESTONES:
+        if job.file in unknown or job.rule in MILESTONES:
             records.forget(job.file)
             os.utime(job.file, LONG_AGO)
     new = sound & unknown
@@ -73,8 +73,7 @@ def adopt(name: str, study: Study, say: Callable[[str], None]) -> None:
             )
 
 
-_MILESTONES = ("pretrain", "cool_down", "import_weights")
-JUDGED = (*_MILESTONES, "prepare_data", "probe")
+JUDGED = (*MILESTONES, "prepare_data", "probe")
 """Rules whose files may take long to make."""
 
 
@@ -135,7 +134,7 @@ def _holds(job: Job, name: str, study: Study, stale: dict[Path, str]) -> bool | 
 
     None of images if DVC has recorded nothing, since only DVC could tell.
     """
-    if job.rule in _MILESTONES:
+    if job.rule in MILESTONES:
         return job.file not in stale and _is_intact(job.file)
     if job.rule == "prepare_data":
         changed = dvc_stages.changes(f"data/{job.file.parent.name}")

@@ -103,8 +103,10 @@ def _data_stage(study: str, dataset: str, asked: Study, file: Path) -> dict[str,
 
 def _study_stage(name: str, study: Study, read: list[Path]) -> dict[str, Any]:
     results = f"results/{name}"
+    taken = study.milestones_from
+    methods = [] if taken else [type(method) for method in study.methods.values()]
     files = {
-        *sources.watched("pretrain", [type(method) for method in study.methods.values()]),
+        *(sources.watched("pretrain", methods) if methods else ()),
         *(sources.watched("import_weights") if study.foreign else ()),
         *behind_training(study),
         *RESOLVE_RUNS,
@@ -114,7 +116,12 @@ def _study_stage(name: str, study: Study, read: list[Path]) -> dict[str, Any]:
     told = [str(path) for path in (CLAIMS, PUBLISHED, PAPER_TABLES)]
     return {
         "cmd": _commands(name, "all"),
-        "deps": [*(f"results/data/{d.name}" for d in study.data_sets()), *told, *relative(files)],
+        "deps": [
+            *(f"results/data/{d.name}" for d in study.data_sets()),
+            *([f"results/{taken}/checkpoints"] if taken else ()),
+            *told,
+            *relative(files),
+        ],
         "params": [{str(path): None} for path in read],
         "outs": [
             {f"{results}/checkpoints": {"persist": True}},

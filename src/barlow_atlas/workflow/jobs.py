@@ -29,6 +29,9 @@ from barlow_atlas.study.paths import (
 )
 from barlow_atlas.workflow.sources import training_code
 
+MILESTONES = ("pretrain", "cool_down", "import_weights", "take_milestone")
+"""Rules that make what is probed."""
+
 
 @dataclass(frozen=True)
 class Job:
@@ -94,6 +97,9 @@ def _chain(name: str, study: Study, run: Run | ForeignRun, data: Path) -> Iterat
         file = milestone_path(folder, epoch, ".json")
         if isinstance(run, ForeignRun):
             yield Job("import_weights", file, (data,), run, epoch)
+            continue
+        if study.milestones_from:
+            yield Job("take_milestone", file, (), run, epoch)
             continue
         parent, after = before or (0, data)
         last = epoch == study.milestones_of(run)[-1]
@@ -179,9 +185,10 @@ def stale_milestones(name: str, jobs: Sequence[Job]) -> dict[Path, str]:
 
     Those that follow from them are left out: `to_run` finds them.
     """
-    training = ("pretrain", "cool_down", "import_weights")
     manifests = {
-        job.file: read_json(job.file) for job in jobs if job.rule in training and job.file.is_file()
+        job.file: read_json(job.file)
+        for job in jobs
+        if job.rule in MILESTONES and job.file.is_file()
     }
     lineages = {content.get("lineage"): file for file, content in manifests.items()}
     data = next(job.file for job in jobs if job.rule == "prepare_data")
@@ -192,7 +199,8 @@ def stale_milestones(name: str, jobs: Sequence[Job]) -> dict[Path, str]:
         if job.file not in manifests or job.run is None:
             continue
         content, run = manifests[job.file], job.run
-        made_by = standing(name, content.get("sources_sha256", ""))
+        trainer = content.get("study", name)
+        made_by = standing(trainer, content.get("sources_sha256", ""))
         described.setdefault(run.name, run.model_dump(mode="json"))
         changed = sorted(
             key
@@ -203,7 +211,7 @@ def stale_milestones(name: str, jobs: Sequence[Job]) -> dict[Path, str]:
         trained_from = lineages.get(content.get("parent"))
         if changed:
             found[job.file] = f"other parameters: {', '.join(changed)}"
-        elif made_by != standing(name, training_code(run)):
+        elif made_by != standing(trainer, training_code(run)):
             found[job.file] = "other code"
         elif data_sha256 and content.get("data_sha256") != data_sha256:
             found[job.file] = "other data"

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from barlow_atlas.atlas.beside import COLUMNS, NOT_YET_RUN, beside, matches
+from barlow_atlas.atlas.beside import COLUMNS, NOT_YET_RUN, beside, matches, what_differs
 from barlow_atlas.atlas.published import (
     WEIGHTS,
     Ours,
@@ -101,6 +101,7 @@ def test_percent_is_defined_for_shares_of_images_only(published: list[Published]
         ("online_knn20_top1", ("knn", 20, True, False)),
         ("knn_top1_max_over_epochs", ("knn", None, False, True)),
         ("linear_top1_last", ("linear", None, False, False)),
+        ("semisup10_top1", ("fine_tuned", None, False, False)),
     ],
 )
 def test_what_a_metrics_name_says(
@@ -363,6 +364,24 @@ def test_a_published_number_meets_the_line_that_is_most_like_it(
     assert lines["differs"].tolist()[1:] == [("clean protocol",)] * 5
     places = ["paper", "paper_table", "method", "metric", "dataset", "source", "published"]
     assert not rows.duplicated(places).any()
+
+
+def test_fine_tuning_meets_numbers_of_its_share_of_the_labels(
+    published: list[Published], studies: dict[str, Study]
+) -> None:
+    name = "semi-supervised/imagenet"
+    rows = matches(name, studies[name], effects(), published)
+    assert set(rows["metric"]) == {"semisup1_top1", "semisup10_top1"}
+    for row in rows.to_dict("records"):
+        share = "1percent" if row["metric"] == "semisup1_top1" else "10percent"
+        assert row["variant"] == f"{share} bt-code"
+        assert not any("labels" in words for words in row["differs"])
+    theirs = find(
+        Selector(table="Table 2", method="Barlow Twins", metric="semisup1_top1"), published
+    )
+    study = studies["semi-supervised/cifar10"]
+    told = what_differs(theirs, study, study.trained()[0], "10% standard, labels by seed")
+    assert "labels: 10% (published 1 %)" in told
 
 
 def test_nothing_is_published_on_the_demos_images(

@@ -210,6 +210,16 @@ def test_published_lists_of_labels_lie_beside_the_images(folders: Path, tmp_path
         prepared(folders, tmp_path / "again", unreadable="skip")
 
 
+def test_the_first_image_may_be_listed_and_none_twice(folders: Path, tmp_path: Path) -> None:
+    first, *_, last = sorted(path.name for path in (folders / "train").rglob("*.JPEG"))
+    (folders / "1percent.txt").write_text(f"{first}\n{last}\n")
+    found = load(prepared(folders, tmp_path / "out"))
+    assert found.label_lists["1percent"].tolist() == [0, 17]
+    (folders / "1percent.txt").write_text(f"{last}\n{last}\n")
+    with pytest.raises(DataError, match=rf"names {last}.* named twice"):
+        prepared(folders, tmp_path / "again")
+
+
 class _Ended(Exception):
     pass
 

@@ -7,11 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from barlow_atlas.atlas.records import Record
 from barlow_atlas.probes.packing import pack, pack_correlations
+from barlow_atlas.steps import prove
 from barlow_atlas.steps.prove import Candidate, Change, Made, compare, draw
 from barlow_atlas.store.adoptions import AdoptionError
 from barlow_atlas.study.file import load_study
 from barlow_atlas.study.models import Study
+from barlow_atlas.study.paths import manifest_file
 
 TRAINING = {
     name: Change(f"training {name}", f"old {name}", f"new {name}") for name in ("bt", "mix")
@@ -66,6 +69,23 @@ def test_code_that_nothing_here_was_trained_by_is_refused(study: Study) -> None:
     only = [each for each in found(study) if each.run.method == "bt"]
     with pytest.raises(AdoptionError, match="training mix: train it, or adopt with --accept"):
         draw(only, CHANGES, 4)
+
+
+def test_of_taken_milestones_the_probing_is_proven_alone(
+    study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taking = study.model_copy(update={"milestones_from": "demo"})
+    run, *_ = taking.trained()
+    told = {"checkpoint": {"sources_sha256": "old bt"}, "probed": {"sources_sha256": "old probes"}}
+    records = {each.name: Record({}) for each in taking.runs()}
+    records[run.name] = Record({}, milestones={0: told, 5: told})
+    changes = prove._changes("mine", taking, records)
+    assert [change.code for change in changes[run.name]] == ["probing"]
+    (first, later) = prove.candidates("mine", taking, records, changes)
+    assert [(each.epoch, each.trained_from) for each in (first, later)] == [(0, 0), (5, 5)]
+    monkeypatch.setattr(prove, "asked", lambda *given: {"asked of": given[4]})
+    again = prove._make("mine", taking, later, Path("nowhere"), None)
+    assert again.content == {"asked of": manifest_file("mine", run.name, 5)}
 
 
 ANSWERS = np.array([True, False] * 50)

@@ -1,10 +1,12 @@
 """Sizes that cannot work with the images there are, refused before any job."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from photographs import class_folders
 from small_data import write_image
 
 from barlow_atlas.data.choice import Protocol
@@ -16,7 +18,15 @@ from barlow_atlas.study.errors import StudyError
 from barlow_atlas.study.file import load_study
 from barlow_atlas.study.models import Study
 from barlow_atlas.study.paths import DATA
-from barlow_atlas.study.sizes import UnknownImages, check_sizes, data_bytes, needed, sizes_of
+from barlow_atlas.study.sizes import (
+    UnknownImages,
+    check_sizes,
+    data_bytes,
+    needed,
+    sizes_of,
+    unlisted,
+)
+from barlow_atlas.tools.doctor import check_label_lists
 
 DEMO = load_study(Path("params/demo.yaml"))
 KNN = {"knn": [{"k": 5, "temperature": None}]}
@@ -139,3 +149,27 @@ def test_originals_take_the_room_of_their_files(tmp_path: Path) -> None:
     prepare_data("own", study, None, lambda line: None)
     assert data_bytes(study) == sum(file.stat().st_size for file in (DATA / "own").iterdir())
     assert sizes_of(study, study.trained()[0]).stored_size is None
+
+
+def of_photographs(place: Path) -> Study:
+    """Asks for a published list of labels of one's own photographs."""
+    data = {"name": "mine", "path": str(place), "stored": "original"}
+    return demo(data=data, batch_size=2, probes={"fine_tuned": {"labels": "1percent"}})
+
+
+def test_a_list_of_labels_must_be_there(tmp_path: Path) -> None:
+    place = class_folders(tmp_path / "images", train=20, val=4)
+    study = of_photographs(place)
+    assert unlisted(study) == ("1percent",)
+    (check,) = check_label_lists(study)
+    assert check.level == "missing"
+    assert f"1percent.txt, a file name a line, into {place}" in check.remedy
+    check_sizes("mine", study)  # images that are not prepared may still get it
+    with pytest.raises(StudyError, match=r"labels = 1percent: mine was prepared without this list"):
+        prepare_data("mine", study, None, lambda line: None)
+    # What the message says helps.
+    (place / "1percent.txt").write_text("n01440764_0.JPEG\nn02102040_0.JPEG\nn03000684_0.JPEG\n")
+    shutil.rmtree(DATA / "mine")
+    assert unlisted(study) == ()
+    prepare_data("mine", study, None, lambda line: None)
+    assert list(check_label_lists(study)) == []

@@ -39,7 +39,12 @@ BAR = 0.62
 """Inches that a colour bar takes."""
 TIMES = "\N{MULTIPLICATION SIGN}"
 RHO = "\N{GREEK SMALL LETTER RHO}"
-PROBE_TITLES = {"knn": "kNN", "linear": "Linear probe", "transfer": "Transfer"}
+PROBE_TITLES = {
+    "knn": "kNN",
+    "linear": "Linear probe",
+    "transfer": "Transfer",
+    "fine_tuned": "Fine-tuning",
+}
 
 
 @dataclass(frozen=True)

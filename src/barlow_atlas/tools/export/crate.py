@@ -356,6 +356,8 @@ def _action(
     ]
     trained = isinstance(run, Run)
     step = "pretrain --until" if trained else "import-weights --epoch"
+    if trained and stored.study.milestones_from:
+        step = "take-milestone --epoch"
     return _add(
         crate,
         f"#{run.name}",

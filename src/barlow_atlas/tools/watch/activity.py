@@ -40,6 +40,7 @@ VERBS = {
     "pretrain": "Training",
     "cool_down": "Cooling down",
     "import_weights": "Importing",
+    "take_milestone": "Taking",
     "probe": "Probing",
 }
 

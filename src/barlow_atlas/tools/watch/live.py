@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from barlow_atlas.atlas.claims import Entry
     from barlow_atlas.report.page import StudyView
 
-MEANS = ("prepare_data", "pretrain", "cool_down", "import_weights", "collect")
+MEANS = ("prepare_data", "pretrain", "cool_down", "import_weights", "take_milestone", "collect")
 """Rules whose files are means to an end: a clone may do without them and be finished."""
 SECONDS_BETWEEN_QUESTIONS = 60.0
 Stamp = tuple[int, int]
