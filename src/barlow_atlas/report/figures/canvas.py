@@ -39,7 +39,14 @@ BAR = 0.62
 """Inches that a colour bar takes."""
 TIMES = "\N{MULTIPLICATION SIGN}"
 RHO = "\N{GREEK SMALL LETTER RHO}"
-PROBE_TITLES = {"knn": "kNN", "linear": "Linear probe", "transfer": "Transfer"}
+PROBE_TITLES = {
+    "knn": "kNN",
+    "linear": "Linear probe",
+    "transfer": "Transfer",
+    "svm": "SVM",
+}
+ON_OTHER_DATA = ("transfer", "svm")
+"""Probes that are asked of other images than those of pre-training; their variants name them."""
 
 
 @dataclass(frozen=True)
@@ -197,7 +204,7 @@ def sign(look: Look) -> dict[str, Any]:
 def probe_name(probe: str, variant: str) -> str:
     """A short name of a probe, for a panel's title."""
     known = PROBE_TITLES.get(probe, probe)
-    return clean(f"{known} to {variant}" if probe == "transfer" else known)
+    return clean(f"{known} to {variant}" if probe in ON_OTHER_DATA else known)
 
 
 def number_of(counts: Sequence[int], what: str) -> str:
