@@ -61,7 +61,7 @@ def voc_objects(content: bytes, what: str) -> Objects:
     """
     try:
         told = ElementTree.fromstring(content)
-        size = {side: int(_text(told, f"size/{side}")) for side in ("height", "width")}
+        height, width = (int(_text(told, f"size/{side}")) for side in ("height", "width"))
         objects = told.findall("object")
         names = [_text(each, "name") for each in objects]
         # Some of VOC 2012's are no whole numbers.
@@ -80,7 +80,8 @@ def voc_objects(content: bytes, what: str) -> Objects:
     # Inclusive and counted from 1, as they are.
     array = np.array(boxes, dtype=np.float64).reshape(-1, 4) - [1, 1, 0, 0]
     return Objects(
-        **size,
+        height=height,
+        width=width,
         boxes=array,
         labels=np.array([VOC_CLASSES.index(name) for name in names], dtype=np.int64),
         difficult=np.array([each.findtext("difficult") == "1" for each in objects], dtype=bool),

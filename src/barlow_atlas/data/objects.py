@@ -46,6 +46,23 @@ class Objects:
         return len(self.labels)
 
 
+@dataclass(frozen=True)
+class Found:
+    """The n detections in an image.
+
+    Attributes:
+        boxes: (n, 4), left, upper, right, lower, in coordinates as those of `Objects`.
+        labels: classes from 0, (n,).
+        scores: (n,).
+        masks: bool (n, height, width); None of a detector without masks.
+    """
+
+    boxes: Boxes
+    labels: Index
+    scores: NDArray[np.float64]
+    masks: Flags | None = None
+
+
 def presence(images: Sequence[Objects], classes: int) -> Index:
     """Which classes are in each image, (images, classes): `PRESENT`, `UNCERTAIN` or `ABSENT`.
 

@@ -265,7 +265,8 @@ def rarest_class(labels: Index) -> Index:
     if labels.ndim == 1:
         return labels
     present = labels == PRESENT
-    return np.where(present, present.sum(axis=0), len(labels) + 1).argmin(axis=1).astype(np.int64)
+    rarest: Index = np.where(present, present.sum(axis=0), len(labels) + 1).argmin(axis=1)
+    return rarest
 
 
 def _describe(

@@ -12,13 +12,12 @@ Sources: M. Everingham et al., IJCV 88 (2010), section 4.2, and the development 
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from barlow_atlas.data.objects import PRESENT, UNCERTAIN, Boxes, Objects
+from barlow_atlas.data.objects import PRESENT, UNCERTAIN, Boxes, Found, Objects
 from barlow_atlas.data.selection import Index
 
 Rule = Literal["step", "area", "11-point"]
@@ -26,23 +25,6 @@ Numbers = NDArray[np.float64]
 
 OVERLAPS = tuple(round(0.5 + 0.05 * k, 2) for k in range(10))
 """Of boxes, 0.5 to 0.95: COCO's thresholds, over which detectron2 averages VOC's AP as well."""
-
-
-@dataclass(frozen=True)
-class Found:
-    """The n detections in an image.
-
-    Attributes:
-        boxes: (n, 4), left, upper, right, lower, in coordinates as those of `Objects`.
-        labels: classes from 0, (n,).
-        scores: (n,).
-        masks: bool (n, height, width); None of a detector without masks.
-    """
-
-    boxes: Boxes
-    labels: Index
-    scores: Numbers
-    masks: NDArray[np.bool_] | None = None
 
 
 def precision_recall(

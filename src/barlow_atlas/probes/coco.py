@@ -5,8 +5,7 @@ from contextlib import redirect_stdout
 from io import StringIO
 from typing import Any, Literal
 
-from barlow_atlas.data.objects import Objects
-from barlow_atlas.probes.average_precision import Found
+from barlow_atlas.data.objects import Found, Objects
 from barlow_atlas.probes.milestone import ProbeError
 
 Kind = Literal["bbox", "segm"]

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from barlow_atlas.data.catalog import DataSet
     from barlow_atlas.data.prepared import Prepared
     from barlow_atlas.data.selection import Index
-    from barlow_atlas.probes.average_precision import Numbers
+    from barlow_atlas.probes.average_precision import Numbers, Rule
     from barlow_atlas.probes.milestone import Labelled, Milestone
     from barlow_atlas.probes.subject import Subject
 
@@ -36,7 +36,7 @@ COSTS = (0.01, 0.1, 1.0, 2.0, 5.0, 10.0, 15.0, 20.0, 50.0, 100.0, 1000.0)
 ITERATIONS = 2000
 TOLERANCE = 1e-4
 POSITIVE_WEIGHT = 2
-RULE = "area"
+RULE: Rule = "area"
 
 
 class SVM(Probe):
@@ -277,7 +277,7 @@ def check(splits: Mapping[str, Labelled], classes: Sequence[str], folds: int, ta
     title = SQUASHED[target].title
     for what, mark in (("with", PRESENT), ("without", ABSENT)):
         counts = np.count_nonzero(splits["train"].labels == mark, axis=0)
-        few = [f"{classes[k]} ({counts[k]})" for k in np.flatnonzero(counts < folds)]
+        few = [f"{classes[k]} ({counts[k]})" for k in np.flatnonzero(counts < folds).tolist()]
         if few:
             raise ProbeError(
                 f"{title}: {folds} folds need as many training images {what} each class, too few "

@@ -12,10 +12,9 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.metrics import average_precision_score
 
-from barlow_atlas.data.objects import ABSENT, PRESENT, UNCERTAIN, Objects, presence
+from barlow_atlas.data.objects import ABSENT, PRESENT, UNCERTAIN, Found, Objects, presence
 from barlow_atlas.probes.average_precision import (
     OVERLAPS,
-    Found,
     average_precision,
     box_precisions,
     class_precisions,

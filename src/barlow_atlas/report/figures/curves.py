@@ -45,8 +45,8 @@ def accuracy_curves(
     probes, curves = (headlines(frame[frame["split"] == "test"]) for frame in (probes, curves))
     if curves.empty:
         return plain(SUBJECT, title, "No milestone has been probed yet.")
-    shown = set(curves["metric"])
-    told_metrics = " or ".join(name for metric, name in HEADLINES.items() if metric in shown)
+    metrics = set(curves["metric"])
+    told_metrics = " or ".join(name for metric, name in HEADLINES.items() if metric in metrics)
     lines = looks(zip(curves["method"], curves["embedding_dim"], strict=True), methods)
     panels = list(curves.groupby(["probe", "variant", "setting"], sort=True))
     rows, columns = grid(len(panels))
