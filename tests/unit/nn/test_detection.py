@@ -262,16 +262,14 @@ def test_an_iteration_is_a_function_of_state_and_number(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("masks", [False, True])
-def test_a_detector_overfits_four_composites(
-    digits: tuple[np.ndarray, np.ndarray], masks: bool
-) -> None:
+def test_a_detector_overfits_four_composites(digits: tuple[np.ndarray, np.ndarray]) -> None:
     """Twelve real digits in four images are found again, by boxes and by masks."""
+    pytest.importorskip("pycocotools")
     from barlow_atlas.probes.coco import coco_metrics
 
     pairs = list(composites(digits))
-    examples = [(image, target_of(objects, masks)) for image, objects in pairs]
-    model = made(SMALL.model_copy(update={"masks": masks}))
+    examples = [(image, target_of(objects, True)) for image, objects in pairs]
+    model = made(SMALL.model_copy(update={"masks": True}))
     training = DetectorTraining(
         iterations=200, learning_rate=0.02, warmup=20, drops=(150,), batch_size=4
     )
@@ -287,5 +285,4 @@ def test_a_detector_overfits_four_composites(
     after = voc_metrics(truth, told(), 10, "area")
     assert before["ap50"] < 10
     assert after["ap50"] >= 90
-    if masks:
-        assert coco_metrics(truth, told(), 10, "segm")["ap50"] >= 90
+    assert coco_metrics(truth, told(), 10, "segm")["ap50"] >= 90
