@@ -82,14 +82,9 @@ def stages(backbone: nn.Module) -> tuple[nn.Module, nn.Module]:
     if isinstance(backbone, nn.Sequential):
         *trunk, last, _, _ = backbone.children()  # pooling and flattening come last
         return nn.Sequential(*trunk), last
-    first = (backbone.conv1, backbone.bn1, backbone.relu, backbone.maxpool)
-    trunk = [*first, backbone.layer1, backbone.layer2, backbone.layer3]
-    return nn.Sequential(*trunk), _module(backbone.layer4)
-
-
-def _module(found: Any) -> nn.Module:
-    assert isinstance(found, nn.Module)
-    return found
+    names = ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3")
+    layers = map(backbone.get_submodule, names)
+    return nn.Sequential(*layers), backbone.get_submodule("layer4")
 
 
 class _Trunk(nn.Module):
@@ -154,7 +149,7 @@ def _pyramid(settings: Detector, backbone: nn.Module, classes: int) -> dict[str,
     if isinstance(backbone, nn.Sequential):
         raise ValueError("a feature pyramid needs a ResNet's stages: with `small` take the form c4")
     names = ["layer1", "layer2", "layer3", "layer4"]
-    channels = [_channels(_module(getattr(backbone, name))) for name in names]
+    channels = [_channels(backbone.get_submodule(name)) for name in names]
     pyramid = BackboneWithFPN(
         backbone,
         {name: str(k) for k, name in enumerate(names)},
@@ -245,7 +240,7 @@ def sgd(model: nn.Module, training: DetectorTraining) -> torch.optim.Optimizer:
         if isinstance(module, nn.BatchNorm2d)
         for weight in module.parameters()
     }
-    groups = [
+    groups: list[dict[str, Any]] = [
         {"params": [w for w in model.parameters() if id(w) not in norms]},
         {"params": [w for w in model.parameters() if id(w) in norms], "weight_decay": 0.0},
     ]
@@ -280,6 +275,6 @@ def train(
         with initialised_from(draws(iteration)):
             losses: dict[str, Tensor] = model(images, targets)
         optimizer.zero_grad(set_to_none=True)
-        torch.stack(list(losses.values())).sum().backward()
+        torch.autograd.backward(torch.stack(list(losses.values())).sum())
         optimizer.step()
         yield iteration + 1, {name: float(loss.detach()) for name, loss in losses.items()}
