@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import io
+import json
 import pickle
 import struct
 import tarfile
@@ -18,7 +19,15 @@ import numpy as np
 from PIL import Image
 from scipy.io import savemat
 
-from barlow_atlas.data.catalog import CATALOG, TARGETS, Archive, Counts, DataSet, OfficialFile
+from barlow_atlas.data.catalog import (
+    CATALOG,
+    SQUASHED,
+    VOC_CLASSES,
+    Archive,
+    Counts,
+    DataSet,
+    OfficialFile,
+)
 
 CIFAR_SIDE = 4
 CIFAR_FILES = {"data_batch_1": "train", "data_batch_2": "train", "test_batch": "test"}
@@ -164,7 +173,7 @@ TARGET_SIDE = 8
 
 def target_facts(name: str, **changes: object) -> DataSet:
     """A target of the catalogue at 8 pixels, with other facts."""
-    return TARGETS[name].at(TARGET_SIDE).model_copy(update=changes)
+    return SQUASHED[name].at(TARGET_SIDE).model_copy(update=changes)
 
 
 def with_archive_of(facts: DataSet, folder: Path) -> DataSet:
@@ -293,6 +302,130 @@ def small_aircraft(root: Path) -> tuple[DataSet, Path]:
         "aircraft", classes=2, counts=Counts(train=4, test=2), validation_share=0.5
     )
     return with_archive_of(facts, folder), folder
+
+
+VocObject = tuple[str, tuple[float, float, float, float], bool]
+"""Class, xmin, ymin, xmax, ymax counted from 1, and whether it is difficult."""
+
+
+def voc_images(first: int) -> dict[str, list[VocObject]]:
+    """Ten images, each with two classes, by turns of VOC's twenty; one also with a difficult cat,
+    one with a difficult bird alone."""
+    images: dict[str, list[VocObject]] = {}
+    for k in range(10):
+        images[f"{first + k:06d}"] = [
+            (VOC_CLASSES[2 * k], (1, 1, 10, 8), False),
+            (VOC_CLASSES[2 * k + 1], (3, 2, 12.5, 9), False),
+        ]
+    images[f"{first:06d}"].append(("cat", (2, 2, 4, 4), True))
+    images[f"{first + 10:06d}"] = [("bird", (1, 1, 5, 5), True)]
+    return images
+
+
+def write_voc(folder: Path, part: str, images: dict[str, list[VocObject]]) -> None:
+    """A part of VOC's year folder: image sets by class, annotations, and images of 14 x 12 pixels.
+
+    A person has a part with a box of its own, as in the official annotations.
+    """
+    sets = folder / "ImageSets/Main"
+    sets.mkdir(parents=True, exist_ok=True)
+    (folder / "Annotations").mkdir(exist_ok=True)
+    (sets / f"{part}.txt").write_text("".join(f"{name}\n" for name in images))
+    for each in VOC_CLASSES:
+        lines = []
+        for name, objects in images.items():
+            marks = [difficult for kind, _, difficult in objects if kind == each]
+            lines.append(f"{name} {-1 if not marks else 0 if all(marks) else 1:2d}\n")
+        (sets / f"{each}_{part}.txt").write_text("".join(lines))
+    for name, objects in images.items():
+        write_image(folder / f"JPEGImages/{name}.jpg", (14, 12), seed=int(name))
+        told = ["<annotation><size><width>14</width><height>12</height><depth>3</depth></size>"]
+        for kind, box, difficult in objects:
+            sides = zip(("xmin", "ymin", "xmax", "ymax"), box, strict=True)
+            bounds = "".join(f"<{side}>{value}</{side}>" for side, value in sides)
+            head = "<part><name>head</name><bndbox><xmin>1</xmin></bndbox></part>"
+            told.append(
+                f"<object><name>{kind}</name>{head if kind == 'person' else ''}"
+                f"<difficult>{int(difficult)}</difficult><bndbox>{bounds}</bndbox></object>"
+            )
+        (folder / f"Annotations/{name}.xml").write_text("".join([*told, "</annotation>"]))
+
+
+def packed_apart(facts: DataSet, folder: Path) -> tuple[DataSet, Path]:
+    """A folder with the official archives alone, each of what one of them holds in `folder`."""
+    place = folder.parent.parent / "packed" / folder.name
+    place.mkdir(parents=True)
+    for file in facts.files:
+        kind = "w:gz" if file.name.endswith("gz") else "w"
+        with tarfile.open(place / file.name, kind) as archive:
+            for path in sorted(folder.rglob("*")):
+                inside = path.relative_to(folder).as_posix()
+                if path.is_file() and belongs(file.name, inside):
+                    root = f"{folder.name}/" if folder.name == "VOCdevkit" else "./"
+                    archive.add(path, root + inside)
+    files = tuple(
+        f.model_copy(update={"md5": f.md5 and md5_of(place / f.name)}) for f in facts.files
+    )
+    return facts.model_copy(update={"files": files}), place
+
+
+def belongs(archive: str, inside: str) -> bool:
+    """Whether a file is in an official archive of VOC07, Places205 or iNaturalist."""
+    if archive.startswith("VOC"):
+        part = "test" if "test" in archive else "trainval"
+        return inside.endswith(f"{part}.txt") or inside.rpartition("/")[2][:2] == (
+            "01" if part == "test" else "00"
+        )
+    kinds = {"imagesPlaces": "data/", "trainvalsplit": "trainvalsplit", "train_val": "train_val"}
+    start = next((inner for outer, inner in kinds.items() if archive.startswith(outer)), None)
+    return inside.startswith(start or archive.removesuffix(".tar.gz"))
+
+
+def small_voc(root: Path) -> tuple[DataSet, Path]:
+    """VOC 2007 of eleven trainval images, 000001 and on, and eleven test images, 010001 and on."""
+    folder = root / "VOCdevkit"
+    write_voc(folder / "VOC2007", "trainval", voc_images(1))
+    write_voc(folder / "VOC2007", "test", voc_images(10_001))
+    files = tuple(f.model_copy(update={"url": None}) for f in SQUASHED["voc07"].files)
+    counts = Counts(train=11, test=11)
+    return target_facts("voc07", counts=counts, files=files, validation_share=0.2), folder
+
+
+def small_places(root: Path) -> tuple[DataSet, Path]:
+    """Two scenes, one in a folder of a folder, with 4 training and 2 validation images each."""
+    folder = root / "places205"
+    images = folder / "data/vision/torralba/deeplearning/images256"
+    lists = folder / "trainvalsplit_places205"
+    lists.mkdir(parents=True)
+    for part, first, last in (("train", 0, 4), ("val", 4, 6)):
+        lines = []
+        for k in range(first, last):
+            for label, scene in enumerate(("a/attic", "c/cathedral/indoor")):
+                name = f"{scene}/gsun_{k}.jpg"
+                write_image(images / name, 16, seed=10 * label + k)
+                lines.append(f"{name} {label}\n")
+        (lists / f"{part}_places205.csv").write_text("".join(lines))
+    counts = Counts(train=8, test=4)
+    return target_facts("places205", classes=2, counts=counts, validation_share=0.25), folder
+
+
+def small_inaturalist(root: Path) -> tuple[DataSet, Path]:
+    """Three species, whose numbers have a gap, with 2 training and 1 validation images each."""
+    folder = root / "inaturalist-2018"
+    species = {0: "Aves/0", 3: "Plantae/3", 7: "Plantae/7"}
+    for part, count, first in (("train", 2, 100), ("val", 1, 200)):
+        images, annotations = [], []
+        for i, (category, place) in enumerate(list(species.items())[::-1] * count):
+            name = f"train_val2018/{place}/{first + i}.jpg"
+            write_image(folder / name, (18, 14), seed=first + i)
+            images.append({"id": first + i, "file_name": name, "width": 18, "height": 14})
+            annotations.append({"id": i, "image_id": first + i, "category_id": category})
+        categories = [{"id": k, "name": str(1000 + k)} for k in sorted(species, reverse=True)]
+        told = {"images": images, "annotations": annotations[::-1], "categories": categories}
+        (folder / f"{part}2018.json").write_text(json.dumps(told))
+    counts = Counts(train=6, test=3)
+    facts = target_facts("inaturalist-2018", classes=3, counts=counts, validation_share=0.5)
+    return facts, folder
 
 
 def write_image(path: Path, size: int | tuple[int, int], seed: int, mode: str = "RGB") -> None:

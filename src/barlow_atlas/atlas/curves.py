@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from barlow_atlas.atlas.frames import CURVE
+from barlow_atlas.atlas.frames import CURVE, headline_of, headlines
 
 CONFIDENCE = 0.95
 
@@ -56,14 +56,16 @@ def peak_epoch(curve: pd.DataFrame) -> int:
 
 
 def headline(curves: pd.DataFrame) -> dict[str, Any]:
-    """Test accuracy (top-1, percent) of every curve: at epoch 0, the highest mean, the last.
+    """Test accuracy (top-1, or mean average precision; percent) of every curve: at epoch 0, the
+    highest mean, the last.
 
     The highest mean is chosen on the validation curve where there is one, and read on the test
     curve; without validation images it is left out, since choosing on the test would flatter it.
     """
     lines: dict[str, Any] = {}
-    top1 = curves[curves["metric"] == "top1"]
-    for key, curve in top1.groupby(["method", "embedding_dim", "probe", "variant"], sort=True):
+    for key, curve in headlines(curves).groupby(
+        ["method", "embedding_dim", "probe", "variant"], sort=True
+    ):
         method, dim, probe, variant = key
         splits = {split: part.set_index("epoch")["mean"] for split, part in curve.groupby("split")}
         test = splits["test"]
@@ -73,7 +75,7 @@ def headline(curves: pd.DataFrame) -> dict[str, Any]:
             numbers |= {"peak_epoch": peak, "at_peak": float(test[peak])}
         place = lines.setdefault(line_name(str(method), int(str(dim))), {}).setdefault(probe, {})
         (what,) = {
-            f"test top-1 in percent, protocol {protocol}; {setting}; {objective}"
+            f"test {headline_of(curve)} in percent, protocol {protocol}; {setting}; {objective}"
             for protocol, setting, objective in zip(
                 curve["protocol"], curve["setting"], curve["objective"], strict=True
             )
@@ -86,11 +88,11 @@ def headline(curves: pd.DataFrame) -> dict[str, Any]:
 
 
 def accuracy_columns(curves: pd.DataFrame) -> pd.DataFrame:
-    """Mean test top-1 (percent) by epoch, a column for each line and probe, for plotting tools.
+    """Mean test top-1 or mAP (percent) by epoch, a column a line and probe, for plotting tools.
 
     Columns are named as `column_name` does.
     """
-    chosen = curves[(curves["split"] == "test") & (curves["metric"] == "top1")]
+    chosen = headlines(curves[curves["split"] == "test"])
     parts = (chosen[part] for part in ("method", "embedding_dim", "probe", "variant"))
     names = [column_name(*line) for line in zip(*parts, strict=True)]
     wide = chosen.assign(name=names).pivot(index="epoch", columns="name", values="mean")

@@ -17,7 +17,10 @@ LINE = (
 """What names a line of the map in every table."""
 CURVE = [*LINE, "split"]
 COLUMNS = [*CURVE, "metric", "run", "seed", "epoch", "count", "value"]
-METRICS = ("top1", "top5")
+METRICS = ("top1", "top5", "map")
+"""In percent, those that a probe tells: accuracies, or mean average precision."""
+HEADLINES = {"top1": "top-1", "map": "mAP"}
+"""Of each probe one: what it is read by, and how that is called."""
 SIGNAL_COLUMNS = [
     *("run", "method", "embedding_dim", "protocol", "seed", "epoch"),
     *("space", "split", "count", "signal", "value"),
@@ -72,11 +75,24 @@ def signal_table(contents: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=SIGNAL_COLUMNS).astype({"value": float})
 
 
+def headlines(rows: pd.DataFrame) -> pd.DataFrame:
+    """Those rows of a table with a column `metric` that probes are read by."""
+    return rows[rows["metric"].isin(list(HEADLINES))]
+
+
+def headline_of(curve: pd.DataFrame) -> str:
+    """How the metric of a curve's rows is called."""
+    (metric,) = set(curve["metric"])
+    return HEADLINES[metric]
+
+
 def probe_rows(content: Mapping[str, Any]) -> Iterable[dict[str, Any]]:
-    """The accuracies of one milestone's probe file."""
+    """The accuracies of one milestone's probe file, and what else its probes are read by."""
     shared = subject(content)
     for result in content["results"]:
         for metric in METRICS:
+            if metric not in result:
+                continue
             yield {
                 **shared,
                 **labels(result),

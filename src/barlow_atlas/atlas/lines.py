@@ -78,7 +78,8 @@ def _lines_of(group: list[list[Mapping[str, Any]]]) -> Iterator[Line]:
     results = [[_by_probe(content) for content in contents] for contents in group]
     for probe in dict.fromkeys(key[:-1] for key in results[0][0]):
         test = _column(results, (*probe, "test"))
-        if test is None:
+        # A mean average precision is of all images together: it has no answer to each.
+        if test is None or "correct" not in test[0][0]:
             continue
         validation = _column(results, (*probe, "validation"))
         yield Line(

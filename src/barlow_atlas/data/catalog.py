@@ -1,13 +1,15 @@
 """The data sets of the atlas: what they are, which official files they come from, how they split.
 
-Two kinds: `CATALOG` holds what networks are pre-trained on, `TARGETS` what their features are
-transferred to. A target has no size of its own: its images are squashed to the size that a network
-was trained at, and `resolve("dtd-32")` is DTD at 32 pixels.
+Three kinds: `CATALOG` holds what networks are pre-trained on, `TARGETS` what their features are
+transferred to, `MULTI_LABEL` the same with several classes in an image. The latter two have no size
+of their own: their images are squashed to the size that a network was trained at, and
+`resolve("dtd-32")` is DTD at 32 pixels.
 
 Facts only. Snakemake loads this module while it plans, so it imports neither numpy nor torch.
 Checksums are those that torchvision lists. It has none for Tiny ImageNet, CUB-200-2011 and FGVC
 Aircraft, whose archives have the checksums that their public loaders agree on (Aircraft's is from
-its authors' page), and none is published for the traffic signs.
+its authors' page), nor for iNaturalist's lists, whose are from their authors' page. None is
+published for the traffic signs and Places205.
 """
 
 import re
@@ -31,6 +33,9 @@ Layout = Literal[
     "flowers",
     "gtsdb",
     "aircraft",
+    "voc-classes",
+    "places205",
+    "inaturalist",
 ]
 Share = Annotated[float, Field(gt=0, lt=1)]
 Md5 = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
@@ -51,9 +56,14 @@ class OfficialFile(Frozen):
 
     name: str
     part: Literal["train", "test", "unlabeled", "names", "all"]
-    md5: Md5
+    md5: Md5 | None = Field(description="None: no checksum is published")
     size: int | None = Field(default=None, gt=0, description="bytes, where known")
     url: str | None = Field(default=None, description="where it is published, if it is by itself")
+    unpacked: str | None = Field(
+        default=None,
+        exclude_if=lambda path: path is None,
+        description="a path beside it by which an unpacked copy of it is known, if one serves",
+    )
 
 
 class Archive(Frozen):
@@ -139,7 +149,16 @@ class DataSet(Facts):
 Triple = tuple[float, float, float]
 
 
-class Target(Facts):
+class Squashed(Facts):
+    """A data set whose images are squashed to the size that a network sees."""
+
+    def at(self, size: int) -> DataSet:
+        """This with all images squashed to size x size pixels, under a name of its own."""
+        facts = {key: getattr(self, key) for key in Facts.model_fields}
+        return DataSet(**facts | {"name": f"{self.name}-{size}"}, image_size=size)
+
+
+class Target(Squashed):
     """A data set that features are transferred to (Mixed Barlow Twins, evaluate_transfer.py).
 
     `mean` and `std` (R, G, B, scale 0 to 1) are those that the reference normalises with.
@@ -147,11 +166,6 @@ class Target(Facts):
 
     mean: Triple
     std: Triple
-
-    def at(self, size: int) -> DataSet:
-        """This target with all images squashed to size x size pixels, under a name of its own."""
-        facts = {key: getattr(self, key) for key in Facts.model_fields}
-        return DataSet(**facts | {"name": f"{self.name}-{size}"}, image_size=size)
 
 
 def _cifar_file(name: str, md5: str, size: int | None = None) -> OfficialFile:
@@ -324,6 +338,10 @@ def _idx_files(base: str, *md5: str) -> tuple[OfficialFile, ...]:
     )
 
 
+# VISSL normalises its targets by these.
+_IMAGENET_MEAN = (0.485, 0.456, 0.406)
+_IMAGENET_STD = (0.229, 0.224, 0.225)
+
 _TARGETS = (
     Target(
         name="dtd",
@@ -484,10 +502,124 @@ _TARGETS = (
         mean=(0.486, 0.507, 0.525),
         std=(0.266, 0.260, 0.276),
     ),
+    Target(
+        name="places205",
+        title="Places205",
+        layout="places205",
+        classes=205,
+        counts=Counts(train=2_448_873, test=20_500),
+        folder="places205",
+        files=(
+            OfficialFile(
+                name="imagesPlaces205_resize.tar.gz",
+                part="all",
+                md5=None,
+                unpacked="data/vision/torralba/deeplearning/images256",
+            ),
+            OfficialFile(
+                name="trainvalsplit_places205.tar.gz",
+                part="all",
+                md5=None,
+                unpacked="trainvalsplit_places205/train_places205.csv",
+            ),
+        ),
+        source=(
+            "official images of 256 x 256 pixels and split lists, to be asked for at "
+            "http://places.csail.mit.edu; the validation images are the test part"
+        ),
+        licence=(
+            "For non-commercial research and education: B. Zhou et al., Learning Deep Features for "
+            "Scene Recognition using Places Database, NeurIPS 2014."
+        ),
+        mean=_IMAGENET_MEAN,
+        std=_IMAGENET_STD,
+    ),
+    Target(
+        name="inaturalist-2018",
+        title="iNaturalist 2018",
+        layout="inaturalist",
+        classes=8_142,
+        counts=Counts(train=437_513, test=24_426),
+        folder="inaturalist-2018",
+        files=(
+            OfficialFile(
+                name="train_val2018.tar.gz",
+                part="all",
+                md5="b1c6952ce38f31868cc50ea72d066cc3",
+                unpacked="train_val2018",
+            ),
+            OfficialFile(
+                name="train2018.json.tar.gz",
+                part="train",
+                md5="bfa29d89d629cbf04d826a720c0a68b0",
+                unpacked="train2018.json",
+            ),
+            OfficialFile(
+                name="val2018.json.tar.gz",
+                part="test",
+                md5="f2ed8bfe3e9901cdefceb4e53cd3775d",
+                unpacked="val2018.json",
+            ),
+        ),
+        source=(
+            "official images (120 GB) and annotations, as linked at "
+            "https://github.com/visipedia/inat_comp/tree/master/2018; the validation images are "
+            "the test part"
+        ),
+        licence=(
+            "For non-commercial research and education: G. Van Horn et al., The iNaturalist "
+            "Species Classification and Detection Dataset, CVPR 2018."
+        ),
+        mean=_IMAGENET_MEAN,
+        std=_IMAGENET_STD,
+    ),
 )
 
 TARGETS: dict[str, Target] = {target.name: target for target in _TARGETS}
-_TARGET_AT_SIZE = re.compile(rf"({'|'.join(TARGETS)})-([1-9][0-9]*)")
+
+_VOC = "https://thor.robots.ox.ac.uk/pascal/VOC"
+VOC_CLASSES = (
+    *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
+    *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa"),
+    *("train", "tvmonitor"),
+)
+
+_MULTI_LABEL = (
+    Squashed(
+        name="voc07",
+        title="PASCAL VOC 2007, classification",
+        layout="voc-classes",
+        classes=len(VOC_CLASSES),
+        counts=Counts(train=5_011, test=4_952),
+        folder="VOCdevkit",
+        files=(
+            OfficialFile(
+                name="VOCtrainval_06-Nov-2007.tar",
+                part="train",
+                md5="c52e279531787c972589f7e41ab4ae64",
+                url=f"{_VOC}/voc2007/VOCtrainval_06-Nov-2007.tar",
+                unpacked="VOC2007/ImageSets/Main/trainval.txt",
+            ),
+            OfficialFile(
+                name="VOCtest_06-Nov-2007.tar",
+                part="test",
+                md5="b6e924de25625d8de591ea690078ad9f",
+                url=f"{_VOC}/voc2007/VOCtest_06-Nov-2007.tar",
+                unpacked="VOC2007/ImageSets/Main/test.txt",
+            ),
+        ),
+        source="official images and image sets; trainval against test",
+        licence=(
+            "Images from flickr, under its terms of use: M. Everingham et al., The PASCAL Visual "
+            "Object Classes (VOC) Challenge, IJCV 88, 2010."
+        ),
+    ),
+)
+
+MULTI_LABEL: dict[str, Squashed] = {data_set.name: data_set for data_set in _MULTI_LABEL}
+SQUASHED: dict[str, Squashed] = {**TARGETS, **MULTI_LABEL}
+"""All that is stored at the size that a network sees."""
+_AT_SIZE = re.compile(rf"({'|'.join(SQUASHED)})-([1-9][0-9]*)")
 
 
 def class_folder(
@@ -511,7 +643,7 @@ def class_folder(
             f"the class folders in {path} another name, or leave path and stored_size out and put "
             "the official files into the raw folder or a mirror."
         )
-    if name in TARGETS or _TARGET_AT_SIZE.fullmatch(name):
+    if name in SQUASHED or _AT_SIZE.fullmatch(name):
         raise DataError(
             f"{name!r} is the name of a transfer target: give the class folders in {path} another."
         )
@@ -536,9 +668,9 @@ def resolve(name: str) -> DataSet:
     One of the catalogue, or a target with the size that its images are squashed to, such as
     "dtd-32". Raises DataError if there is none.
     """
-    if sized := _TARGET_AT_SIZE.fullmatch(name):
-        return TARGETS[sized[1]].at(int(sized[2]))
-    if name in TARGETS:
+    if sized := _AT_SIZE.fullmatch(name):
+        return SQUASHED[sized[1]].at(int(sized[2]))
+    if name in SQUASHED:
         raise DataError(
             f"{name!r} is a transfer target, stored at the size that a network sees: name it with "
             f"that size, such as {name}-32."
@@ -546,7 +678,7 @@ def resolve(name: str) -> DataSet:
     if name not in CATALOG:
         raise DataError(
             f"no data set is called {name!r}: there are {', '.join(CATALOG)}, and for transfer "
-            f"{', '.join(TARGETS)}, with a size such as dtd-32. For a folder of images, give path "
+            f"{', '.join(SQUASHED)}, with a size such as dtd-32. For a folder of images, give path "
             "and stored_size as well."
         )
     return CATALOG[name]

@@ -48,6 +48,7 @@ from barlow_atlas.data.survey import (
 )
 from barlow_atlas.data.target_formats import TARGET_READERS
 from barlow_atlas.data.tree import refuse, shown
+from barlow_atlas.data.vissl_formats import VISSL_READERS
 
 # The 1,797 images (values 0 to 16) followed by their labels, as bytes. The split refers to their
 # order, so another edition of the file must not pass unnoticed.
@@ -315,6 +316,7 @@ def _read_images(
 
 _READERS: dict[Layout, Reader] = {
     **TARGET_READERS,
+    **VISSL_READERS,
     "cifar": _decode_cifar,
     "stl10": _decode_stl10,
     "tiny-imagenet": _decode_tiny,

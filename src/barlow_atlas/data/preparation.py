@@ -20,6 +20,7 @@ from barlow_atlas.data.catalog import DataSet, Part
 from barlow_atlas.data.errors import DataError
 from barlow_atlas.data.formats import decode
 from barlow_atlas.data.listing import label_lists, listing_of
+from barlow_atlas.data.objects import PRESENT
 from barlow_atlas.data.prepared import (
     LABELLED,
     MANIFEST,
@@ -89,9 +90,8 @@ def prepare(
 
         decoded = decode(data_set, place, allocate, report)
         _check_counts(data_set, images, decoded)
-        validation = draw_validation(
-            decoded.labels["train"], data_set.validation_share, data_set.split_seed
-        )
+        strata = rarest_class(decoded.labels["train"])
+        validation = draw_validation(strata, data_set.validation_share, data_set.split_seed)
         small = {f"{part}_labels": labels for part, labels in decoded.labels.items()}
         small["validation_index"] = validation
         for written in images.values():
@@ -229,6 +229,9 @@ def _check_counts(data_set: DataSet, images: Mapping[Part, Sized], decoded: Deco
             raise DataError(
                 f"{data_set.title}: {len(array):,} {part} images have {len(labels):,} labels."
             )
+        if labels.ndim == 2:
+            _check_presence(data_set, part, labels, classes)
+            continue
         # A class with a single image cannot be in both parts of a split that is drawn.
         drawn = data_set.test_share is not None
         present = np.concatenate(list(decoded.labels.values())) if drawn else labels
@@ -242,6 +245,30 @@ def _check_counts(data_set: DataSet, images: Mapping[Part, Sized], decoded: Deco
             )
 
 
+def _check_presence(data_set: DataSet, part: Part, labels: Index, classes: int) -> None:
+    """Raise DataError unless each class is present in some image of labels (N, classes)."""
+    found = np.count_nonzero(labels == PRESENT, axis=0)
+    if len(found) != classes or not found.all():
+        raise DataError(
+            f"{data_set.title}: expected {part} images of each of {classes} classes; missing: "
+            f"{np.flatnonzero(found == 0).tolist()}. The files are not the official ones: replace "
+            "them."
+        )
+
+
+def rarest_class(labels: Index) -> Index:
+    """A class (N,) of each image to stratify by: its own, or the rarest of those present in it.
+
+    Args:
+        labels: classes (N,), or of images with several (N, classes), see `objects.presence`.
+    """
+    if labels.ndim == 1:
+        return labels
+    present = labels == PRESENT
+    rarest: Index = np.where(present, present.sum(axis=0), len(labels) + 1).argmin(axis=1)
+    return rarest
+
+
 def _describe(
     data_set: DataSet,
     decoded: Decoded,
@@ -253,6 +280,8 @@ def _describe(
     classes = len(decoded.class_names)
 
     def per_class(labels: Index) -> tuple[int, ...]:
+        if labels.ndim == 2:
+            return tuple(np.count_nonzero(labels == PRESENT, axis=0).tolist())
         return tuple(np.bincount(labels, minlength=classes).tolist())
 
     def labelled(part: Part) -> Subset:

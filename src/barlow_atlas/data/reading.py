@@ -32,7 +32,11 @@ _Fact = TypeVar("_Fact")
 
 @dataclass(frozen=True)
 class Decoded:
-    """What a reader knows besides the images: names of the classes, labels of each part (N,)."""
+    """What a reader knows besides the images: names of the classes, labels of each part.
+
+    Labels are classes (N,), or, where an image may have several, (N, classes); see
+    `objects.presence`.
+    """
 
     class_names: tuple[str, ...]
     labels: dict[Part, Index]

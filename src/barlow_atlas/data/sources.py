@@ -130,11 +130,31 @@ def _official_folder(data_set: DataSet) -> str:
     return data_set.official_folder
 
 
+def official_files_of(data_set: DataSet) -> str:
+    """What must lie in the folder of a data set whose files come one by one, in words."""
+    told = []
+    for file in data_set.files:
+        checksum = f"md5 {file.md5}" if file.md5 else "no checksum is published"
+        beside = f", or unpacked: {file.unpacked}" if file.unpacked else ""
+        told.append(f"{file.name} ({checksum}{beside})")
+    folder = _official_folder(data_set)
+    return f"the folder {folder}/ with the official files {', '.join(told)}"
+
+
+def lacking(data_set: DataSet, folder: Path) -> list[str]:
+    """The official files of which a folder has neither themselves nor what they unpack to."""
+    return [
+        file.name
+        for file in data_set.files
+        if not (folder / file.name).exists()
+        and not (file.unpacked and (folder / file.unpacked).exists())
+    ]
+
+
 def _not_found(data_set: DataSet, raw: Path, findings: list[str]) -> str:
     archive, folder = data_set.archive, _official_folder(data_set)
     if archive is None:
-        names = ", ".join(f"{file.name} (md5 {file.md5})" for file in data_set.files)
-        expected = f"the folder {folder}/ with the official files {names}."
+        expected = f"{official_files_of(data_set)}."
         wanted, offered = f"{folder}/", f"{folder}/"
     else:
         size = f"{archive.size:,} bytes, " if archive.size else ""
@@ -198,6 +218,10 @@ def _fault_in_archive(data_set: DataSet, path: Path) -> str | None:
 def _fault_in_folder(data_set: DataSet, folder: Path) -> str | None:
     """What is wrong with the first official file that is not as it should be, or None."""
     for file in data_set.files:
+        if file.unpacked and not (folder / file.name).exists():
+            if (folder / file.unpacked).exists():
+                continue
+            return f"{folder.name}/ has neither {file.name} nor {file.unpacked}"
         fault = fault_of(folder / file.name, file.md5, file.size)
         if fault:
             return f"{folder.name}/{fault}"

@@ -71,7 +71,7 @@ def squash(image: Image.Image, size: int) -> NDArray[np.uint8]:
     return np.asarray(resized).transpose(2, 0, 1)
 
 
-def _read_listed(
+def read_listed(
     data_set: DataSet,
     place: Path,
     folder: str,
@@ -106,7 +106,7 @@ def _read_listed(
     }
 
 
-def _rows(text: str, fields: int, what: str) -> list[list[str]]:
+def rows_of(text: str, fields: int, what: str) -> list[list[str]]:
     """The lines of a list, split at blanks into `fields` fields; the last one may hold blanks."""
     rows = [line.split(maxsplit=fields - 1) for line in text.splitlines() if line.strip()]
     for number, row in enumerate(rows, 1):
@@ -118,7 +118,7 @@ def _rows(text: str, fields: int, what: str) -> list[list[str]]:
     return rows
 
 
-def _whole(text: str, what: str) -> int:
+def whole_number(text: str, what: str) -> int:
     try:
         return int(text)
     except ValueError as error:
@@ -141,7 +141,7 @@ def _decode_dtd(data_set: DataSet, place: Path, allocate: Allocate, report: Repo
     folder = required(data_set.official_folder)
     content = texts(place, folder, [name for names in lists.values() for name in names])
     files = {
-        part: [row[0] for name in names for row in _rows(content[name], 1, f"{place}: {name}")]
+        part: [row[0] for name in names for row in rows_of(content[name], 1, f"{place}: {name}")]
         for part, names in lists.items()
     }
     classes = _numbered([file.partition("/")[0] for listed in files.values() for file in listed])
@@ -149,7 +149,7 @@ def _decode_dtd(data_set: DataSet, place: Path, allocate: Allocate, report: Repo
         part: [Listed(f"images/{file}", classes[file.partition("/")[0]]) for file in listed]
         for part, listed in files.items()
     }
-    labels = _read_listed(data_set, place, folder, listing, allocate, report)
+    labels = read_listed(data_set, place, folder, listing, allocate, report)
     return Decoded(tuple(classes), labels, origin(data_set, place))
 
 
@@ -199,7 +199,7 @@ def _decode_cub(data_set: DataSet, place: Path, allocate: Allocate, report: Repo
     names = ("classes.txt", "images.txt", "image_class_labels.txt", "train_test_split.txt")
     folder = required(data_set.official_folder)
     content = texts(place, folder, names)
-    table = {name: dict(_rows(content[name], 2, f"{place}: {name}")) for name in names}
+    table = {name: dict(rows_of(content[name], 2, f"{place}: {name}")) for name in names}
     files, classes, split = (table[name] for name in names[1:])
     if not files.keys() == classes.keys() == split.keys():
         odd = (files.keys() ^ classes.keys()) | (files.keys() ^ split.keys())
@@ -210,9 +210,11 @@ def _decode_cub(data_set: DataSet, place: Path, allocate: Allocate, report: Repo
     listing: Listing = {"train": [], "test": []}
     for number, file in files.items():
         part: Part = "train" if split[number] == "1" else "test"
-        label = _whole(classes[number], f"{place}: image_class_labels.txt, image {number}") - 1
+        label = (
+            whole_number(classes[number], f"{place}: image_class_labels.txt, image {number}") - 1
+        )
         listing[part].append(Listed(f"images/{file}", label))
-    labels = _read_listed(data_set, place, folder, listing, allocate, report)
+    labels = read_listed(data_set, place, folder, listing, allocate, report)
     return Decoded(tuple(table["classes.txt"].values()), labels, origin(data_set, place))
 
 
@@ -230,10 +232,10 @@ def _decode_aircraft(data_set: DataSet, place: Path, allocate: Allocate, report:
     folder = required(data_set.official_folder)
     content = texts(place, folder, [*lists.values(), boxes_name])
     boxes: dict[str, Box] = {}
-    for image, *numbers in _rows(content[boxes_name], 5, f"{place}: {boxes_name}"):
-        left, upper, right, lower = (_whole(n, f"{place}: {boxes_name}") for n in numbers)
+    for image, *numbers in rows_of(content[boxes_name], 5, f"{place}: {boxes_name}"):
+        left, upper, right, lower = (whole_number(n, f"{place}: {boxes_name}") for n in numbers)
         boxes[image] = (left, upper, right, lower)
-    rows = {part: _rows(content[name], 2, f"{place}: {name}") for part, name in lists.items()}
+    rows = {part: rows_of(content[name], 2, f"{place}: {name}") for part, name in lists.items()}
     variants = _numbered([variant for listed in rows.values() for _, variant in listed])
     images = [image for listed in rows.values() for image, _ in listed]
     if unboxed := sorted(set(images) - boxes.keys()):
@@ -251,7 +253,7 @@ def _decode_aircraft(data_set: DataSet, place: Path, allocate: Allocate, report:
         )
         for part, listed in rows.items()
     }
-    labels = _read_listed(data_set, place, folder, listing, allocate, report)
+    labels = read_listed(data_set, place, folder, listing, allocate, report)
     return Decoded(tuple(variants), labels, origin(data_set, place))
 
 
@@ -264,7 +266,7 @@ def _decode_flowers(data_set: DataSet, place: Path, allocate: Allocate, report: 
     for number, label in enumerate(labels.tolist(), 1):
         by_class.setdefault(label - 1, []).append(f"image_{number:05d}.jpg")
     listing = _drawn(by_class, required(data_set.test_share))
-    found = _read_listed(data_set, place / images, "jpg", listing, allocate, report)
+    found = read_listed(data_set, place / images, "jpg", listing, allocate, report)
     names = tuple(str(number) for number in range(1, required(data_set.classes) + 1))
     return Decoded(names, found, origin(data_set, place))
 
@@ -306,7 +308,7 @@ def _decode_gtsdb(data_set: DataSet, place: Path, allocate: Allocate, report: Re
             "official archive."
         )
     listing = _drawn(by_class, required(data_set.test_share))
-    labels = _read_listed(data_set, place, folder, listing, allocate, report)
+    labels = read_listed(data_set, place, folder, listing, allocate, report)
     return Decoded(classes, labels, origin(data_set, place))
 
 

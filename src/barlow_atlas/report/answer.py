@@ -157,14 +157,17 @@ def answer(curves: pd.DataFrame, effects: pd.DataFrame) -> Answer:
         curves: columns of curves.csv, of one study.
         effects: columns of effects.csv, of the same study.
     """
+    # A mean average precision is of all images together and has no effects.
+    accuracies = curves[curves["metric"] != "map"]
     probes = tuple(
         _probe_findings(str(probe), str(variant), rows, effects)
         for (probe, variant), rows in sorted(
-            curves.groupby(["probe", "variant"]), key=lambda item: probe_order(item[0][0])
+            accuracies.groupby(["probe", "variant"]), key=lambda item: probe_order(item[0][0])
         )
     )
     if not probes:
-        nothing = Verdict(FALLS.format("accuracy"), "No answer yet", "no milestone has been probed")
+        why = "no milestone has been probed" if curves.empty else "no probe tells an accuracy"
+        nothing = Verdict(FALLS.format("accuracy"), "No answer yet", why)
         return Answer((nothing,), "", ())
     main = probes[0]
     asks_both = {_objective(text) for text in curves["objective"]} >= set(OBJECTIVES)

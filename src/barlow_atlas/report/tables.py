@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 
 from barlow_atlas.atlas.curves import line_name
-from barlow_atlas.atlas.frames import LINE
+from barlow_atlas.atlas.frames import LINE, headlines
 from barlow_atlas.atomic import write_atomically
 from barlow_atlas.report.text import MINUS, duration, markdown_table, plain
 from barlow_atlas.report.text import latex as in_latex
@@ -292,13 +292,13 @@ def _missing(value: Any) -> bool:
 
 
 def milestone_table(curves: pd.DataFrame, title: str) -> Table:
-    """Line x milestone: test top-1 in percent, mean and half of the 95 % interval over seeds.
+    """Line x milestone: test top-1 or mAP, percent: mean and half of the 95 % interval over seeds.
 
     Args:
         curves: as `curves.mean_curves` gives it.
         title: above the table.
     """
-    chosen = curves[(curves["split"] == "test") & (curves["metric"] == "top1")]
+    chosen = headlines(curves[curves["split"] == "test"])
     epochs = sorted(chosen["epoch"].unique())
     parts = [chosen.groupby(list(LINE))["seeds"].max().to_frame("seeds")]
     for epoch in epochs:
@@ -317,6 +317,11 @@ def milestone_table(curves: pd.DataFrame, title: str) -> Table:
     notes = [
         "Test top-1 accuracy in percent at each pre-training epoch: mean over seeds and half of "
         "the 95 % t interval.",
+        *(
+            ["Where the setting says mAP: mean average precision."]
+            if "map" in set(chosen["metric"])
+            else []
+        ),
     ]
     return _shortened(title, shown, rows, notes)
 

@@ -189,10 +189,11 @@ def progress(
 
 
 def _top1(file: Path) -> float | None:
-    """Of the last probe in a file that is asked of the test images."""
+    """Of the last probe in a file that tells an accuracy on test images."""
     with contextlib.suppress(OSError, ValueError, KeyError, IndexError):
         results = json.loads(file.read_bytes())["results"]
-        return [float(one["top1"]) for one in results if one["split"] == "test"][-1]
+        tested = [one for one in results if one["split"] == "test" and "top1" in one]
+        return float(tested[-1]["top1"])
     return None
 
 

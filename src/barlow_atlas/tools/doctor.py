@@ -25,7 +25,7 @@ from barlow_atlas.data.catalog import DataSet
 from barlow_atlas.data.download import public
 from barlow_atlas.data.errors import DataError
 from barlow_atlas.data.prepared import load
-from barlow_atlas.data.sources import folder_of, parse_mirrors
+from barlow_atlas.data.sources import folder_of, lacking, official_files_of, parse_mirrors
 from barlow_atlas.data.survey import archives_in, outdated, read_sources, skipped_told, survey
 from barlow_atlas.errors import AtlasError
 from barlow_atlas.study.errors import StudyError
@@ -283,11 +283,15 @@ def check_data(data_set: DataSet, mirrors: Sequence[str]) -> Check:
         if local is None:
             return Check("ok", "data", f"{data_set.name} will be looked for at {public(place)}")
         there = next((local / name for name in names if (local / name).exists()), None)
+        if there and archive is None and (absent := lacking(data_set, there)):
+            told = f"{there} lacks {', '.join(absent)} of {data_set.title}"
+            return Check("missing", "data", told, f"put into it {official_files_of(data_set)}")
         if there:
             return Check("ok", "data", f"{data_set.name} will be prepared from {there}")
     urls = [file.url for file in data_set.files if file.url]
     urls += [archive.url] if archive and archive.url else []
-    remedy = f"put {' or '.join(names)} into {RAW_DATA}, or name its folder in BARLOW_ATLAS_DATA"
+    what = " or ".join(names) if archive else official_files_of(data_set)
+    remedy = f"put {what} into {RAW_DATA}, or name its folder in BARLOW_ATLAS_DATA"
     if urls:
         amount = f" ({size(archive.size)})" if archive and archive.size else ""
         return Check(
@@ -296,7 +300,19 @@ def check_data(data_set: DataSet, mirrors: Sequence[str]) -> Check:
             f"{data_set.name} will be downloaded{amount} from {urls[0]}",
             f"without a network here: {remedy}",
         )
-    return Check("missing", "data", f"{data_set.name} cannot be downloaded", remedy)
+    told = f"{data_set.name} cannot be downloaded: {counts_of(data_set)}{data_set.source}"
+    return Check("missing", "data", told, remedy)
+
+
+def counts_of(data_set: DataSet) -> str:
+    """What a whole copy holds, in words; empty where that is not known."""
+    counts = data_set.counts
+    if counts is None:
+        return ""
+    return (
+        f"{counts.train:,} training and {counts.test:,} test images of {data_set.classes:,} "
+        "classes; "
+    )
 
 
 def check_sizes_of(name: str, study: Study) -> Iterator[Check]:

@@ -25,7 +25,7 @@ from small_data import (
     with_checksums_of,
 )
 
-from barlow_atlas.data.catalog import CATALOG, TARGETS, DataSet, class_folder, resolve
+from barlow_atlas.data.catalog import CATALOG, SQUASHED, TARGETS, DataSet, class_folder, resolve
 from barlow_atlas.data.errors import DataError
 from barlow_atlas.data.preparation import prepare
 from barlow_atlas.data.prepared import Prepared, load, sha256_of
@@ -67,12 +67,13 @@ def squashed(path: Path, box: tuple[int, int, int, int] | None = None) -> np.nda
 # Facts
 
 
-def test_seven_targets_apart_from_what_is_pre_trained_on() -> None:
+def test_nine_targets_apart_from_what_is_pre_trained_on() -> None:
     assert list(TARGETS) == [
-        *("dtd", "mnist", "fashion-mnist", "cub-200", "flowers-102", "traffic-signs", "aircraft")
+        *("dtd", "mnist", "fashion-mnist", "cub-200", "flowers-102", "traffic-signs", "aircraft"),
+        *("places205", "inaturalist-2018"),
     ]
-    assert not TARGETS.keys() & CATALOG.keys()
-    classes = [47, 10, 10, 200, 102, 43, 100]
+    assert not SQUASHED.keys() & CATALOG.keys()
+    classes = [47, 10, 10, 200, 102, 43, 100, 205, 8142]
     assert [target.classes for target in TARGETS.values()] == classes
     assert all(min(target.std) > 0 for target in TARGETS.values())
 

@@ -44,7 +44,10 @@ PROBE_TITLES = {
     "linear": "Linear probe",
     "transfer": "Transfer",
     "fine_tuned": "Fine-tuning",
+    "svm": "SVM",
 }
+ON_OTHER_DATA = ("transfer", "svm")
+"""Probes that are asked of other images than those of pre-training; their variants name them."""
 
 
 @dataclass(frozen=True)
@@ -202,7 +205,7 @@ def sign(look: Look) -> dict[str, Any]:
 def probe_name(probe: str, variant: str) -> str:
     """A short name of a probe, for a panel's title."""
     known = PROBE_TITLES.get(probe, probe)
-    return clean(f"{known} to {variant}" if probe == "transfer" else known)
+    return clean(f"{known} to {variant}" if probe in ON_OTHER_DATA else known)
 
 
 def number_of(counts: Sequence[int], what: str) -> str:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from barlow_atlas.atlas.frames import HEADLINES, headlines
 from barlow_atlas.report.figures.canvas import (
     SMALL,
     WIDTH,
@@ -32,7 +33,7 @@ FEW, MANY = 4, 60
 def accuracy_curves(
     title: str, probes: pd.DataFrame, curves: pd.DataFrame, methods: Sequence[str] = ()
 ) -> Drawing:
-    """Test top-1 accuracy against the pre-training epoch, a panel for each probe and setting.
+    """Test top-1 or mAP against the pre-training epoch, a panel for each probe and setting.
 
     Bands are the intervals over seeds, thin lines the seeds.
 
@@ -41,12 +42,11 @@ def accuracy_curves(
         curves: as `curves.mean_curves` gives it.
         methods: as in `palette.looks`.
     """
-    probes, curves = (
-        frame[(frame["split"] == "test") & (frame["metric"] == "top1")]
-        for frame in (probes, curves)
-    )
+    probes, curves = (headlines(frame[frame["split"] == "test"]) for frame in (probes, curves))
     if curves.empty:
         return plain(SUBJECT, title, "No milestone has been probed yet.")
+    metrics = set(curves["metric"])
+    told_metrics = " or ".join(name for metric, name in HEADLINES.items() if metric in metrics)
     lines = looks(zip(curves["method"], curves["embedding_dim"], strict=True), methods)
     panels = list(curves.groupby(["probe", "variant", "setting"], sort=True))
     rows, columns = grid(len(panels))
@@ -80,7 +80,7 @@ def accuracy_curves(
         shown = variants[row * columns : (row + 1) * columns]
         heading(axis, probe_name(str(probe), str(variant)), variants[place], max(map(len, shown)))
         if place % columns == 0:
-            axis.set_ylabel("test top-1, %")
+            axis.set_ylabel(f"test {told_metrics}, %")
     return Drawing(figure, told([*basis(curves), *settings(curves)]))
 
 

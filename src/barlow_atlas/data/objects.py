@@ -1,0 +1,76 @@
+"""Images with several classes or objects: what is annotated in one image, in numbers."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from barlow_atlas.data.selection import Index
+
+Boxes = NDArray[np.float64]
+Flags = NDArray[np.bool_]
+
+PRESENT, UNCERTAIN, ABSENT = 1, 0, -1
+"""Of a class in an image: it is there, only as difficult objects, or not; as in VOC's lists."""
+
+
+@dataclass(frozen=True)
+class Objects:
+    """The n annotated objects of an image; there may be none.
+
+    Coordinates are continuous: the first pixel reaches from 0 to 1, so a box of one pixel has the
+    area 1, and VOC's inclusive whole numbers (from 1) are `left - 1, upper - 1, right, lower`.
+
+    Attributes:
+        height, width: of the image, pixels.
+        boxes: (n, 4), left, upper, right, lower.
+        labels: classes from 0, (n,).
+        difficult: VOC's: finding it counts neither for nor against a detector, (n,).
+        crowd: COCO's: a region of many objects of the class, (n,).
+        areas: that COCO calls the object's size, pixels, (n,); a mask's, where there are masks.
+        outlines: COCO's `segmentation` of each object, polygons or run lengths; None without masks.
+    """
+
+    height: int
+    width: int
+    boxes: Boxes
+    labels: Index
+    difficult: Flags
+    crowd: Flags
+    areas: NDArray[np.float64]
+    outlines: tuple[Any, ...] | None = None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class Found:
+    """The n detections in an image.
+
+    Attributes:
+        boxes: (n, 4), left, upper, right, lower, in coordinates as those of `Objects`.
+        labels: classes from 0, (n,).
+        scores: (n,).
+        masks: bool (n, height, width); None of a detector without masks.
+    """
+
+    boxes: Boxes
+    labels: Index
+    scores: NDArray[np.float64]
+    masks: Flags | None = None
+
+
+def presence(images: Sequence[Objects], classes: int) -> Index:
+    """Which classes are in each image, (images, classes): `PRESENT`, `UNCERTAIN` or `ABSENT`.
+
+    A class is `UNCERTAIN` where all of its objects are difficult, as in VOC's
+    `ImageSets/Main/<class>_<part>.txt`.
+    """
+    found = np.full((len(images), classes), ABSENT, dtype=np.int64)
+    for row, image in zip(found, images, strict=True):
+        row[image.labels[image.difficult]] = UNCERTAIN
+        row[image.labels[~image.difficult]] = PRESENT
+    return found

@@ -1,0 +1,280 @@
+"""Detectors on a pre-trained backbone, from torchvision's parts.
+
+C4 as He et al.'s MoCo has it (arXiv:1911.05722, appendix; detectron2's `Res5ROIHeadsExtraNorm`):
+the backbone's first three stages see the image, the fourth sees each region and is followed by one
+more batch norm. Nothing is frozen, and batch norm takes the statistics of the batch.
+"""
+
+import bisect
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from barlow_atlas.data.objects import Found, Objects
+from barlow_atlas.data.selection import Index
+from barlow_atlas.nn.networks import initialised_from
+from barlow_atlas.nn.norms import PerViewBatchNorm2d
+from barlow_atlas.settings.detection import Detector, DetectorTraining
+
+RATIOS = (0.5, 1.0, 2.0)
+"""Height to width of anchors."""
+BEFORE_SUPPRESSION = 6
+"""As many times more proposals are looked at before overlapping ones are removed."""
+POOLED = 14
+"""Pixels a side of a region of C4, before the fourth stage halves it."""
+MOMENTUM = 0.9
+
+Target = dict[str, Tensor]
+"""torchvision's: `boxes` (n, 4), `labels` (n,) from 1, and with masks `masks` uint8 (n, H, W)."""
+
+
+def detector(
+    settings: Detector,
+    backbone: nn.Module,
+    classes: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+    generator: torch.Generator,
+) -> nn.Module:
+    """torchvision's detector on a backbone, whose modules become its own.
+
+    In training mode it takes images, a list of (3, H, W) between 0 and 1, and a `Target` of each,
+    and gives its losses by name; in evaluation mode it takes images and gives `boxes`, `labels`
+    from 1, `scores` and `masks` of each.
+
+    Args:
+        backbone: as `networks.build_backbone` makes it.
+        classes: without the background.
+        mean, std: of the channels, by which images are normalised.
+        generator: draws the new weights.
+
+    Raises:
+        ValueError: a feature pyramid of the backbone `small`, which has no named stages.
+    """
+    # Here, since its import takes as long as torch's own.
+    from torchvision.models.detection import FasterRCNN, MaskRCNN
+
+    common: dict[str, Any] = {
+        "num_classes": None,
+        "min_size": settings.short_sides,
+        "max_size": settings.long_side,
+        "image_mean": list(mean),
+        "image_std": list(std),
+        "rpn_pre_nms_top_n_train": BEFORE_SUPPRESSION * settings.proposals,
+        "rpn_pre_nms_top_n_test": BEFORE_SUPPRESSION * settings.test_proposals,
+        "rpn_post_nms_top_n_train": settings.proposals,
+        "rpn_post_nms_top_n_test": settings.test_proposals,
+        "box_batch_size_per_image": settings.regions,
+    }
+    with initialised_from(generator):
+        parts = (_c4 if settings.form == "c4" else _pyramid)(settings, backbone, classes)
+        kind = MaskRCNN if settings.masks else FasterRCNN
+        model: nn.Module = kind(**common, **parts)
+    return model
+
+
+def stages(backbone: nn.Module) -> tuple[nn.Module, nn.Module]:
+    """A backbone's layers up to its third stage, and its fourth stage."""
+    if isinstance(backbone, nn.Sequential):
+        *trunk, last, _, _ = backbone.children()  # pooling and flattening come last
+        return nn.Sequential(*trunk), last
+    names = ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3")
+    layers = map(backbone.get_submodule, names)
+    return nn.Sequential(*layers), backbone.get_submodule("layer4")
+
+
+class _Trunk(nn.Module):
+    """The layers that see whole images, with the number of their channels, as torchvision asks."""
+
+    def __init__(self, layers: nn.Module, channels: int) -> None:
+        super().__init__()
+        self.layers, self.out_channels = layers, channels
+
+    def forward(self, images: Tensor) -> Tensor:
+        found: Tensor = self.layers(images)
+        return found
+
+
+class _Pooled(nn.Module):
+    """Regions (n, c, h, w) -> their mean over positions behind some layers, (n, f)."""
+
+    def __init__(self, layers: nn.Module) -> None:
+        super().__init__()
+        self.layers = layers
+
+    def forward(self, regions: Tensor) -> Tensor:
+        found: Tensor = self.layers(regions).mean((2, 3))
+        return found
+
+
+def _c4(settings: Detector, backbone: nn.Module, classes: int) -> dict[str, Any]:
+    """The arguments of torchvision's detectors that make them C4."""
+    from torchvision.models.detection.anchor_utils import AnchorGenerator
+    from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
+    from torchvision.models.detection.mask_rcnn import MaskRCNNPredictor
+    from torchvision.ops import MultiScaleRoIAlign
+
+    trunk, fourth = stages(backbone)
+    before, features = _channels(trunk), _channels(fourth)
+    layers = [fourth, PerViewBatchNorm2d(features)] if settings.extra_norm else [fourth]
+    head = nn.Sequential(*layers)
+    parts: dict[str, Any] = {
+        "backbone": _Trunk(trunk, before),
+        "rpn_anchor_generator": AnchorGenerator((settings.anchors,), (RATIOS,)),
+        "box_roi_pool": MultiScaleRoIAlign(["0"], POOLED, sampling_ratio=0),
+        "box_head": _Pooled(head),
+        "box_predictor": FastRCNNPredictor(features, classes + 1),
+    }
+    if settings.masks:
+        # The same layers: boxes and masks share them.
+        parts["mask_roi_pool"] = MultiScaleRoIAlign(["0"], POOLED, sampling_ratio=0)
+        parts["mask_head"] = head
+        parts["mask_predictor"] = MaskRCNNPredictor(features, 256, classes + 1)
+    return parts
+
+
+def _pyramid(settings: Detector, backbone: nn.Module, classes: int) -> dict[str, Any]:
+    """The arguments of torchvision's detectors on a feature pyramid of all four stages."""
+    from torchvision.models.detection.anchor_utils import AnchorGenerator
+    from torchvision.models.detection.backbone_utils import BackboneWithFPN
+    from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+    from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
+    from torchvision.ops import MultiScaleRoIAlign
+    from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
+
+    if isinstance(backbone, nn.Sequential):
+        raise ValueError("a feature pyramid needs a ResNet's stages: with `small` take the form c4")
+    names = ["layer1", "layer2", "layer3", "layer4"]
+    channels = [_channels(backbone.get_submodule(name)) for name in names]
+    pyramid = BackboneWithFPN(
+        backbone,
+        {name: str(k) for k, name in enumerate(names)},
+        channels,
+        out_channels=256,
+        extra_blocks=LastLevelMaxPool(),
+    )
+    levels = ["0", "1", "2", "3"]
+    sizes = tuple((size,) for size in settings.anchors)
+    parts: dict[str, Any] = {
+        "backbone": pyramid,
+        "rpn_anchor_generator": AnchorGenerator(sizes, (RATIOS,) * len(sizes)),
+        "box_roi_pool": MultiScaleRoIAlign(levels, 7, sampling_ratio=0),
+        "box_head": TwoMLPHead(256 * 7 * 7, 1024),
+        "box_predictor": FastRCNNPredictor(1024, classes + 1),
+    }
+    if settings.masks:
+        parts["mask_roi_pool"] = MultiScaleRoIAlign(levels, 14, sampling_ratio=0)
+        parts["mask_head"] = MaskRCNNHeads(256, (256,) * 4, 1)
+        parts["mask_predictor"] = MaskRCNNPredictor(256, 256, classes + 1)
+    return parts
+
+
+def _channels(stage: nn.Module) -> int:
+    """What comes out of layers whose last batch norm is behind no shortcut of more channels."""
+    norms = [each for each in stage.modules() if isinstance(each, nn.BatchNorm2d)]
+    return max(norm.num_features for norm in norms)
+
+
+def target_of(image: Objects, masks: bool) -> Target:
+    """What a detector is trained to find in an image: difficult objects too, crowds not, nor boxes
+    without area.
+
+    Args:
+        masks: whether outlines are drawn, by pycocotools.
+    """
+    sizes = image.boxes[:, 2:] - image.boxes[:, :2]
+    kept = np.flatnonzero(~image.crowd & (sizes > 0).all(axis=1))
+    target = {
+        "boxes": torch.from_numpy(image.boxes[kept]).float(),
+        "labels": torch.from_numpy(image.labels[kept] + 1),
+    }
+    return target | {"masks": torch.from_numpy(_drawn(image, kept))} if masks else target
+
+
+def _drawn(image: Objects, kept: Index) -> NDArray[np.uint8]:
+    """Masks (n, height, width) of some of an image's objects, which have polygons."""
+    from pycocotools import mask
+
+    assert image.outlines is not None
+    size = image.height, image.width
+    drawn = np.zeros((len(kept), *size), dtype=np.uint8)
+    for row, place in zip(drawn, kept, strict=True):
+        polygons = mask.frPyObjects(image.outlines[place], *size)
+        row[:] = mask.decode(mask.merge(polygons))
+    return drawn
+
+
+def found_in(output: Target) -> Found:
+    """What a detector in evaluation mode says of an image; a mask is where it is at least 1/2."""
+    masks = (output["masks"][:, 0] >= 0.5).cpu().numpy() if "masks" in output else None
+    return Found(
+        boxes=output["boxes"].double().cpu().numpy(),
+        labels=output["labels"].cpu().numpy() - 1,
+        scores=output["scores"].double().cpu().numpy(),
+        masks=masks,
+    )
+
+
+def rate(training: DetectorTraining, iteration: int) -> float:
+    """The learning rate of an iteration, counted from 0.
+
+    As detectron2's WarmupMultiStepLR: it rises linearly from `warmup_start` times the rate, and
+    falls to a tenth at each of `drops`.
+    """
+    dropped = training.learning_rate * 0.1 ** bisect.bisect_right(training.drops, iteration)
+    if iteration >= training.warmup:
+        return dropped
+    done = iteration / training.warmup
+    return dropped * (training.warmup_start * (1 - done) + done)
+
+
+def sgd(model: nn.Module, training: DetectorTraining) -> torch.optim.Optimizer:
+    """The optimizer of all weights, those of batch norms without decay, as detectron2's default."""
+    norms = {
+        id(weight)
+        for module in model.modules()
+        if isinstance(module, nn.BatchNorm2d)
+        for weight in module.parameters()
+    }
+    groups: list[dict[str, Any]] = [
+        {"params": [w for w in model.parameters() if id(w) not in norms]},
+        {"params": [w for w in model.parameters() if id(w) in norms], "weight_decay": 0.0},
+    ]
+    return torch.optim.SGD(
+        groups, lr=training.learning_rate, momentum=MOMENTUM, weight_decay=training.weight_decay
+    )
+
+
+def train(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    training: DetectorTraining,
+    batches: Callable[[int], tuple[list[Tensor], list[Target]]],
+    draws: Callable[[int], torch.Generator],
+    first: int = 0,
+) -> Iterator[tuple[int, dict[str, float]]]:
+    """Trains a detector; yields how many iterations are behind it, and the losses of the last.
+
+    An iteration is a function of the weights, the optimizer's state and its number, so that one
+    that was ended goes on from both to the same numbers.
+
+    Args:
+        batches: images and targets of an iteration.
+        draws: of an iteration: sizes, proposals and regions are drawn with them.
+        first: the iteration to begin with.
+    """
+    model.train()
+    for iteration in range(first, training.iterations):
+        for group in optimizer.param_groups:
+            group["lr"] = rate(training, iteration)
+        images, targets = batches(iteration)
+        with initialised_from(draws(iteration)):
+            losses: dict[str, Tensor] = model(images, targets)
+        optimizer.zero_grad(set_to_none=True)
+        torch.autograd.backward(torch.stack(list(losses.values())).sum())
+        optimizer.step()
+        yield iteration + 1, {name: float(loss.detach()) for name, loss in losses.items()}
