@@ -439,7 +439,8 @@ class _Training:
             part.load_state_dict(held)
         self.done = state["done"]
         if state["best"] is not None:
-            self.best = self._tuned(*state["best"], "best on test")
+            scores, epoch = state["best"]
+            self.best = self._tuned(scores, epoch, "best on test")
 
 
 def rate_factor(settings: FineTuned, epoch: int) -> float:
