@@ -80,9 +80,12 @@ class SVM(Probe):
     @classmethod
     def setting(cls, settings: Mapping[str, Any]) -> str:
         costs = ", ".join(f"{cost:g}" for cost in settings["costs"])
+        folds = (
+            f" by {settings['folds']} folds for each class" if len(settings["costs"]) > 1 else ""
+        )
         return (
             f"{cls.variant(settings)}: mean average precision ({settings['average_precision']}), "
-            f"C of {costs} by {settings['folds']} folds for each class, positives x "
+            f"C of {costs}{folds}, positives x "
             f"{settings['positive_weight']}, features of norm 1, difficult images "
             f"{settings['uncertain']}"
         )
