@@ -56,8 +56,9 @@ def adopt(name: str, study: Study, say: Callable[[str], None]) -> None:
             os.utime(job.file, LONG_AGO)
     new = sound & unknown
     if new:
-        waited_for = {file for job in here if job.file in sound for file in job.after}
-        _record(name, sorted(new - waited_for) or sorted(new))
+        # With each, Snakemake records what it waits for.
+        waited_for = {file for job in here if job.file in new for file in job.after}
+        _record(name, sorted(new - waited_for))
     say(
         f"{name}: of {len(jobs)} jobs, the results of {len(here)} are here and those of "
         f"{len(sound)} up to date, {len(new)} of them new to Snakemake"
