@@ -115,6 +115,22 @@ def test_time_limit_while_the_command_still_starts(folder: Path) -> None:
     assert (folder / "runs").read_text() == "run\n" * 2
 
 
+def test_time_limit_of_srun(folder: Path) -> None:
+    """It waits for signals instead of catching them, and hands them on."""
+    (folder / "waits.py").write_text(
+        "import signal\n"
+        "open('/proc/self/comm', 'w').write('srun')\n"
+        "signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR2})\n"
+        "signal.sigwait({signal.SIGUSR2})\n"
+        "open('state', 'w').close()\n"
+        "raise SystemExit(1)\n"
+    )
+    command = f"echo run >> runs; [ -e state ] || exec {sys.executable} waits.py"
+    job = run_with_time_limit(folder, command, limit_s=6, grace_s=2.5)
+    assert job.exception() is None, job.stdout()
+    assert (folder / "runs").read_text() == "run\n" * 2
+
+
 def test_time_limit_of_a_command_that_does_not_save(folder: Path) -> None:
     marker = folder / "deaf"
     job = run_with_time_limit(

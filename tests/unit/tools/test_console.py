@@ -137,6 +137,8 @@ def test_of_snakemakes_words_those_remain_that_somebody_must_read(
         record(LogEvent.PROGRESS, msg="1 of 2 steps"),
         record(None, msg="Select jobs to execute..."),
         record(None, msg="Nothing to be done (all requested files are present)."),
+        record(None, msg="Job 1 runs as 47, log: a", note=""),
+        record(None, msg="Job 1 runs as 48 (goes on after job 47 ended as PREEMPTED)", note="x"),
         record(None, logging.WARNING, msg="params/x.yaml: title is missing"),
         record(LogEvent.JOB_ERROR, logging.ERROR, msg="Error in rule probe"),
     ):
@@ -144,6 +146,7 @@ def test_of_snakemakes_words_those_remain_that_somebody_must_read(
     handler.close()
     assert capsys.readouterr().err.splitlines() == [
         "Nothing to be done (all requested files are present).",
+        "Job 1 runs as 48 (goes on after job 47 ended as PREEMPTED)",
         "params/x.yaml: title is missing",
         "Error in rule probe",
     ]

@@ -200,7 +200,9 @@ class Executor(RemoteExecutor):  # type: ignore[misc]
                 note = f" ({submission.note})" if submission.note else ""
                 self.logger.info(
                     f"Job {submission.info.job.jobid} runs as {submission.info.external_jobid}"
-                    f"{note}, log: {os.path.relpath(submission.log)}"
+                    f"{note}, log: {os.path.relpath(submission.log)}",
+                    # For loggers that do not tell of every job.
+                    extra={"note": submission.note},
                 )
         active = []
         for submission in submissions:

@@ -299,20 +299,24 @@ def _group_lives(group: int) -> bool:
 
 
 def _group_catches(group: int, signum: int) -> bool:
-    """Whether a process of the group has a handler for the signal; True where nobody can tell."""
+    """Whether a process of the group takes notice of the signal; True where nobody can tell."""
     stats = glob.glob("/proc/[0-9]*/stat")
     members = (stat for stat in stats if _group_of_living(stat) == group)
     return not stats or any(_catches(f"{stat}us", signum) for stat in members)
 
 
 def _catches(status: str, signum: int) -> bool:
-    """Whether the process of a /proc/PID/status file has a handler for the signal."""
+    """Whether the process of a /proc/PID/status file has a handler for the signal, or is srun.
+
+    srun waits for signals, of which its status tells nothing, and hands them on to its tasks.
+    """
     try:
         with open(status, encoding="utf-8", errors="replace") as file:
-            caught = next(line for line in file if line.startswith("SigCgt:"))
-    except (OSError, StopIteration):
+            told = dict(line.rstrip("\n").split(":\t", 1) for line in file if ":\t" in line)
+    except OSError:
         return False
-    return bool(int(caught.split()[1], 16) >> (signum - 1) & 1)
+    caught = int(told.get("SigCgt", "0"), 16)
+    return told.get("Name") == "srun" or bool(caught >> (signum - 1) & 1)
 
 
 def _group_of_living(stat: str) -> int | None:
