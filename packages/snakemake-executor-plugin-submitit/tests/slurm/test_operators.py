@@ -271,7 +271,7 @@ def test_logs_that_are_deleted_meanwhile_cost_nothing(workflow: Workflow) -> Non
     # Slurm tells the time that has passed in whole seconds, CPU time in milliseconds.
     assert 0 < float(row["cpu_s"]) <= 1.1 * (float(row["elapsed_s"]) + 1)
     efficiency = float(row["cpu_s"]) / float(row["elapsed_s"])
-    assert float(row["cpu_efficiency"]) == pytest.approx(efficiency, abs=2e-3)
+    assert float(row["cpu_efficiency"]) == pytest.approx(efficiency, abs=0.02)
 
 
 def slow_sbatch(workflow: Workflow) -> Path:
