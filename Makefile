@@ -22,11 +22,12 @@ test: .venv/installed
 	$(PYTEST) -m "not slow" tests/unit tests/golden
 	$(BIN)/python -m pytest tests/workflow/test_own_method.py
 
-# Everything: that, what of it is slow, and, side by side, what starts browsers and whole workflows and
-# what starts clusters, which mostly wait. The rehearsal of a GPU asks for g++.
+# Everything: that, what of it is slow, and what starts browsers, whole workflows or, last and one
+# after another, clusters. The rehearsal of a GPU asks for g++.
 test-all: test
 	$(PYTEST) -m slow tests/unit tests/golden
-	$(MAKE) --jobs 2 --keep-going --output-sync test-workflows test-clusters
+	$(MAKE) test-workflows
+	$(MAKE) test-clusters
 
 test-workflows: .venv/installed
 	$(PYTEST) --dist loadfile --deselect tests/workflow/test_own_method.py \
