@@ -43,7 +43,7 @@ class LogHandler(LogHandlerBase):
                 self._console.follow(study)
         elif event == LogEvent.JOB_FINISHED:
             self._console.done(self._messages.pop(vars(record)["job_id"], ""))
-        elif event is None and (getattr(record, "note", "") or str(record.msg).startswith(SAID)):
+        elif event is None and ("note" in vars(record) or str(record.msg).startswith(SAID)):
             # A note of the executor: a job goes on after a pre-emption, or was taken over.
             self._console.say(str(record.msg))
 

@@ -19,6 +19,7 @@ RUN = f"mix-d64-e{EPOCHS}-clean-s1"
 MANIFEST = f"results/small/checkpoints/{RUN}/epoch_{EPOCHS:04d}.json"
 SMALL = (
     ("width: 16", "width: 8"),
+    ("seeds_together: 3", "seeds_together: 1"),
     ("hidden: [128]", "hidden: [32, 32]\n  output_bias: false"),
     ("lambda_reg: 4.0", "lambda_reg: 1.0\n    convention: imagenet\n    l2_normalise: false"),
     ("embedding_dims: [256]", "embedding_dims: [64]"),

@@ -23,6 +23,7 @@ RUN = "mix-d64-e12-clean-s1"
 MILESTONES = (0, 4, 12)
 CHANGES = (
     ("width: 16", "width: 8"),
+    ("seeds_together: 3", "seeds_together: 1"),
     ("embedding_dims: [256]", "embedding_dims: [64]"),
     ("seeds: [1, 2, 3]", "seeds: [1]"),
     ("\nepochs: 100", "\nepochs: 12"),

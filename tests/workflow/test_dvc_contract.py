@@ -27,6 +27,7 @@ overrides:
     epochs: 4
 embedding_dims: [32]
 seeds: [1]
+seeds_together: 1
 epochs: null
 milestones: [0, 2]
 probes:

@@ -124,7 +124,10 @@ def test_what_is_finished_is_not_trained_again_unasked(finished: Checkout) -> No
 def test_seeds_trained_together_are_what_they_are_alone(finished: Checkout, tmp_path: Path) -> None:
     """One job a group and segment, the same weights; `plan` and `adopt` know of the groups."""
     other = Clone(tmp_path)
-    other.write_study("small", "demo", *SMALL, ("threads: 1", "threads: 1\nseeds_together: 2"))
+    alone = ("seeds_together: 3", "seeds_together: 1")
+    together = (alone[0], "seeds_together: 2")
+    changes = (together if change == alone else change for change in SMALL)
+    other.write_study("small", "demo", *changes)
     # Data, two methods with three segments each, twelve probes, four records, four steps more.
     planned = other.plan(*STUDY, "all")
     assert planned.pop("pretrain_together_0") == 6

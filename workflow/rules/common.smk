@@ -31,7 +31,11 @@ FOREIGN = {run.name for study in STUDIES.values() for run in study.imported()}
 # What trains nothing takes another study's milestones. Where a study trains seeds together, each
 # group of seeds has a rule of its own.
 TAKING = {study for study in STUDIES if STUDIES[study].milestones_from}
-ALONE = {study for study in STUDIES if STUDIES[study].seeds_together == 1} - TAKING
+ALONE = {
+    study
+    for study in STUDIES
+    if all(len(group) == 1 for group in STUDIES[study].groups())
+} - TAKING
 TOGETHER = dict.fromkeys(
     (study, tuple(run.seed for run in group))
     for study in STUDIES

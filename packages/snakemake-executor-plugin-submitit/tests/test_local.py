@@ -7,9 +7,11 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
+from snakemake_executor_plugin_submitit.executor import hear_in_a_thread
 from snakemake_executor_plugin_submitit.local import Free, choose_startable
 from snakemake_executor_plugin_submitit.submission import log_folder
 from submitit_project import SOURCES, Project, processes_with, read_until, wait_for
@@ -393,6 +395,25 @@ def test_sigterm_to_snakemake_lets_running_jobs_end_and_starts_no_other(project:
     assert process.returncode != 0
     assert len(list(project.folder.glob("started*"))) == 1, output
     assert len(list(project.folder.glob("[0-9].txt"))) == 1, output
+
+
+def test_a_sigterm_is_heard_though_its_handler_waits_for_what_the_main_thread_holds() -> None:
+    """Snakemake's takes its scheduler's locks: in the main thread it would wait for ever."""
+    held, heard = threading.Lock(), threading.Event()
+
+    def handler(signum: int, frame: object) -> None:
+        with held:
+            heard.set()
+
+    before = signal.signal(signal.SIGTERM, handler)
+    try:
+        hear_in_a_thread(signal.SIGTERM)
+        with held:
+            signal.raise_signal(signal.SIGTERM)
+            assert not heard.wait(0.2)
+        assert heard.wait(10)
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def test_retries(project: Project) -> None:

@@ -63,6 +63,7 @@ class Executor(RemoteExecutor):  # type: ignore[misc]
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGINT, self._on_ctrl_c)
         self._capped_rules: set[str] = set()
+        self._hears_sigterm = False
 
     @property
     def next_seconds_between_status_checks(self) -> float:
@@ -127,6 +128,10 @@ class Executor(RemoteExecutor):  # type: ignore[misc]
 
     def run_jobs(self, jobs: list[JobExecutorInterface]) -> None:
         """Hands over jobs that are ready at the same time, so that they can be one array."""
+        if not self._hears_sigterm:
+            # Snakemake sets its handler after it has made its executor.
+            hear_in_a_thread(signal.SIGTERM)
+            self._hears_sigterm = True
         submissions = []
         for job in jobs:
             self.run_job_pre(job)
@@ -273,6 +278,20 @@ class Executor(RemoteExecutor):  # type: ignore[misc]
                 f"or profile) lowers that to {job.threads}, for Slurm jobs too. Pass a larger "
                 "`--cores`, or none, to give it what it asks for."
             )
+
+
+def hear_in_a_thread(signum: signal.Signals) -> None:
+    """Has the handler of a signal run beside the main thread, where it has one and may be set.
+
+    Snakemake's for SIGTERM takes the locks of its scheduler: run in the main thread while that
+    holds one of them, as it does whenever jobs have ended, it would wait for itself for ever.
+    """
+    handler = signal.getsignal(signum)
+    if callable(handler) and threading.current_thread() is threading.main_thread():
+        signal.signal(
+            signum,
+            lambda *received: threading.Thread(target=handler, args=received, daemon=True).start(),
+        )
 
 
 def identity_of(job: JobExecutorInterface) -> Identity:
