@@ -8,6 +8,7 @@ from typing import IO, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
+from PIL.JpegImagePlugin import JpegImageFile
 
 from barlow_atlas.data.errors import DataError
 
@@ -15,9 +16,9 @@ FORMATS = ("JPEG", "PNG", "BMP", "DIB", "PPM", "TIFF", "WEBP", "GIF")
 """What is read, of files with several pictures the first."""
 MOST_PIXELS = 1 << 26
 """Of a picture that is decoded whole: at most 12 bytes each are held while it is read, 800 MB. A
-larger JPEG is decoded at a half, a quarter or an eighth of its size, unless it is a progressive
-one, whose whole is held whatever is decoded of it; others are refused, and above Pillow's own limit
-(178,956,970) all."""
+larger JPEG is decoded at a half, a quarter or an eighth of its size, unless it comes in several
+scans, as progressive ones do: their whole is held whatever is decoded of them. Others are refused,
+and above Pillow's own limit (178,956,970) all."""
 MOST_BYTES = 1 << 29
 """Of a file."""
 LONGEST = 16
@@ -28,6 +29,7 @@ BACKGROUND = (255, 255, 255)
 
 _Pixels = TypeVar("_Pixels")
 ORIENTATION = 0x0112
+_START_OF_SCAN = b"\xff\xda"
 _TURNED = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -71,7 +73,7 @@ def decoded(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what matters is raised; the rest is no fault
             with Image.open(file, formats=FORMATS) as image:
-                _fit(image, size)
+                _fit(image, size, file)
                 image.load()
                 return finish(image)
     except Exception as error:  # Pillow's readers raise whatever a damaged file makes them do
@@ -91,14 +93,14 @@ def _said(error: Exception, file: IO[bytes]) -> str:
     return str(error) or type(error).__name__
 
 
-def _fit(image: Image.Image, size: int) -> None:
+def _fit(image: Image.Image, size: int, file: IO[bytes]) -> None:
     """Has a picture that is too large decoded smaller, if its format can, or raises ValueError."""
     if image.mode.startswith(("I", "F")):
         # Pillow would clip these values instead of scaling them.
         raise ValueError(f"its mode {image.mode!r} has more than 8 bits a channel")
     width, height = image.size
     pixels = width * height
-    if pixels > MOST_PIXELS and size and not image.info.get("progressive"):
+    if pixels > MOST_PIXELS and size and not _in_several_scans(image, file):
         shrink = next((n for n in (2, 4, 8) if pixels <= MOST_PIXELS * n * n), 8)
         image.draft(None, (width // shrink, height // shrink))
     if image.width * image.height > MOST_PIXELS:
@@ -106,6 +108,21 @@ def _fit(image: Image.Image, size: int) -> None:
             f"{width} x {height} pixels are more than {MOST_PIXELS:,}, which such a {image.format} "
             "is not decoded with; make it smaller"
         )
+
+
+def _in_several_scans(image: Image.Image, file: IO[bytes]) -> bool:
+    """Whether a JPEG's first scan has not all of its colours, or not all of their bits."""
+    if not isinstance(image, JpegImageFile) or image.info.get("progressive"):
+        return True
+    place = file.tell()
+    file.seek(2)
+    while (marker := file.read(2)) != _START_OF_SCAN:
+        if len(marker) < 2:
+            return True
+        file.seek(int.from_bytes(file.read(2), "big") - 2, 1)
+    colours_of_scan = file.read(3)[2]
+    file.seek(place)
+    return colours_of_scan < image.layers
 
 
 def _square_pixels(image: Image.Image, size: int) -> NDArray[np.uint8]:

@@ -235,13 +235,14 @@ class RunLock:
 
 def _create(path: Path, holder: Holder) -> None:
     """Makes the holder's file, or raises FileExistsError; leaves none that is not whole."""
-    with path.open("x") as file:
-        try:
+    try:
+        with path.open("x") as file:
             file.write(holder.model_dump_json(indent=1) + "\n")
-            file.flush()
-        except OSError:
-            path.unlink(missing_ok=True)
-            raise
+    except FileExistsError:
+        raise
+    except OSError:
+        path.unlink(missing_ok=True)
+        raise
 
 
 def _read(path: Path) -> Holder | None:

@@ -193,6 +193,23 @@ def jpeg(size: tuple[int, int], where: Path, **how: object) -> None:
     Image.new("L", size, 200).save(where, "JPEG", **how)  # type: ignore[arg-type]
 
 
+def colour_by_colour(size: tuple[int, int]) -> bytes:
+    """A baseline JPEG in three scans of one colour each."""
+    buffer = io.BytesIO()
+    Image.new("L", size, 200).save(buffer, "JPEG")
+    grey, place, segments = buffer.getvalue(), 2, {}
+    while (marker := grey[place : place + 2]) != b"\xff\xda":
+        after = place + 2 + int.from_bytes(grey[place + 2 : place + 4], "big")
+        segments[marker] = segments.get(marker, b"") + grey[place:after]
+        place = after
+    tables = segments[b"\xff\xdb"] + segments[b"\xff\xc4"]
+    start, scan = segments[b"\xff\xc0"], grey[place + 10 : -2]
+    colours = b"".join(bytes((number, 0x11, 0)) for number in (1, 2, 3))
+    frame = start[:2] + (17).to_bytes(2, "big") + start[4:9] + b"\3" + colours
+    scans = (b"\xff\xda\0\x08\1" + bytes((k,)) + b"\0\0\x3f\0" + scan for k in (1, 2, 3))
+    return b"\xff\xd8" + tables + frame + b"".join(scans) + b"\xff\xd9"
+
+
 def wide_webp(where: Path) -> None:
     """Two small pictures on a canvas of 16,384 x 16,384."""
     frames = [Image.new("RGB", (16, 16), colour) for colour in (RED, BLUE)]
@@ -214,6 +231,9 @@ def flat_png(width: int, height: int, where: Path) -> None:
         # All of a progressive one is held, whatever is decoded of it.
         (lambda p: jpeg((12_000, 11_000), p, progressive=True), False),
         (lambda p: jpeg((8_000, 8_000), p, progressive=True), True),
+        # Nor need one that is not progressive bring its colours together.
+        (lambda p: p.write_bytes(colour_by_colour((12_000, 11_000))), False),
+        (lambda p: p.write_bytes(colour_by_colour((8_000, 8_000))), True),
         (lambda p: jpeg((20_000, 16_000), p), False),
         (wide_webp, False),
         (lambda p: jpeg((65_000, 1), p), True),

@@ -29,7 +29,8 @@ from barlow_atlas.tools.export.tracking import WRITERS, track
 
 ROOT = Path(__file__).parents[3]
 FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
-OPERATIONS = ("open", "write", "fsync", "rename")
+OPERATIONS = ("open", "write", "fsync", "close", "rename")
+# That of closing a file is where NFS says that a quota is used up.
 OLD = b"good, and complete"
 
 
@@ -49,7 +50,14 @@ def faulty(operation: str, code: int, due: int = 1) -> Iterator[None]:
         return either
 
     class Writing(FileIO):
-        write = counted(FileIO.write)
+        write = counted(FileIO.write) if operation == "write" else FileIO.write
+
+        def close(self) -> None:
+            if not self.closed:
+                FileIO.close(self)  # a file is closed whatever the system says of it
+                closing()
+
+    closing = counted(lambda: None) if operation == "close" else lambda: None
 
     opens = Path.open
 
@@ -59,7 +67,7 @@ def faulty(operation: str, code: int, due: int = 1) -> Iterator[None]:
         return counted(opens)(path, mode) if operation == "open" else Writing(path, mode)
 
     with pytest.MonkeyPatch.context() as patch:
-        if operation in ("open", "write"):
+        if operation in ("open", "write", "close"):
             patch.setattr(Path, "open", opened)
         elif operation == "fsync":
             patch.setattr(os, "fsync", counted(os.fsync))
@@ -214,12 +222,15 @@ def test_every_write_of_the_steps_survives_every_fault(
     assert all(path.endswith(TEMPORARY) for path in here)
 
 
+@pytest.mark.parametrize("size", [8, None], ids=["squares", "originals"])
 @pytest.mark.parametrize("operation", OPERATIONS)
 @pytest.mark.parametrize("code", FAULTS)
-def test_every_write_of_a_preparation_survives(tmp_path: Path, operation: str, code: int) -> None:
+def test_every_write_of_a_preparation_survives(
+    tmp_path: Path, operation: str, code: int, size: int | None
+) -> None:
     for place, name in enumerate(("train/a", "train/b", "test/a", "test/b") * 5):
         write_image(tmp_path / f"own/{name}/{place}.png", 8, seed=place)
-    own, folder = class_folder("own", str(tmp_path / "own"), 8), tmp_path / "prepared"
+    own, folder = class_folder("own", str(tmp_path / "own"), size), tmp_path / "prepared"
     prepare(own, folder, tmp_path / "raw")
     before = tree(folder)
     for due in itertools.count(1):
@@ -233,9 +244,12 @@ def test_every_write_of_a_preparation_survives(tmp_path: Path, operation: str, c
         if aside:
             Path(aside[1]).rename(folder)
         assert tree(folder) == before
-        assert {p.name for p in tmp_path.iterdir()} == {"own", "prepared"}
+        # What is kept of originals is gone on with.
+        kept = set() if size else {".prepared.shards", ".prepared.records"}
+        assert {p.name for p in tmp_path.iterdir()} - kept == {"own", "prepared"}
     assert due > 2
     assert tree(folder) == before
+    assert {p.name for p in tmp_path.iterdir()} == {"own", "prepared"}
 
 
 def prepared(own: DataSet, folder: Path, operation: str, code: int, due: int) -> str | None:

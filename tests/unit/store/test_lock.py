@@ -1,5 +1,7 @@
 """One trainer holds a run; a dead one is told from one that lives, without comparing clocks."""
 
+import errno
+import io
 import json
 import os
 import subprocess
@@ -166,6 +168,26 @@ def test_a_folder_that_takes_no_files_is_named(tmp_path: Path) -> None:
         RunLock(tmp_path / "file/run", print),
     ):
         pass
+
+
+def test_a_disk_without_room_is_named_and_left_without_a_holder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """NFS says when a file is closed that a quota is used up."""
+
+    class Closing(io.StringIO):
+        def close(self) -> None:
+            raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
+
+    def opened(path: Path, mode: str) -> io.StringIO:
+        path.touch(exist_ok=False)
+        return Closing()
+
+    taken = RunLock(tmp_path, print)
+    monkeypatch.setattr(Path, "open", opened)
+    with pytest.raises(LockError, match=r"quota exceeded\. Make it a writable folder with room"):
+        taken.__enter__()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_of_many_that_find_a_dead_holder_one_succeeds(tmp_path: Path) -> None:
