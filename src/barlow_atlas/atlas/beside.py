@@ -77,7 +77,7 @@ def beside(
             probe that does not exist; numbers of two data sets side by side.
     """
     try:
-        rows = [_row(spec.name, row, published, effects, studies) for row in spec.rows]
+        rows = [joined(spec.name, row, published, effects, studies) for row in spec.rows]
     except TableError as error:
         raise TableError(f"table {spec.name!r}: {error}") from error
     names = dict.fromkeys(name for row in spec.rows for name in row.also)
@@ -93,13 +93,18 @@ def _frame(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> pd.Data
     return table.assign(**table[text].astype(object).fillna("").astype(str))
 
 
-def _row(
+def joined(
     table: str,
     row: Row,
     published: Sequence[Published],
     effects: Mapping[str, pd.DataFrame],
     studies: Mapping[str, Study],
 ) -> dict[str, Any]:
+    """One row of a table as `beside` has it, what it has not left out.
+
+    Raises:
+        TableError: as `beside`.
+    """
     theirs = None if row.published.none else find(row.published, published)
     also = {name: _also(selector, row.published, published) for name, selector in row.also.items()}
     return {

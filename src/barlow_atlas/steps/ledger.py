@@ -123,7 +123,7 @@ def _beside(
     rows = []
     for row in spec.rows:
         try:
-            beside.beside(spec.model_copy(update={"rows": (row,)}), published, {}, studies)
+            beside.joined(spec.name, row, published, {}, studies)
             rows.append(row)
         except TableError as error:
             warn(f"{paths.PAPER_TABLES}: a row is left out: {error}")
