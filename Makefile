@@ -7,7 +7,7 @@ SNAKEMAKE := $(BIN)/python -m snakemake
 # Jobs call `python`: the environment's, also in shells that have not activated it.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: demo test test-all test-workflows test-clusters lint wheels format report paper derive lock
+.PHONY: demo test test-all test-slow test-workflows test-clusters lint wheels format report paper derive lock
 PLUGIN := packages/snakemake-executor-plugin-submitit
 PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist worksteal --durations 15
 
@@ -22,12 +22,14 @@ test: .venv/installed
 	$(PYTEST) -m "not slow" tests/unit tests/golden
 	$(BIN)/python -m pytest tests/workflow/test_own_method.py
 
-# Everything: that, what of it is slow, and what starts browsers, whole workflows or, last and one
-# after another, clusters. The rehearsal of a GPU asks for g++.
+# Everything: that, what of it is slow, and what starts browsers and whole workflows; beside these
+# the clusters, whose tests wait most of their time. The rehearsal of a GPU asks for g++.
 test-all: test
+	$(MAKE) --jobs 2 test-slow test-clusters
+
+test-slow: .venv/installed
 	$(PYTEST) -m slow tests/unit tests/golden
 	$(MAKE) test-workflows
-	$(MAKE) test-clusters
 
 test-workflows: .venv/installed
 	$(PYTEST) --dist loadfile --deselect tests/workflow/test_own_method.py \

@@ -15,14 +15,17 @@ from snakemake.utils import min_version
 from barlow_atlas.study import paths
 from barlow_atlas.store.adoptions import adoptions, standing
 from barlow_atlas.workflow import sources
-from barlow_atlas.workflow.replacing import check_replaced
-from barlow_atlas.tools.running import ending
-from barlow_atlas.data.survey import outdated
 from barlow_atlas.errors import AtlasError, not_allowed
-from barlow_atlas.atlas.published import read_tables
-from barlow_atlas.atlas.studies import claims_of, is_analysed
 from barlow_atlas.study.file import check_taken, load_studies, load_study, study_file
 from barlow_atlas.study.sizes import check_sizes
+
+if not workflow.remote_exec:
+    # A job that is submitted starts sooner without: they load pandas.
+    from barlow_atlas.atlas.published import read_tables
+    from barlow_atlas.atlas.studies import claims_of, is_analysed
+    from barlow_atlas.data.survey import outdated
+    from barlow_atlas.tools.running import ending
+    from barlow_atlas.workflow.replacing import check_replaced
 
 min_version("9.27")
 

@@ -10,8 +10,6 @@ import sys
 from snakemake_interface_logger_plugins.base import LogHandlerBase
 from snakemake_interface_logger_plugins.common import LogEvent
 
-from barlow_atlas.tools.console import Console
-
 SAID = ("Nothing to be done", "Complete log")
 """How those of Snakemake's remarks begin that are passed on."""
 WRONG = (LogEvent.JOB_ERROR, LogEvent.GROUP_ERROR, LogEvent.ERROR)
@@ -29,6 +27,9 @@ class LogHandler(LogHandlerBase):
     def __post_init__(self) -> None:
         asked = self.common_settings
         self._plain = asked.dryrun or asked.verbose or asked.printshellcmds
+        # Every job's Snakemake loads all logger plugins and uses none of them.
+        from barlow_atlas.tools.console import Console
+
         self._console = Console(sys.stderr)
         self._messages: dict[int, str] = {}
 
@@ -43,7 +44,7 @@ class LogHandler(LogHandlerBase):
                 self._console.follow(study)
         elif event == LogEvent.JOB_FINISHED:
             self._console.done(self._messages.pop(vars(record)["job_id"], ""))
-        elif event is None and ("note" in vars(record) or str(record.msg).startswith(SAID)):
+        elif event is None and (vars(record).get("note") or str(record.msg).startswith(SAID)):
             # A note of the executor: a job goes on after a pre-emption, or was taken over.
             self._console.say(str(record.msg))
 

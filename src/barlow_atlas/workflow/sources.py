@@ -16,7 +16,7 @@ import hashlib
 import inspect
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeGuard
 
 from barlow_atlas.errors import AtlasError
 from barlow_atlas.study.models import ForeignRun, Run, Study
@@ -197,24 +197,56 @@ def _told(node: object) -> str:
 @functools.cache
 def _parsed(file: Path) -> ast.Module:
     """A module's syntax tree without documentation and what is for type checking only."""
-    tree: ast.Module = _Meaningful().visit(ast.parse(file.read_bytes()))
+    tree = ast.parse(file.read_bytes())
+    _keep_what_matters(tree)
     return tree
 
 
-class _Meaningful(ast.NodeTransformer):
-    def visit_Expr(self, node: ast.Expr) -> ast.AST | None:
-        text = isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
-        return None if text else self.generic_visit(node)
+def _keep_what_matters(node: ast.AST) -> None:
+    for field, statements in _statement_lists(node):
+        kept: list[ast.AST] = []
+        for statement in statements:
+            _keep_what_matters(statement)
+            if _is_text(statement):
+                continue
+            kept += statement.orelse if _is_for_typing(statement) else [statement]
+        setattr(node, field, kept)
 
-    def visit_If(self, node: ast.If) -> ast.AST | list[ast.stmt]:
-        self.generic_visit(node)
-        typing_only = isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
-        return node.orelse if typing_only else node
+
+def _is_text(node: ast.AST) -> bool:
+    return (
+        isinstance(node, ast.Expr)
+        and isinstance(node.value, ast.Constant)
+        and isinstance(node.value.value, str)
+    )
+
+
+def _is_for_typing(node: ast.AST) -> TypeGuard[ast.If]:
+    return (
+        isinstance(node, ast.If)
+        and isinstance(node.test, ast.Name)
+        and node.test.id == "TYPE_CHECKING"
+    )
+
+
+def _statement_lists(node: ast.AST) -> Iterator[tuple[str, list[ast.AST]]]:
+    """The lists of statements that a node holds, by their fields: no expression holds any."""
+    for field in ("body", "handlers", "orelse", "finalbody", "cases"):
+        below = getattr(node, field, None)
+        if isinstance(below, list):
+            yield field, below
+
+
+def _statements(node: ast.AST) -> Iterator[ast.AST]:
+    for _, below in _statement_lists(node):
+        for statement in below:
+            yield statement
+            yield from _statements(statement)
 
 
 def imports(tree: ast.AST | list[ast.AST]) -> Iterator[Import]:
     """What is imported in a syntax tree; in a list of statements, by these themselves."""
-    statements = tree if isinstance(tree, list) else ast.walk(tree)
+    statements = tree if isinstance(tree, list) else _statements(tree)
     for node in statements:
         if isinstance(node, ast.Import):
             for alias in node.names:

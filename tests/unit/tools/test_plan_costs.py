@@ -38,7 +38,8 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def demo() -> Study:
-    return load_study(ROOT / "params/demo.yaml")
+    """The demo, a job a seed."""
+    return load_study(ROOT / "params/demo.yaml").model_copy(update={"seeds_together": 1})
 
 
 @pytest.fixture

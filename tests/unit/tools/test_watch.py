@@ -43,10 +43,10 @@ SECRET = b"not for readers"
 
 @pytest.fixture
 def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
-    """The demo without any result, in a working directory of its own."""
+    """The demo without any result, a job a seed, in a working directory of its own."""
     shutil.copytree(ROOT / "params", tmp_path / "params")
     monkeypatch.chdir(tmp_path)
-    return load_study(Path("params/demo.yaml"))
+    return load_study(Path("params/demo.yaml")).model_copy(update={"seeds_together": 1})
 
 
 @pytest.fixture
