@@ -47,15 +47,17 @@ def _go_to_root(options: argparse.Namespace) -> None:
     Raises:
         StudyError: the last word of several studies' names.
     """
-    here = Path.cwd()
-    root = next((place for place in (here, *here.parents) if (place / "Snakefile").is_file()), here)
+    folder = Path.cwd()
+    root = next(
+        (place for place in (folder, *folder.parents) if (place / "Snakefile").is_file()), folder
+    )
     said: str | list[str] = getattr(options, "study", None) or []
     named = said if isinstance(said, list) else [said]
-    studies = [str(here / one) if one.endswith(".yaml") else one for one in named]
-    if root != here:
+    studies = [str(folder / one) if one.endswith(".yaml") else one for one in named]
+    if root != folder:
         for name, value in vars(options).items():
             if isinstance(value, Path):
-                setattr(options, name, here / value)
+                setattr(options, name, folder / value)
         os.chdir(root)
     if studies:
         from barlow_atlas.study.file import study_named

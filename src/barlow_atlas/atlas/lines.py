@@ -92,9 +92,9 @@ def _lines_of(group: list[list[Mapping[str, Any]]]) -> Iterator[Line]:
             milestones=np.array([content["epoch"] for content in group[0]]),
             validation=None
             if validation is None
-            else np.array([[found["top1"] for found in row] for row in validation]),
+            else np.array([[result["top1"] for result in row] for row in validation]),
             correct=np.array(
-                [[unpack(found["correct"], found["count"]) for found in row] for row in test]
+                [[unpack(result["correct"], result["count"]) for result in row] for row in test]
             ),
             signals=_signals(group),
         )
@@ -110,9 +110,9 @@ def _column(
     key: tuple[str, str, str, str],
 ) -> list[list[Mapping[str, Any]]] | None:
     """A probe's results on one split, seeds x milestones; None unless all milestones have them."""
-    if not all(key in found for milestones in results for found in milestones):
+    if not all(key in milestone for milestones in results for milestone in milestones):
         return None
-    return [[found[key] for found in milestones] for milestones in results]
+    return [[milestone[key] for milestone in milestones] for milestones in results]
 
 
 def _signals(group: list[list[Mapping[str, Any]]]) -> dict[tuple[str, str, str], np.ndarray]:

@@ -142,9 +142,9 @@ def current(name: str, study: Study, run: Run | ForeignRun) -> Record:
 
 def _parameters(run: Run | ForeignRun, there: Sequence[Content]) -> Content:
     """Those of the run if any result has them, else those of the last result that is there."""
-    own = run.model_dump(mode="json")
-    found = [content["run"] for content in there]
-    return own if own in found or not found else found[-1]
+    parameters = run.model_dump(mode="json")
+    of_results = [content["run"] for content in there]
+    return parameters if parameters in of_results or not of_results else of_results[-1]
 
 
 def _is_of_what_is_here(content: Content, name: str, run: Run | ForeignRun) -> bool:
@@ -152,9 +152,9 @@ def _is_of_what_is_here(content: Content, name: str, run: Run | ForeignRun) -> b
     manifest = probed_milestone(name, run, content["epoch"])
     if not manifest.is_file():
         return True
-    here, checkpoint = _read(manifest, json.loads), content["checkpoint"]
-    same_weights = all(checkpoint.get(key) == here.get(key, "unknown") for key in OF_WEIGHTS)
-    return same_weights or bool(checkpoint.get("lineage") == here.get("lineage"))
+    snapshot, checkpoint = _read(manifest, json.loads), content["checkpoint"]
+    same_weights = all(checkpoint.get(key) == snapshot.get(key, "unknown") for key in OF_WEIGHTS)
+    return same_weights or bool(checkpoint.get("lineage") == snapshot.get("lineage"))
 
 
 def same_numbers(first: Record, second: Record) -> bool:
@@ -240,11 +240,11 @@ def contents(name: str, study: Study) -> list[Content]:
     Raises:
         RecordError: as `recorded`.
     """
-    found = []
+    results = []
     for run in study.runs():
         milestones = recorded(name, run).milestones
-        found += [milestones[epoch] for epoch in study.milestones_of(run) if epoch in milestones]
-    return found
+        results += [milestones[epoch] for epoch in study.milestones_of(run) if epoch in milestones]
+    return results
 
 
 def metrics_in(file: Path) -> Metrics:

@@ -48,25 +48,25 @@ def all_entries(studies: Mapping[str, Study]) -> list[Entry]:
     Studies that cannot be read, or that claims do not fit, are warned of and left out.
     """
     claims = load_claims(CLAIMS)
-    found: dict[tuple[str, str], list[Entry]] = defaultdict(list)
+    ledger: dict[tuple[str, str], list[Entry]] = defaultdict(list)
     for name in claims.studies:
         try:
             if name not in studies:
                 raise ClaimError(str(not_allowed("study", name, list(studies))))
             for entry in entries(_about(name, claims), studies):
-                found[entry.claim.id, name].append(entry)
+                ledger[entry.claim.id, name].append(entry)
         except ClaimError as error:
             warn(f"{CLAIMS}: claims on {name} are left out: {error}")
     return [
         entry
         for claim in claims.claims
         for name in claim.studies
-        for entry in found[claim.id, name]
+        for entry in ledger[claim.id, name]
     ]
 
 
 def _about(name: str, claims: Claims) -> Claims:
     """The claims that a study tests, on it alone."""
-    own = (claim for claim in claims.claims if name in claim.studies)
-    alone = tuple(claim.model_copy(update={"studies": (name,)}) for claim in own)
+    tested = (claim for claim in claims.claims if name in claim.studies)
+    alone = tuple(claim.model_copy(update={"studies": (name,)}) for claim in tested)
     return claims.model_copy(update={"claims": alone})

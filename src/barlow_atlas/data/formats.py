@@ -139,8 +139,10 @@ def _decode_cifar(data_set: DataSet, place: Path, allocate: Allocate, report: Re
     for part in ("train", "test"):
         ours = [batches[file.name] for file in data_set.files if file.part == part]
         pixels = np.concatenate([batch["data"] for batch in ours])
-        found = [batch["fine_labels" if "fine_labels" in batch else "labels"] for batch in ours]
-        labels[part] = np.concatenate(found).astype(np.int64)
+        batch_labels = [
+            batch["fine_labels" if "fine_labels" in batch else "labels"] for batch in ours
+        ]
+        labels[part] = np.concatenate(batch_labels).astype(np.int64)
         side = required(data_set.image_size)
         if pixels.dtype != np.uint8 or pixels.shape[1:] != (3 * side * side,):
             raise DataError(
@@ -223,18 +225,18 @@ def _decode_tiny_tree(
 
 def _decode_folders(data_set: DataSet, allocate: Allocate, report: Report) -> Decoded:
     place = Path(required(data_set.path)).expanduser()
-    found = survey(data_set.title, place)
-    if found.skipped:
-        report(f"{data_set.title}: left out in {place}: {skipped_told(found.skipped)}")
+    folders = survey(data_set.title, place)
+    if folders.skipped:
+        report(f"{data_set.title}: left out in {place}: {skipped_told(folders.skipped)}")
 
     def pixels(name: str) -> Images:
         return stored(place / name, f"{place}: {shown(name)}", required(data_set.image_size))
 
     return Decoded(
-        class_names=tuple(sorted(found.images["train"])),
-        labels=_read_images(data_set, found.images, pixels, allocate, report),
+        class_names=tuple(sorted(folders.images["train"])),
+        labels=_read_images(data_set, folders.images, pixels, allocate, report),
         source=data_set.source,
-        survey=found,
+        survey=folders,
     )
 
 

@@ -51,7 +51,7 @@ class Listing:
     place: Path
     classes: tuple[str, ...]
     entries: dict[Part, list[Entry]]
-    found: Survey
+    survey: Survey
     turned: bool
     source: str
 
@@ -82,22 +82,22 @@ def listing_of(data_set: DataSet, place: Path) -> Listing:
         for part, those in listed.entries.items()
     }
     return Listing(
-        place, tuple(sorted(chosen)), entries, listed.found, listed.turned, listed.source
+        place, tuple(sorted(chosen)), entries, listed.survey, listed.turned, listed.source
     )
 
 
 def _of_folders(data_set: DataSet, place: Path) -> Listing:
-    found = survey(data_set.title, place)
-    classes = tuple(sorted(found.images["train"]))
+    folders = survey(data_set.title, place)
+    classes = tuple(sorted(folders.images["train"]))
     entries: dict[Part, list[Entry]] = {
         part: [
-            Entry(name, name, 0, found.states[name].size, label)
+            Entry(name, name, 0, folders.states[name].size, label)
             for label, key in enumerate(classes)
             for name in sorted(by_class[key])
         ]
-        for part, by_class in found.images.items()
+        for part, by_class in folders.images.items()
     }
-    return Listing(place, classes, entries, found, turned=True, source=data_set.source)
+    return Listing(place, classes, entries, folders, turned=True, source=data_set.source)
 
 
 def _of_archives(data_set: DataSet, place: Path, archives: Survey) -> Listing:
@@ -132,17 +132,17 @@ def _of_archives(data_set: DataSet, place: Path, archives: Survey) -> Listing:
 
 def _nested(archive: Path) -> dict[str, list[Entry]]:
     """The images of an archive of archives, one for each class and named as it."""
-    found: dict[str, list[Entry]] = {}
+    by_class: dict[str, list[Entry]] = {}
     with _opened(archive) as outer, archive.open("rb") as file:
         for member in outer:
             if member.isfile() and member.name.endswith(".tar"):
                 file.seek(member.offset_data)
                 wnid = Path(member.name).stem
                 inside = f"{archive.name}/{member.name}"
-                found[wnid] = list(_members(file, inside, archive.name))
-    if not found:
+                by_class[wnid] = list(_members(file, inside, archive.name))
+    if not by_class:
         raise DataError(f"{archive} holds no archives of classes: replace it by the official one.")
-    return found
+    return by_class
 
 
 def _annotated(archive: Path, devkit: Path) -> dict[str, list[Entry]]:
@@ -155,10 +155,10 @@ def _annotated(archive: Path, devkit: Path) -> dict[str, list[Entry]]:
             f"{archive} holds {len(images):,} images, and {TRUTH} in {devkit} tells the classes "
             f"of {len(wnids):,}. Replace both by the official archives."
         )
-    found: dict[str, list[Entry]] = {}
+    by_class: dict[str, list[Entry]] = {}
     for wnid, image in zip(wnids, images, strict=True):
-        found.setdefault(wnid, []).append(image)
-    return found
+        by_class.setdefault(wnid, []).append(image)
+    return by_class
 
 
 def _members(file: IO[bytes], inside: str, holder: str) -> Iterator[Entry]:
@@ -215,7 +215,7 @@ def label_lists(listing: Listing) -> dict[str, list[int]]:
     Raises:
         DataError: it names an image that is not there.
     """
-    found = {}
+    lists = {}
     for name in LABEL_LISTS:
         path = listing.place / f"{name}.txt"
         if not path.is_file():
@@ -230,5 +230,5 @@ def label_lists(listing: Listing) -> dict[str, list[int]]:
                 f"{path} names {some(sorted(missing))}, which are no training images (or are named "
                 "twice). Replace it by the published list, or remove it."
             )
-        found[name] = sorted(number_of[each] for each in named)
-    return found
+        lists[name] = sorted(number_of[each] for each in named)
+    return lists

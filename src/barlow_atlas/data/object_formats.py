@@ -46,11 +46,11 @@ def voc_part(place: Path, year: int, part: str) -> Annotated:
     listed = f"{of_year}/ImageSets/Main/{part}.txt"
     images = texts(place, _VOC_FOLDER, [listed])[listed].split()
     files = {f"{of_year}/Annotations/{image}.xml": k for k, image in enumerate(images)}
-    found: list[Objects | None] = [None] * len(images)
+    objects: list[Objects | None] = [None] * len(images)
     for name, stream in members(place, _VOC_FOLDER, files):
-        found[files[name]] = voc_objects(stream.read(), f"{place}: {name}")
+        objects[files[name]] = voc_objects(stream.read(), f"{place}: {name}")
     names = tuple(f"{of_year}/JPEGImages/{image}.jpg" for image in images)
-    return Annotated(names, tuple(each for each in found if each is not None), VOC_CLASSES)
+    return Annotated(names, tuple(each for each in objects if each is not None), VOC_CLASSES)
 
 
 def voc_objects(content: bytes, what: str) -> Objects:
@@ -91,10 +91,10 @@ def voc_objects(content: bytes, what: str) -> Objects:
 
 
 def _text(element: ElementTree.Element, path: str) -> str:
-    found = element.findtext(path)
-    if found is None:
+    text = element.findtext(path)
+    if text is None:
         raise ValueError(f"it has no {path}")
-    return found
+    return text
 
 
 def coco_part(content: bytes, what: str) -> Annotated:

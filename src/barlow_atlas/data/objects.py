@@ -69,8 +69,8 @@ def presence(images: Sequence[Objects], classes: int) -> Index:
     A class is `UNCERTAIN` where all of its objects are difficult, as in VOC's
     `ImageSets/Main/<class>_<part>.txt`.
     """
-    found = np.full((len(images), classes), ABSENT, dtype=np.int64)
-    for row, image in zip(found, images, strict=True):
+    labels = np.full((len(images), classes), ABSENT, dtype=np.int64)
+    for row, image in zip(labels, images, strict=True):
         row[image.labels[image.difficult]] = UNCERTAIN
         row[image.labels[~image.difficult]] = PRESENT
-    return found
+    return labels

@@ -126,8 +126,8 @@ def _prepare_originals(data_set: DataSet, destination: Path, report: Report) -> 
     """
     title = data_set.title
     listing = listing_of(data_set, Path(required(data_set.path)).expanduser())
-    if listing.found.skipped:
-        report(f"{title}: left out in {listing.place}: {skipped_told(listing.found.skipped)}")
+    if listing.survey.skipped:
+        report(f"{title}: left out in {listing.place}: {skipped_told(listing.survey.skipped)}")
     aside = destination.parent
     folder, records = (aside / f".{destination.name}.{what}" for what in ("shards", "records"))
     shards = list(shards_of(listing, SHARD_BYTES))
@@ -173,7 +173,7 @@ def _prepare_originals(data_set: DataSet, destination: Path, report: Report) -> 
         manifest = _describe(
             data_set, decoded, images, validation, (None, None), files | _files(folder, small)
         ).model_copy(update={"skipped": tuple(fault.name for fault in faults)})
-        sources = listing.found.sources(repeated)
+        sources = listing.survey.sources(repeated)
         write_atomically(folder / SOURCES, (sources.model_dump_json(indent=2) + "\n").encode())
         write_atomically(folder / MANIFEST, manifest.to_json().encode())
         for shard, record in zip(shards, written, strict=True):
@@ -247,11 +247,11 @@ def _check_counts(data_set: DataSet, images: Mapping[Part, Sized], decoded: Deco
 
 def _check_presence(data_set: DataSet, part: Part, labels: Index, classes: int) -> None:
     """Raise DataError unless each class is present in some image of labels (N, classes)."""
-    found = np.count_nonzero(labels == PRESENT, axis=0)
-    if len(found) != classes or not found.all():
+    counts = np.count_nonzero(labels == PRESENT, axis=0)
+    if len(counts) != classes or not counts.all():
         raise DataError(
             f"{data_set.title}: expected {part} images of each of {classes} classes; missing: "
-            f"{np.flatnonzero(found == 0).tolist()}. The files are not the official ones: replace "
+            f"{np.flatnonzero(counts == 0).tolist()}. The files are not the official ones: replace "
             "them."
         )
 

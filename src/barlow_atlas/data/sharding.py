@@ -102,7 +102,7 @@ def shards_of(listing: Listing, most: int) -> Iterator[Shard]:
 def _shard(listing: Listing, part: Part, number: int, entries: Sequence[Entry]) -> Shard:
     told = hashlib.sha256(f"{_FORMAT} {listing.turned}\n".encode())
     for entry in entries:
-        time = listing.found.states[entry.file].time
+        time = listing.survey.states[entry.file].time
         told.update(os.fsencode(f"{entry.name}\0{entry.offset}\0{entry.size}\0{time}\n"))
     return Shard(part, number, entries, listing.place, listing.turned, told.hexdigest())
 
@@ -304,18 +304,20 @@ def part_index(part: Part, shards: Sequence[Shard], records: Sequence[ShardRecor
     """The index of a part, from all shards of a data set and their records."""
     kept: list[NDArray[np.int64]] = []
     labels: list[NDArray[np.int64]] = []
-    own, before = [], 0
+    part_shards, before = [], 0
     for shard, record in zip(shards, records, strict=True):
         if shard.part != part:
             continue
         rows = np.array(record.kept, dtype=np.int64)
         kept.append(before + rows)
         labels.append(np.array([each.label for each in shard.entries], dtype=np.int64)[rows])
-        own.append((shard, record))
+        part_shards.append((shard, record))
         before += len(shard.entries)
 
     def joined(values: Callable[[ShardRecord], Sequence[int]]) -> NDArray[np.int64]:
-        return np.concatenate([np.array(values(record), dtype=np.int64) for _, record in own])
+        return np.concatenate(
+            [np.array(values(record), dtype=np.int64) for _, record in part_shards]
+        )
 
     sizes = [joined(lambda record: record.heights), joined(lambda record: record.widths)]
     return PartIndex(
@@ -324,7 +326,7 @@ def part_index(part: Part, shards: Sequence[Shard], records: Sequence[ShardRecor
         offsets=np.concatenate([[0], joined(lambda record: record.lengths).cumsum()]),
         crc32=joined(lambda record: record.crc32).astype(np.uint32),
         heights_and_widths=np.stack(sizes, axis=1).astype(np.int32),
-        shards=tuple(shard.name for shard, record in own if record.kept),
+        shards=tuple(shard.name for shard, record in part_shards if record.kept),
         part=part,
     )
 
@@ -334,9 +336,9 @@ def repeated_files(train: Originals, test: Originals) -> int:
     keys = [part.crc32 + (np.diff(part.offsets) << 32) for part in (train, test)]
     order = np.argsort(keys[0], kind="stable")
     first, last = (np.searchsorted(keys[0][order], keys[1], side) for side in ("left", "right"))
-    found = 0
+    repetitions = 0
     for number in np.flatnonzero(first < last).tolist():
         content = test.encoded(number)
         alike = order[first[number] : last[number]].tolist()
-        found += any(np.array_equal(train.encoded(k), content) for k in alike)
-    return found
+        repetitions += any(np.array_equal(train.encoded(k), content) for k in alike)
+    return repetitions

@@ -60,17 +60,17 @@ def locate(data_set: DataSet, raw: Path, mirrors: Sequence[str], report: Report)
     for place in (str(raw), *mirrors):
         try:
             folder = folder_of(place)
-            found, finding = (
+            copy, finding = (
                 _in_url(data_set, place, raw, report)
                 if folder is None
                 else _in_folder(data_set, folder)
             )
         except DataError as error:
-            found, finding = None, str(error)
-        if found:
-            report(f"{data_set.title}: using {found}")
+            copy, finding = None, str(error)
+        if copy:
+            report(f"{data_set.title}: using {copy}")
             _forget_parts(data_set, raw)
-            return found
+            return copy
         note(public(place) if _scheme(place) else place, finding)
     urls = [file.url for file in data_set.files if file.url]
     if archive is None and len(urls) == len(data_set.files):
@@ -291,10 +291,10 @@ def fault_of(path: Path, md5: str | None, size: int | None) -> str | None:
     """What is wrong with a file (name first), or None if it is the official one."""
     if not path.is_file():
         return f"{path.name} is missing"
-    found = path.stat().st_size
-    if size is not None and found != size:
-        kind = "truncated" if found < size else "too long"
-        return f"{path.name} is {kind}: {found:,} bytes, expected {size:,}"
+    actual_size = path.stat().st_size
+    if size is not None and actual_size != size:
+        kind = "truncated" if actual_size < size else "too long"
+        return f"{path.name} is {kind}: {actual_size:,} bytes, expected {size:,}"
     if md5 is None:
         # The end of a zip archive holds its directory, so at least a truncated one is noticed.
         whole = path.suffix != ".zip" or zipfile.is_zipfile(path)

@@ -150,8 +150,8 @@ def archives_in(place: Path) -> Survey | None:
         )
     states = {}
     for name in ARCHIVES:
-        found = (place / name).stat()
-        states[name] = State(found.st_size, found.st_mtime_ns)
+        status = (place / name).stat()
+        states[name] = State(status.st_size, status.st_mtime_ns)
     return Survey(place, {}, states, Counter())
 
 
@@ -169,8 +169,8 @@ def outdated(data_set: DataSet, folder: Path) -> str:
     if known is None or data_set.path is None or not place.is_dir():
         return ""
     try:
-        found = archives_in(place) or survey(data_set.title, place)
-        change = _change(found, known)
+        class_folders = archives_in(place) or survey(data_set.title, place)
+        change = _change(class_folders, known)
     except DataError as error:
         change = str(error)
     if not change:
@@ -181,13 +181,13 @@ def outdated(data_set: DataSet, folder: Path) -> str:
     )
 
 
-def _change(found: Survey, known: Sources) -> str:
-    if found.digest == known.digest:
+def _change(class_folders: Survey, known: Sources) -> str:
+    if class_folders.digest == known.digest:
         return ""
-    size = sum(state.size for state in found.states.values())
+    size = sum(state.size for state in class_folders.states.values())
     told = []
-    if len(found.states) != known.images:
-        told.append(f"{len(found.states):,} images, {known.images:,} were prepared")
+    if len(class_folders.states) != known.images:
+        told.append(f"{len(class_folders.states):,} images, {known.images:,} were prepared")
     if size != known.size:
         told.append(f"{size:,} bytes, {known.size:,} were prepared")
     return "; ".join(told) or "names or times of files are others, number and size are the same"
@@ -307,9 +307,9 @@ def _misplaced(title: str, place: Path, train: ByClass, present: list[str]) -> s
             f"{title}: {text} The hold-out for validation is drawn from train/, so one of the two "
             "is enough: move the other away."
         )
-    found = sorted(entry.name for entry in place.iterdir() if not entry.name.startswith("."))
-    text += f" There are: {some([shown(name) for name in found]) or 'no files'}."
-    inner = [each for each in (place / name for name in found) if (each / "train").is_dir()]
+    names = sorted(entry.name for entry in place.iterdir() if not entry.name.startswith("."))
+    text += f" There are: {some([shown(name) for name in names]) or 'no files'}."
+    inner = [each for each in (place / name for name in names) if (each / "train").is_dir()]
     if inner:
         return f"{title}: {text} The parts lie in {inner[0]}: name that as `path`."
     if place.name in PARTS and (place.parent / "train").is_dir():

@@ -266,9 +266,9 @@ def _decode_flowers(data_set: DataSet, place: Path, allocate: Allocate, report: 
     for number, label in enumerate(labels.tolist(), 1):
         by_class.setdefault(label - 1, []).append(f"image_{number:05d}.jpg")
     listing = _drawn(by_class, required(data_set.test_share))
-    found = read_listed(data_set, place / images, "jpg", listing, allocate, report)
+    part_labels = read_listed(data_set, place / images, "jpg", listing, allocate, report)
     names = tuple(str(number) for number in range(1, required(data_set.classes) + 1))
-    return Decoded(names, found, origin(data_set, place))
+    return Decoded(names, part_labels, origin(data_set, place))
 
 
 def _mat_labels(path: Path) -> NDArray[Any]:

@@ -95,12 +95,12 @@ class _Reading:
             try:
                 self.read.add(_identity(os.stat(self._path(above))))
                 with os.scandir(self._path(above)) as entries:
-                    found = sorted(entries, key=lambda entry: entry.name)
+                    children = sorted(entries, key=lambda entry: entry.name)
             except OSError as error:
                 self._fault(above, error)
                 continue
             self.tree.folders.add(above)
-            for entry in found:
+            for entry in children:
                 inside = f"{above}/{entry.name}" if above else entry.name
                 if self._is_skipped(entry, above):
                     continue
@@ -125,15 +125,15 @@ class _Reading:
 
     def _file(self, name: str, entry: "os.DirEntry[str]") -> None:
         try:
-            found = entry.stat(follow_symlinks=False)
+            status = entry.stat(follow_symlinks=False)
         except OSError as error:
             self._fault(name, error)
             return
-        if not stat.S_ISREG(found.st_mode):
+        if not stat.S_ISREG(status.st_mode):
             self.tree.skipped["no regular file"] += 1
             return
-        self.file_identities.add(_identity(found))
-        self.tree.files[name] = State(found.st_size, found.st_mtime_ns)
+        self.file_identities.add(_identity(status))
+        self.tree.files[name] = State(status.st_size, status.st_mtime_ns)
 
     def _followed(self, name: str) -> bool:
         """Whether a link was dealt with; else it leads to a file."""
@@ -171,8 +171,8 @@ class _Reading:
         self.tree.faults.append(f"{shown(name) or '.'} cannot be read: {error.strerror}")
 
 
-def _identity(found: os.stat_result) -> _Identity:
-    return found.st_dev, found.st_ino
+def _identity(status: os.stat_result) -> _Identity:
+    return status.st_dev, status.st_ino
 
 
 def _above(link: str) -> set[_Identity]:

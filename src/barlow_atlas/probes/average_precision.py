@@ -80,7 +80,7 @@ def _class_precision(scores: Numbers, positive: NDArray[np.bool_], rule: Rule) -
 
 def box_precisions(
     truth: Sequence[Objects],
-    found: Sequence[Found],
+    detections: Sequence[Found],
     classes: int,
     rule: Rule,
     overlap: float = 0.5,
@@ -94,16 +94,16 @@ def box_precisions(
     Difficult objects need not be found. NaN of a class that has no object but difficult ones.
 
     Args:
-        truth, found: of the same images.
+        truth, detections: of the same images.
     """
-    told = [_judged(one, other, overlap) for one, other in zip(truth, found, strict=True)]
+    told = [_judged(one, other, overlap) for one, other in zip(truth, detections, strict=True)]
     scores, labels, right, counted = (np.concatenate([each[k] for each in told]) for k in range(4))
     precisions = []
     for label in range(classes):
-        here = (labels == label) & counted
+        class_detections = (labels == label) & counted
         wanted = sum(int(((one.labels == label) & ~one.difficult).sum()) for one in truth)
         if wanted:
-            curve = precision_recall(scores[here], right[here], wanted)
+            curve = precision_recall(scores[class_detections], right[class_detections], wanted)
             precisions.append(average_precision(*curve, rule))
         else:
             precisions.append(float("nan"))
@@ -111,16 +111,16 @@ def box_precisions(
 
 
 def _judged(
-    truth: Objects, found: Found, overlap: float
+    truth: Objects, detections: Found, overlap: float
 ) -> tuple[Numbers, Index, NDArray[np.bool_], NDArray[np.bool_]]:
     """Scores, classes, whether right and whether counted, (n,) each, of an image's detections."""
-    order = np.argsort(-found.scores, kind="stable")
-    labels = found.labels[order]
+    order = np.argsort(-detections.scores, kind="stable")
+    labels = detections.labels[order]
     right, counted = np.zeros(len(order), bool), np.ones(len(order), bool)
     taken = np.zeros(len(truth), bool)
     # Objects of another class are no match.
     overlaps = np.where(
-        labels[:, None] == truth.labels, overlaps_of(found.boxes[order], truth.boxes), -1.0
+        labels[:, None] == truth.labels, overlaps_of(detections.boxes[order], truth.boxes), -1.0
     )
     for k, row in enumerate(overlaps):
         nearest = int(row.argmax()) if len(row) else 0
@@ -130,7 +130,7 @@ def _judged(
             counted[k] = False
         elif not taken[nearest]:
             right[k] = taken[nearest] = True
-    return found.scores[order], labels, right, counted
+    return detections.scores[order], labels, right, counted
 
 
 def overlaps_of(boxes: Boxes, others: Boxes) -> Numbers:
@@ -145,7 +145,7 @@ def overlaps_of(boxes: Boxes, others: Boxes) -> Numbers:
 
 
 def voc_metrics(
-    truth: Sequence[Objects], found: Sequence[Found], classes: int, rule: Rule
+    truth: Sequence[Objects], detections: Sequence[Found], classes: int, rule: Rule
 ) -> dict[str, float]:
     """VOC's mean AP in percent, as detectron2's evaluator of VOC tells it.
 
@@ -154,13 +154,13 @@ def voc_metrics(
     Returns:
         `ap50` and `ap75`, at these overlaps, and `ap`, the mean over `OVERLAPS`.
     """
-    means = dict(_means(truth, found, classes, rule))
+    means = dict(_means(truth, detections, classes, rule))
     return {"ap": float(np.mean(list(means.values()))), "ap50": means[0.5], "ap75": means[0.75]}
 
 
 def _means(
-    truth: Sequence[Objects], found: Sequence[Found], classes: int, rule: Rule
+    truth: Sequence[Objects], detections: Sequence[Found], classes: int, rule: Rule
 ) -> Iterator[tuple[float, float]]:
     for overlap in OVERLAPS:
-        precisions = box_precisions(truth, found, classes, rule, overlap)
+        precisions = box_precisions(truth, detections, classes, rule, overlap)
         yield overlap, 100 * float(np.nanmean(precisions))

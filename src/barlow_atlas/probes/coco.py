@@ -14,7 +14,7 @@ METRICS = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
 
 
 def coco_metrics(
-    truth: Sequence[Objects], found: Sequence[Found], classes: int, kind: Kind
+    truth: Sequence[Objects], detections: Sequence[Found], classes: int, kind: Kind
 ) -> dict[str, float]:
     """`METRICS` in percent; NaN where no object has the size.
 
@@ -23,7 +23,7 @@ def coco_metrics(
     are left out of the truth: COCO has none, so a detection of one is wrong here.
 
     Args:
-        truth, found: of the same images, which need hold no object and no detection.
+        truth, detections: of the same images, which need hold no object and no detection.
         kind: what is compared: boxes, or masks.
 
     Raises:
@@ -36,7 +36,9 @@ def coco_metrics(
             "COCO's metrics are computed by pycocotools, which is not installed: "
             "pip install 'barlow-atlas[detection]'"
         ) from error
-    if kind == "segm" and not (_outlined(truth) and all(each.masks is not None for each in found)):
+    if kind == "segm" and not (
+        _outlined(truth) and all(each.masks is not None for each in detections)
+    ):
         raise ProbeError(
             "COCO's metrics of masks need an outline of each object and a mask of each detection: "
             "ask for boxes"
@@ -45,7 +47,7 @@ def coco_metrics(
     with redirect_stdout(StringIO()):
         evaluation = COCOeval(
             _indexed(truth, classes, list(_annotations(truth))),
-            _indexed(truth, classes, list(_detections(found, kind))),
+            _indexed(truth, classes, list(_detections(detections, kind))),
             kind,
         )
         evaluation.evaluate()
@@ -96,11 +98,11 @@ def _annotations(truth: Sequence[Objects]) -> Iterator[dict[str, Any]]:
             }
 
 
-def _detections(found: Sequence[Found], kind: Kind) -> Iterator[dict[str, Any]]:
+def _detections(detections: Sequence[Found], kind: Kind) -> Iterator[dict[str, Any]]:
     import numpy as np
     from pycocotools import mask
 
-    for number, image in enumerate(found):
+    for number, image in enumerate(detections):
         for k, (label, score) in enumerate(zip(image.labels, image.scores, strict=True)):
             box = _corner_and_size(image.boxes[k].tolist())
             one = {"image_id": number, "category_id": int(label), "score": float(score)}

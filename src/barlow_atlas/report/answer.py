@@ -181,8 +181,8 @@ def fall_verdict(lines: Sequence[Finding]) -> Verdict:
     Of the lines whose objective it is, those that bear its name go first: the others are its
     variants.
     """
-    of_objective = [found for found in lines if found.objective == BARLOW]
-    named = [found for found in of_objective if found.method == OBJECTIVES[BARLOW]]
+    of_objective = [finding for finding in lines if finding.objective == BARLOW]
+    named = [finding for finding in of_objective if finding.method == OBJECTIVES[BARLOW]]
     asked = tuple(named or of_objective or lines)
     question = FALLS.format(OBJECTIVES[BARLOW] if of_objective else "accuracy")
     return Verdict(question, *_fallen(asked), asked)
@@ -190,15 +190,15 @@ def fall_verdict(lines: Sequence[Finding]) -> Verdict:
 
 def _fallen(lines: Sequence[Finding]) -> tuple[str, str]:
     """The answer in a word, and by how much."""
-    fell = [found.effect for found in lines if found.kind == "falls" and found.effect]
-    ended = [found for found in lines if found.kind != "unfinished"]
+    fell = [finding.effect for finding in lines if finding.kind == "falls" and finding.effect]
+    ended = [finding for finding in lines if finding.kind != "unfinished"]
     of = "" if len(ended) == len(lines) else f" ({len(ended)} of {len(lines)} lines have ended)"
     if fell:
         where = "" if len(fell) == len(lines) else f", in {len(fell)} of {len(lines)} lines"
         return f"Yes{where}", f"by {_sizes(fell)}"
-    bounds = [found.effect.high for found in lines if found.effect and found.effect.bounded]
+    bounds = [finding.effect.high for finding in lines if finding.effect and finding.effect.bounded]
     highest = points(max([*bounds, 0.0]))
-    kinds = {found.kind for found in ended}
+    kinds = {finding.kind for finding in ended}
     if kinds == {"no fall"}:
         return "No", f"at most {highest} points{of}"
     if kinds & {"no fall", "inconclusive"}:
@@ -216,11 +216,11 @@ def end_verdict(pairs: Sequence[Finding]) -> Verdict:
 
 
 def _ended(pairs: Sequence[Finding]) -> tuple[str, str]:
-    found = {
+    effects = {
         kind: [pair.effect for pair in pairs if pair.kind == kind and pair.effect]
         for kind in ("higher", "lower", "alike", "inconclusive")
     }
-    higher, lower = found["higher"], found["lower"]
+    higher, lower = effects["higher"], effects["lower"]
     if higher and lower:
         return "It depends", f"in {len(higher)} of {len(pairs)} lines higher, in {len(lower)} lower"
     if higher:
@@ -229,11 +229,11 @@ def _ended(pairs: Sequence[Finding]) -> tuple[str, str]:
     if lower:
         where = "" if len(lower) == len(pairs) else f", in {len(lower)} of {len(pairs)} lines"
         return "No", f"it ends lower{where}, by {_sizes([one.turned for one in lower])}"
-    if found["inconclusive"]:
-        every = [*found["inconclusive"], *found["alike"]]
+    if effects["inconclusive"]:
+        every = [*effects["inconclusive"], *effects["alike"]]
         low, high = min(one.low for one in every), max(one.high for one in every)
         return "Not shown", f"it ends between {points(low)} and {points(high)} points higher"
-    if found["alike"]:
+    if effects["alike"]:
         return "No", f"any difference is below {NEGLIGIBLE} points"
     if pairs:
         return "Open", "one seed has no interval, so nothing follows from it"
@@ -256,7 +256,7 @@ def interval_of(effect: Measured) -> str:
 
 def _rests_on(main: ProbeFindings) -> str:
     """How many seeds and which probe the verdicts are of."""
-    counts = sorted({found.effect.n for found in main.all if found.effect})
+    counts = sorted({finding.effect.n for finding in main.all if finding.effect})
     if not counts:
         return main.probe
     number = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
@@ -283,10 +283,10 @@ def _over(verdicts: Sequence[Verdict]) -> tuple[str, str]:
     shown["No"] = [verdict for verdict in shown["No"] if verdict.word == "No"]
     if shown["Yes"]:
         falls = [
-            found.effect
+            finding.effect
             for verdict in shown["Yes"]
-            for found in verdict.findings
-            if found.kind in ("falls", "higher") and found.effect
+            for finding in verdict.findings
+            if finding.kind in ("falls", "higher") and finding.effect
         ]
         return f"Yes, in {len(shown['Yes'])} {of}", f"by {_sizes(falls)}"
     if len(shown["No"]) == len(verdicts):
@@ -307,7 +307,7 @@ def _probe_findings(
     validated = curves[curves["split"] == "validation"]
     with_peak = set(validated[[*LINE]].itertuples(index=False, name=None))
     lines = tuple(_fall(name, line, rows, line in with_peak) for line, name in names.items())
-    fallen = {found.source[2:] for found in lines if found.kind == "falls"}
+    fallen = {finding.source[2:] for finding in lines if finding.kind == "falls"}
     onsets = [_onset(names[line], rows["onset", "", *line]) for line in names if line in fallen]
     pairs: list[Finding] = []
     falls: list[Finding] = []
@@ -315,8 +315,8 @@ def _probe_findings(
         if key[0] == "difference_last" and _is_the_question(row, curves):
             pairs.append(_end(row, names))
             falls += _falls_beside(rows.get(("difference_drop_from_best", *key[1:])), names)
-    found = tuple(one for one in onsets if one is not None)
-    return ProbeFindings(probe_words(probe, variant), lines, tuple(pairs), (*found, *falls))
+    known_onsets = tuple(one for one in onsets if one is not None)
+    return ProbeFindings(probe_words(probe, variant), lines, tuple(pairs), (*known_onsets, *falls))
 
 
 def line_names(curves: pd.DataFrame) -> dict[tuple[object, ...], str]:

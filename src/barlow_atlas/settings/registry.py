@@ -31,7 +31,7 @@ def by_name(
 
 def _class(module: str, file: str, kind: type[T], name: Callable[[type[T]], object]) -> type[T]:
     content = import_module(module)
-    for found in vars(content).values():
-        if isinstance(found, type) and issubclass(found, kind) and name(found) == file:
-            return found
+    for member in vars(content).values():
+        if isinstance(member, type) and issubclass(member, kind) and name(member) == file:
+            return member
     raise ImportError(f"{content.__file__} has no {kind.__name__} of the name {file!r}")

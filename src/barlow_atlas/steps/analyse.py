@@ -24,14 +24,14 @@ def analyse(name: str, study: Study, root: Path = Path()) -> None:
     """
     results = root / RESULTS / name
     mean = curves.mean_curves(pd.read_csv(results / "probes.csv"))
-    found = lines.read_lines(records.contents(name, study), planned(study))
+    study_lines = lines.read_lines(records.contents(name, study), planned(study))
     computed = {
         "curves.csv": mean,
         "accuracy.csv": curves.accuracy_columns(mean),
-        "effects.csv": effects.effects(found),
-        "losses.csv": effects.losses(found),
-        "label_free.csv": effects.label_free(found),
-        "claims.csv": ledger.study_claims(claims_of(name, study), found),
+        "effects.csv": effects.effects(study_lines),
+        "losses.csv": effects.losses(study_lines),
+        "label_free.csv": effects.label_free(study_lines),
+        "claims.csv": ledger.study_claims(claims_of(name, study), study_lines),
     }
     for file, table in computed.items():
         frames.write_table(table, results / file)

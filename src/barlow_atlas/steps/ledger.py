@@ -48,19 +48,19 @@ def write_ledger(root: Path = Path()) -> None:
     """
     folder = root / REPORTS
     studies = all_studies()
-    found = tables_of(studies, root)
+    study_tables = tables_of(studies, root)
     told = ledger.ledger(
         all_entries(studies),
-        {name: table("claims") for name, table in found.items()},
+        {name: table("claims") for name, table in study_tables.items()},
     )
     write_atomically(folder / "claims.md", ledger_text.markdown(told).encode())
     frames.write_table(told, folder / "claims.csv")
-    joined = beside_papers(studies, found)
+    joined = beside_papers(studies, study_tables)
     written = {
         name: tables.beside_table(rows, spec.title, spec.notes)
         for name, (spec, rows) in joined.items()
     }
-    views = [study_view(name, studies[name], table) for name, table in found.items()]
+    views = [study_view(name, studies[name], table) for name, table in study_tables.items()]
     counted = [view for view in views if not page.is_example(view)]
     panels = [panel for view in counted for panel in panels_of(view, titled=True)]
     verdicts = overall([answer(view.curves, view.effects) for view in counted])
@@ -102,10 +102,10 @@ def tables_of(studies: Mapping[str, Study], root: Path = Path()) -> Tables:
 
 
 def beside_papers(
-    studies: Mapping[str, Study], found: Tables
+    studies: Mapping[str, Study], study_tables: Tables
 ) -> dict[str, tuple[TableSpec, pd.DataFrame]]:
     """Each of the papers' tables by its name, with its rows beside ours."""
-    effects_of = {name: table("effects") for name, table in found.items()}
+    effects_of = {name: table("effects") for name, table in study_tables.items()}
     published = read_published(paths.PUBLISHED)
     return {
         name: (spec, _beside(spec, published, effects_of, studies))

@@ -204,7 +204,7 @@ def _changes(
 
     What another study trained is its own to prove.
     """
-    found = {}
+    changes_by_run = {}
     for run in study.runs():
         training = "import_weights" if isinstance(run, ForeignRun) else run.settings.objective
         changes = {
@@ -222,8 +222,8 @@ def _changes(
             and not (study.milestones_from and code.startswith("training"))
         }
         if changes:
-            found[run.name] = tuple(sorted(changes))
-    return found
+            changes_by_run[run.name] = tuple(sorted(changes))
+    return changes_by_run
 
 
 def candidates(
@@ -233,7 +233,7 @@ def candidates(
     changes: Mapping[str, Sequence[Change]],
 ) -> list[Candidate]:
     """The milestones that can be made again, untrained networks left out."""
-    found = []
+    milestones = []
     for run in study.runs():
         if run.name not in changes:
             continue
@@ -244,10 +244,10 @@ def candidates(
             }
             met = tuple(change for change in changes[run.name] if change.old in made_of)
             if isinstance(run, ForeignRun) or study.milestones_from:
-                found.append(Candidate(run, epoch, epoch, met))
+                milestones.append(Candidate(run, epoch, epoch, met))
             elif epoch:
-                found.append(Candidate(run, epoch, _start(name, study, run, epoch), met))
-    return found
+                milestones.append(Candidate(run, epoch, _start(name, study, run, epoch), met))
+    return milestones
 
 
 def _start(name: str, study: Study, run: Run, epoch: int) -> int:
@@ -263,7 +263,7 @@ def _start(name: str, study: Study, run: Run, epoch: int) -> int:
 
 
 def draw(
-    found: Sequence[Candidate], changes: Mapping[str, Sequence[Change]], count: int
+    milestones: Sequence[Candidate], changes: Mapping[str, Sequence[Change]], count: int
 ) -> list[Candidate]:
     """`count` candidates: first those that meet most of what has not been met, the cheapest first.
 
@@ -272,8 +272,8 @@ def draw(
     Raises:
         AdoptionError: `count` are too few, or there is code whose results cannot be made again.
     """
-    left, drawn = list(found), list[Candidate]()
-    unmet: set[object] = set().union(*(candidate.meets for candidate in found))
+    left, drawn = list(milestones), list[Candidate]()
+    unmet: set[object] = set().union(*(candidate.meets for candidate in milestones))
     every = {change for of_run in changes.values() for change in of_run}
     beyond = every - unmet
     if beyond:
@@ -355,8 +355,8 @@ def _stored(name: str, run: Run | ForeignRun, epoch: int, record: Record) -> Mad
     checkpoint = probed_milestone(name, run, epoch)
     before = [each for each in record.training if _leads_to(run, each, epoch)]
     metrics = _by_epoch(record.training[each] for each in sorted(before, key=lambda s: s.cooled))
-    here = checkpoint.with_suffix(".safetensors").is_file()
-    return Made(record.milestones[epoch], metrics, checkpoint if here else None)
+    has_weights = checkpoint.with_suffix(".safetensors").is_file()
+    return Made(record.milestones[epoch], metrics, checkpoint if has_weights else None)
 
 
 def _leads_to(run: Run | ForeignRun, stretch: Stretch, epoch: int) -> bool:
@@ -365,12 +365,12 @@ def _leads_to(run: Run | ForeignRun, stretch: Stretch, epoch: int) -> bool:
 
 
 def _by_epoch(stretches: Iterator[Mapping[str, Sequence[float]]]) -> dict[int, dict[str, float]]:
-    found: dict[int, dict[str, float]] = {}
+    metrics: dict[int, dict[str, float]] = {}
     for columns in stretches:
         for row in zip(*columns.values(), strict=True):
             values = dict(zip(columns, row, strict=True))
-            found[int(values["epoch"])] = values
-    return found
+            metrics[int(values["epoch"])] = values
+    return metrics
 
 
 @contextmanager

@@ -20,6 +20,6 @@ def take_milestone(name: str, study: Study, run_name: str, epoch: int) -> None:
     theirs = manifest_file(study.milestones_from, run.name, epoch)
     manifest = read_manifest_of(theirs, run)
     read_weights(theirs, manifest)
-    own = manifest_file(name, run.name, epoch)
+    destination = manifest_file(name, run.name, epoch)
     for suffix in (".safetensors", ".json"):  # the manifest last: it makes them a milestone
-        write_atomically(own.with_suffix(suffix), theirs.with_suffix(suffix).read_bytes())
+        write_atomically(destination.with_suffix(suffix), theirs.with_suffix(suffix).read_bytes())

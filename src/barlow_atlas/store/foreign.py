@@ -275,10 +275,10 @@ def read_foreign(
 
 def _state_dict(path: Path, content: bytes, weights: str | None) -> dict[str, Any]:
     """The file's tensors by name, taken out of a training checkpoint and of `WRAPPERS`."""
-    found = _read(path, content)
-    sets = dict(_sets(found))
+    checkpoint = _read(path, content)
+    sets = dict(_sets(checkpoint))
     if not sets:
-        raise ForeignError(_no_state_dict(path, found))
+        raise ForeignError(_no_state_dict(path, checkpoint))
     if (weights is None and len(sets) > 1) or (weights is not None and weights not in sets):
         listed = "\n".join(f"  {name} ({len(tensors)} entries)" for name, tensors in sets.items())
         asked = "several sets" if weights is None else f"no set {weights!r}, but these sets"
@@ -300,23 +300,23 @@ def _unwrapped(name: str) -> str:
     return ".".join(part for part in name.split(".") if part not in WRAPPERS)
 
 
-def _sets(found: Any) -> dict[str, dict[Any, Any]]:
+def _sets(checkpoint: Any) -> dict[str, dict[Any, Any]]:
     """The sets of a network's tensors in a file, by the keys that lead to them.
 
     Where some have the weights of convolutions, as all backbones here have, only these count: the
     others are heads or an optimizer's.
     """
-    sets = dict(_named_tensors(found, ()))
+    sets = dict(_named_tensors(checkpoint, ()))
     networks = {name: each for name, each in sets.items() if _most_dimensions(each) > 2}
     return networks or sets
 
 
-def _named_tensors(found: Any, keys: tuple[str, ...]) -> Iterator[tuple[str, dict[Any, Any]]]:
-    if not isinstance(found, dict) or len(keys) > DEEPEST:
+def _named_tensors(node: Any, keys: tuple[str, ...]) -> Iterator[tuple[str, dict[Any, Any]]]:
+    if not isinstance(node, dict) or len(keys) > DEEPEST:
         return
-    if _most_dimensions(found) >= 0:
-        yield ".".join(keys) or TOP, found
-    for key, value in found.items():
+    if _most_dimensions(node) >= 0:
+        yield ".".join(keys) or TOP, node
+    for key, value in node.items():
         yield from _named_tensors(value, (*keys, str(key)))
 
 
@@ -332,19 +332,23 @@ def _most_dimensions(tensors: dict[Any, Any]) -> int:
     )
 
 
-def _no_state_dict(path: Path, found: Any) -> str:
-    kind = f"keys {', '.join(map(str, found))}" if isinstance(found, dict) else type(found)
+def _no_state_dict(path: Path, checkpoint: Any) -> str:
+    kind = (
+        f"keys {', '.join(map(str, checkpoint))}"
+        if isinstance(checkpoint, dict)
+        else type(checkpoint)
+    )
     text = (
         f"{path} holds no state dict but {str(kind)[:500]}. Expected: tensors by name, on their "
         "own or in a training checkpoint"
     )
-    return f"{text}. {_conversion(path)}" if _has_ignored(found) else text
+    return f"{text}. {_conversion(path)}" if _has_ignored(checkpoint) else text
 
 
-def _has_ignored(found: Any) -> bool:
+def _has_ignored(node: Any) -> bool:
     """Whether something stands in for what could be tensors, as for NumPy's arrays."""
-    inside = found.values() if isinstance(found, dict) else ()
-    return isinstance(found, _Ignored) or any(map(_has_ignored, inside))
+    inside = node.values() if isinstance(node, dict) else ()
+    return isinstance(node, _Ignored) or any(map(_has_ignored, inside))
 
 
 def _read(path: Path, content: bytes) -> Any:
@@ -511,15 +515,15 @@ def _problems(state: dict[str, Any], layout: Layout, backbone: Backbone) -> Iter
         yield f"unexpected {name} {_shape(state[name])}"
 
 
-def _difference(found: Any, expected: Tensor) -> str | None:
-    """Why `found` cannot be the tensor `expected`, if it cannot."""
-    if _shape(found) != _shape(expected):
-        return f"found {_shape(found)}, expected {_shape(expected)}"
-    if found.layout != torch.strided or found.is_quantized or found.is_meta:
+def _difference(entry: Any, expected: Tensor) -> str | None:
+    """Why `entry` cannot be the tensor `expected`, if it cannot."""
+    if _shape(entry) != _shape(expected):
+        return f"found {_shape(entry)}, expected {_shape(expected)}"
+    if entry.layout != torch.strided or entry.is_quantized or entry.is_meta:
         return "is sparse, quantised or without values; expected a plain tensor"
-    if found.is_floating_point() != expected.is_floating_point():
-        return f"found {found.dtype}, expected {expected.dtype}"
-    if not bool(torch.isfinite(found.to(expected.dtype)).all()):
+    if entry.is_floating_point() != expected.is_floating_point():
+        return f"found {entry.dtype}, expected {expected.dtype}"
+    if not bool(torch.isfinite(entry.to(expected.dtype)).all()):
         return "holds NaN or infinite values"
     return None
 
@@ -530,11 +534,11 @@ def _shape(value: Any) -> str:
     )
 
 
-def _taken(found: Tensor | None, expected: Tensor) -> Tensor:
+def _taken(entry: Tensor | None, expected: Tensor) -> Tensor:
     """A copy that shares no memory with the file's other tensors; the counter 0 for none."""
-    if found is None:
+    if entry is None:
         return torch.zeros(expected.shape, dtype=expected.dtype)
-    return found.detach().to(expected.dtype, copy=True).contiguous()
+    return entry.detach().to(expected.dtype, copy=True).contiguous()
 
 
 def _distance(state: dict[str, Any], layout: Layout, backbone: Backbone) -> int:

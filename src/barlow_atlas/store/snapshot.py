@@ -194,10 +194,10 @@ def read_weights(path: Path, manifest: Manifest) -> dict[str, Tensor]:
         ) from error
     except OSError as error:
         raise SnapshotError(f"cannot read {weights}: {error.strerror}") from error
-    found = hashlib.sha256(payload).hexdigest()
-    if found != manifest.weights_sha256:
+    digest = hashlib.sha256(payload).hexdigest()
+    if digest != manifest.weights_sha256:
         raise SnapshotError(
-            f"{weights} is damaged: sha256 {found[:12]}, its manifest says "
+            f"{weights} is damaged: sha256 {digest[:12]}, its manifest says "
             f"{manifest.weights_sha256[:12]}. Delete both and run the study again"
         )
     return load_safetensors(payload)

@@ -246,4 +246,4 @@ def _model_in(annotation: Any) -> type[Frozen] | None:
     """The parameter model that an annotation such as `tuple[KNN, ...]` holds, if it holds one."""
     if isinstance(annotation, type) and issubclass(annotation, Frozen):
         return annotation
-    return next((found for part in get_args(annotation) if (found := _model_in(part))), None)
+    return next((model for part in get_args(annotation) if (model := _model_in(part))), None)

@@ -100,8 +100,10 @@ class AskedProbes(Frozen):
 
     def data_sets(self, image_size: int) -> list[DataSet]:
         """What the probes look at beside the study's images, each once."""
-        found = {each.name: each for probe in self.asked() for each in probe.data_sets(image_size)}
-        return list(found.values())
+        targets = {
+            each.name: each for probe in self.asked() for each in probe.data_sets(image_size)
+        }
+        return list(targets.values())
 
     def faults(self, protocol: Protocol) -> list[str]:
         """Which of these probes cannot be asked in a protocol, and why."""
@@ -449,9 +451,11 @@ class Study(Frozen):
         ]
 
     def _runs_of(self, method: str, settings: Method) -> list[Run]:
-        own = self.overrides.get(method, Overrides())
+        overrides = self.overrides.get(method, Overrides())
         given = {
-            key: value for key in Overrides.model_fields if (value := getattr(own, key)) is not None
+            key: value
+            for key in Overrides.model_fields
+            if (value := getattr(overrides, key)) is not None
         }
         dims = given.pop("embedding_dims", self.embedding_dims)
         fraction = given.pop("fraction", self.data.fraction)

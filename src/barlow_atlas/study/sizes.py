@@ -51,8 +51,8 @@ class Sizes:
 
 def sizes_of(study: Study, run: Run | ForeignRun) -> Sizes:
     """The numbers of images behind a run."""
-    own, *_ = study.data_sets()
-    return _sizes(own, run.protocol, run.data.fraction)
+    data_set, *_ = study.data_sets()
+    return _sizes(data_set, run.protocol, run.data.fraction)
 
 
 def target_sizes(study: Study) -> tuple[Sizes, ...]:
@@ -158,16 +158,17 @@ def check_sizes(name: str, study: Study) -> None:
     Raises:
         StudyError: with one line for each thing that cannot work.
     """
-    own, *_ = study.data_sets()
+    data_set, *_ = study.data_sets()
     try:
-        known = counted(own)
+        known = counted(data_set)
     except UnknownImages:
         return
     faults = dict.fromkeys(fault for run in study.runs() for fault in _faults(study, run, known))
-    if (DATA / own.name / "manifest.json").is_file():
+    if (DATA / data_set.name / "manifest.json").is_file():
         faults |= dict.fromkeys(
-            f"probes.fine_tuned.labels = {name}: {own.name} was prepared without this list: put "
-            f"{name}.txt beside the images' files, remove {DATA / own.name} and prepare it again"
+            f"probes.fine_tuned.labels = {name}: {data_set.name} was prepared without this list: "
+            f"put {name}.txt beside the images' files, remove {DATA / data_set.name} and prepare "
+            "it again"
             for name in unlisted(study)
         )
     if faults:

@@ -60,13 +60,13 @@ def compare(first: str, second: str) -> list[Compared]:
     alone = all(len({(line.method, line.embedding_dim) for line in side}) == 1 for side in sides)
     of_second = {_key(line, alone): line for line in sides[1]}
     pairs = [(one, of_second.get(_key(one, alone))) for one in sides[0]]
-    found = [_compared(one, other) for one, other in pairs if other is not None]
-    if not found:
+    comparisons = [_compared(one, other) for one, other in pairs if other is not None]
+    if not comparisons:
         raise CompareError(
             f"{first} and {second} have no probe of the same method and width in common. "
             "`STUDY:METHOD` on both sides compares different methods"
         )
-    return found
+    return comparisons
 
 
 def lines_of(side: str) -> list[Line]:

@@ -181,9 +181,9 @@ def progress(
     waiting = set(pending)
     for run in runs:
         files = {epoch: probe_file(name, run, epoch) for epoch in study.milestones_of(run)}
-        here = [epoch for epoch, file in files.items() if file not in waiting and file.is_file()]
+        epochs = [epoch for epoch, file in files.items() if file not in waiting and file.is_file()]
         done = sum(file not in waiting for file in files.values())
-        last = here[-1] if here else None
+        last = epochs[-1] if epochs else None
         top1 = None if last is None else _top1(files[last])
         yield Row(run.name, done, len(files), last, top1, _loss(name, run.name))
 

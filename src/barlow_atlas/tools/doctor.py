@@ -65,12 +65,12 @@ def examine(
 
 def examine_machine(tell: Callable[[str], None]) -> Literal[0, 1]:
     """As `examine`, for what every study needs."""
-    here = "What every study needs is here; `atlas doctor --study NAME` checks for one"
-    return _told(machine_checks(), here, tell)
+    summary = "What every study needs is here; `atlas doctor --study NAME` checks for one"
+    return _told(machine_checks(), summary, tell)
 
 
-def _told(found: Iterable[Check], fine: str, tell: Callable[[str], None]) -> Literal[0, 1]:
-    checks = list(found)
+def _told(outcomes: Iterable[Check], fine: str, tell: Callable[[str], None]) -> Literal[0, 1]:
+    checks = list(outcomes)
     for line in table(checks):
         tell(line)
     missing = sum(check.level == "missing" for check in checks)
@@ -242,8 +242,8 @@ def check_room(name: str, study: Study) -> Check:
         whole = storage_of(study, jobs_of(name, study), os.cpu_count() or 1).total
     except AtlasError as error:
         return Check("warning", "disk", f"{size(free)} free; needed is unknown: {error}")
-    own = (RESULTS / name, *(DATA / data_set.name for data_set in study.data_sets()))
-    there = sum(f.stat().st_size for folder in own for f in folder.rglob("*") if f.is_file())
+    folders = (RESULTS / name, *(DATA / data_set.name for data_set in study.data_sets()))
+    there = sum(f.stat().st_size for folder in folders for f in folder.rglob("*") if f.is_file())
     return room(max(0, whole - there), free)
 
 
@@ -347,9 +347,9 @@ def check_taken(name: str, study: Study) -> Iterator[Check]:
         for run in study.trained()
         for epoch in study.milestones_of(run)
     ]
-    here = sum(file.is_file() and file.with_suffix(".safetensors").is_file() for file in wanted)
-    told = f"{here} of {len(wanted)} milestones of {other} are here"
-    if here == len(wanted):
+    count = sum(file.is_file() and file.with_suffix(".safetensors").is_file() for file in wanted)
+    told = f"{count} of {len(wanted)} milestones of {other} are here"
+    if count == len(wanted):
         yield Check("ok", "weights", told)
         return
     yield Check(
@@ -365,12 +365,12 @@ def check_class_folders(data_set: DataSet, place: Path) -> Check:
     """Whether a folder holds what can be prepared, and what would be left out of it."""
     try:
         archives = None if data_set.image_size else archives_in(place)
-        found = archives or survey(data_set.title, place)
+        contents = archives or survey(data_set.title, place)
     except AtlasError as error:
         return Check("missing", "data", str(error))
     what = "archives" if archives else "images"
-    told = f"{data_set.name} will be prepared from {place}: {len(found.states):,} {what}"
-    left_out = f", left out: {skipped_told(found.skipped)}" if found.skipped else ""
+    told = f"{data_set.name} will be prepared from {place}: {len(contents.states):,} {what}"
+    left_out = f", left out: {skipped_told(contents.skipped)}" if contents.skipped else ""
     return Check("ok", "data", told + left_out)
 
 

@@ -181,13 +181,13 @@ def wall_seconds(jobs: Sequence[Job], seconds: Callable[[Job], float], at_once: 
 
     A job starts once those of `jobs` that it waits for have ended.
     """
-    here = {job.file for job in jobs}
+    files = {job.file for job in jobs}
     place = {job.file: i for i, job in enumerate(jobs)}
-    blocked = [len([f for f in job.after if f in here]) for job in jobs]
+    blocked = [len([f for f in job.after if f in files]) for job in jobs]
     waiting = defaultdict(list)
     for i, job in enumerate(jobs):
         for file in job.after:
-            if file in here:
+            if file in files:
                 waiting[place[file]].append(i)
     ready = [i for i, count in enumerate(blocked) if count == 0]
     heapq.heapify(ready)

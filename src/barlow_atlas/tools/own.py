@@ -38,9 +38,9 @@ def new_study(name: str, origin: str) -> Path:
         raise OwnStudyError(f"{path} is there already. Choose another name, or edit it")
     content = content_of(study_file(PARAMS, origin))
     shown = ("methods", "embedding_dims", "seeds", "epochs", "milestones")
-    own = {key: content[key] for key in shown if key in content}
-    own["title"] = name.rpartition("/")[2].replace("-", " ").replace("_", " ").capitalize()
-    return _written(path, NEW.format(name=name, origin=origin), origin, own)
+    changes = {key: content[key] for key in shown if key in content}
+    changes["title"] = name.rpartition("/")[2].replace("-", " ").replace("_", " ").capitalize()
+    return _written(path, NEW.format(name=name, origin=origin), origin, changes)
 
 
 def one_off(origin: str, settings: list[str]) -> str:
@@ -61,14 +61,14 @@ def one_off(origin: str, settings: list[str]) -> str:
         StudyError: values that no study can have.
     """
     content = content_of(study_file(PARAMS, origin))
-    own: dict[str, Any] = {}
+    changes: dict[str, Any] = {}
     for setting in settings:
-        keys, found, text = setting.partition("=")
-        if not found or not keys:
+        keys, separator, text = setting.partition("=")
+        if not separator or not keys:
             raise OwnStudyError(f"{setting!r}: give KEY=VALUE, such as epochs=20")
         first, *others = keys.split(".")
-        own.setdefault(first, content.get(first))
-        place, key = own, first
+        changes.setdefault(first, content.get(first))
+        place, key = changes, first
         for inner in others:
             if not isinstance(place.get(key), dict):
                 raise OwnStudyError(f"{setting!r}: {key} has no keys below it")
@@ -78,20 +78,20 @@ def one_off(origin: str, settings: list[str]) -> str:
     told = "-".join("".join(c if c.isalnum() else "-" for c in one) for one in settings)
     name = f"{origin}-{'-'.join(filter(None, told.lower().split('-')))}"
     asked = " ".join(f"--set {setting}" for setting in settings)
-    own["title"] = f"{content.get('title', origin)}; {', '.join(settings)}"
-    _written(study_file(PARAMS, name), ONE_OFF.format(origin=origin, asked=asked), origin, own)
+    changes["title"] = f"{content.get('title', origin)}; {', '.join(settings)}"
+    _written(study_file(PARAMS, name), ONE_OFF.format(origin=origin, asked=asked), origin, changes)
     return name
 
 
-def _written(path: Path, head: str, origin: str, own: dict[str, Any]) -> Path:
+def _written(path: Path, head: str, origin: str, changes: dict[str, Any]) -> Path:
     """Writes a study file that builds on another one, and checks it; a wrong one is not left."""
     up = "../" * (len(path.relative_to(PARAMS).parts) - 1)
     text = StringIO(head)
     text.seek(0, 2)
     yaml = YAML()
     yaml.default_flow_style = None
-    title = own.pop("title")
-    yaml.dump({"base": f"{up}{origin}.yaml", "title": title, **own}, text)
+    title = changes.pop("title")
+    yaml.dump({"base": f"{up}{origin}.yaml", "title": title, **changes}, text)
     made = text.getvalue().encode()
     if path.exists():
         if path.read_bytes() == made:

@@ -85,8 +85,8 @@ def _job_rows(
     head = ("rule", "jobs", "to run", "a job", "in all", "gpu", "threads", "mem_mb", "runtime")
     yield head
     for rule in dict.fromkeys(job.rule for job in jobs):
-        own = [job for job in jobs if job.rule == rule]
-        pending = [job for job in own if job.file in running]
+        rule_jobs = [job for job in jobs if job.rule == rule]
+        pending = [job for job in rule_jobs if job.file in running]
         times = [known[job.file] for job in pending if job.file in known]
         longest = duration(max(times)) if times else "-"
         whole = duration(sum(times)) if times and len(times) == len(pending) else "-"
@@ -94,14 +94,14 @@ def _job_rows(
             longest, whole = "-", "-"
             queue = ("", "", "", "beside Snakemake" if rule != "import_weights" else "")
         else:
-            asked = resources_of(study, kind_of(own[0]))
+            asked = resources_of(study, kind_of(rule_jobs[0]))
             limit = duration(60 * asked.runtime)
             nodes = asked.processes // asked.processes_per_node
             of_each = f"{nodes} x " if nodes > 1 else ""
             threads = study.threads * asked.processes_per_node
             gpu, cpus, mem_mb = (f"{of_each}{n}" for n in (asked.gpu, threads, asked.mem_mb))
             queue = (gpu, cpus, mem_mb, limit)
-        yield (rule, str(len(own)), str(len(pending)), longest, whole, *queue)
+        yield (rule, str(len(rule_jobs)), str(len(pending)), longest, whole, *queue)
 
 
 def size(count: float) -> str:
@@ -141,13 +141,13 @@ def _durations_told(
 def _bases_told(name: str, pending: Sequence[Job], expected: Expectation) -> Iterator[str]:
     """What the durations rest on, and how to measure those that are unknown."""
     for kind, device in expected.device.items():
-        found = [expected.once(job) for job in pending if job.run and kind_of(job) == kind]
-        bases = Counter(one.basis for one in found if one is not None and one.basis)
+        costs = [expected.once(job) for job in pending if job.run and kind_of(job) == kind]
+        bases = Counter(one.basis for one in costs if one is not None and one.basis)
         for basis, count in bases.items():
             yield f"  {kind} on {device}, {count} jobs: {basis}"
-        if None in found:
+        if None in costs:
             yield (
-                f"  {kind} on {device}: not measured for {found.count(None)} jobs. Run "
+                f"  {kind} on {device}: not measured for {costs.count(None)} jobs. Run "
                 f"`python -m barlow_atlas measure --study {name}` there"
             )
 
@@ -160,11 +160,11 @@ def _errors_told(measured: Expectation, past: Sequence[Past]) -> Iterator[str]:
         if computed is not None and one.seconds > 0 and one.device == measured.device[kind]:
             start = measured.start_s[kind] if kind == "probe" else 0.0
             ratios[one.job.rule, one.device].append((start + computed) / one.seconds - 1)
-    for (rule, device), found in ratios.items():
+    for (rule, device), errors in ratios.items():
         yield (
-            f"Error on {len(found)} past jobs, {rule} on {device}: measured steps over wall-clock "
-            f"time {statistics.median(found):+.0%} in the median, {min(found):+.0%} to "
-            f"{max(found):+.0%}"
+            f"Error on {len(errors)} past jobs, {rule} on {device}: measured steps over wall-clock "
+            f"time {statistics.median(errors):+.0%} in the median, {min(errors):+.0%} to "
+            f"{max(errors):+.0%}"
         )
 
 
@@ -179,9 +179,9 @@ def _storage_told(study: Study, jobs: Sequence[Job], at_once: int) -> Iterator[s
 
 def _stale_told(stale: dict[Path, str], jobs: Sequence[Job], running: set[Path]) -> Iterator[str]:
     """Which milestones that are here are made again, run by run."""
-    here = [job for job in jobs if job.rule in MILESTONES]
+    milestones = [job for job in jobs if job.rule in MILESTONES]
     again: dict[str, list[Job]] = defaultdict(list)
-    for job in here:
+    for job in milestones:
         if job.file in running and job.file.is_file() and job.run:
             again[job.run.name].append(job)
     if not again:
@@ -203,12 +203,12 @@ def _stale_told(stale: dict[Path, str], jobs: Sequence[Job], running: set[Path])
 def _limits_told(study: Study, pending: Sequence[Job], known: dict[Path, float]) -> Iterator[str]:
     """Jobs that will not end within their `runtime`."""
     for rule in ("pretrain", "cool_down", "probe"):
-        own = [job for job in pending if job.rule == rule]
-        if not own:
+        rule_jobs = [job for job in pending if job.rule == rule]
+        if not rule_jobs:
             continue
-        kind = kind_of(own[0])
+        kind = kind_of(rule_jobs[0])
         limit = 60.0 * resources_of(study, kind).runtime
-        late = [job for job in own if known.get(job.file, 0) > limit]
+        late = [job for job in rule_jobs if known.get(job.file, 0) > limit]
         if late:
             worst = max(late, key=lambda job: known[job.file])
             assert worst.run is not None

@@ -48,10 +48,10 @@ def ending(name: str, study: Study) -> Iterator[str]:
         return
     yield study.title
     curves = mean_curves(probe_table(contents(name, study)))
-    found = answer(curves, table_of(RESULTS / name, "effects"))
-    for verdict in found.verdicts:
+    study_answer = answer(curves, table_of(RESULTS / name, "effects"))
+    for verdict in study_answer.verdicts:
         yield f"{verdict.question} {verdict.answer}"
-    yield found.rests_on
+    yield study_answer.rests_on
     if _reproduced(name, study):
         yield "All numbers are those that git has of this study: they are reproduced."
     yield f"The report: {page}   `atlas open {name}` shows it"

@@ -69,13 +69,13 @@ def probe_bytes(study: Study, run: Run | ForeignRun) -> int:
     described = len(json.dumps(run.model_dump(mode="json"), indent=1))
     # Answers are bits in base64; a record around them has about 400 bytes, the file's head with its
     # hashes 1,300, the label-free signals of a space and a split 900. Correlations are bytes.
-    own = sum(400 + count // 6 for count in splits) * answers
+    split_bytes = sum(400 + count // 6 for count in splits) * answers
     targets = sum(
         400 + count // 6 for one in target_sizes(study) for count in (one.validation, one.test)
     )
     spaces = 2 if isinstance(run, Run) else 1
     corner = 4 * min(CORNER, run.embedding_dim or CORNER) ** 2 // 3
-    return 1300 + described + own + targets + 2 * 900 * spaces + corner
+    return 1300 + described + split_bytes + targets + 2 * 900 * spaces + corner
 
 
 def memory_mb(study: Study, run: Run, together: int, kept_mb: float | None) -> float:
@@ -94,5 +94,5 @@ def memory_mb(study: Study, run: Run, together: int, kept_mb: float | None) -> f
         images = VIEWS_AHEAD * run.batch_size * 2 * 3 * run.image_size**2 / MEGABYTE
     else:
         images = sizes.pretraining * 3 * sizes.stored_size**2 / MEGABYTE
-    own = PROGRAM_MB + states + (images if study.resources.pretrain.gpu else kept_mb or 0.0)
-    return study.resources.pretrain.processes_per_node * own
+    process_mb = PROGRAM_MB + states + (images if study.resources.pretrain.gpu else kept_mb or 0.0)
+    return study.resources.pretrain.processes_per_node * process_mb

@@ -139,12 +139,12 @@ def _await_all(store: TCPStore, seat: Seat, within: timedelta) -> None:
 
 
 def _leave_error(store: TCPStore, seat: Seat, error: Exception) -> None:
-    own = isinstance(error, AtlasError)
+    is_atlas_error = isinstance(error, AtlasError)
     told = {
         "rank": seat.rank,
         "host": socket.gethostname(),
         "follows": isinstance(error, PeerLost),
-        "text": str(error) if own else "".join(traceback.format_exception(error)),
+        "text": str(error) if is_atlas_error else "".join(traceback.format_exception(error)),
     }
     with contextlib.suppress(RuntimeError):  # the program that started it may be gone
         store.set(f"error {store.add('errors', 1)}", json.dumps(told))
@@ -191,8 +191,8 @@ def run_processes(command: Sequence[str], nodes: int, per_node: int) -> bool:
 
 def _copy(command: Sequence[str], rank: int, count: int, address: str) -> "subprocess.Popen[bytes]":
     """A process of this machine."""
-    own = Seat(rank, count, rank, address).variables
-    return subprocess.Popen(_unstopped(command), env={**os.environ, **own})
+    variables = Seat(rank, count, rank, address).variables
+    return subprocess.Popen(_unstopped(command), env={**os.environ, **variables})
 
 
 def _srun(
@@ -251,12 +251,12 @@ class _Group:
 
     def _failed(self) -> tuple[int, int] | None:
         """One that was killed goes before one that noticed it."""
-        found = [
+        failures = [
             (place, each.returncode)
             for place, each in enumerate(self.processes)
             if each.returncode not in (None, 0, EXIT_INTERRUPTED)
         ]
-        return min(found, key=lambda one: one[1], default=None)
+        return min(failures, key=lambda one: one[1], default=None)
 
     def _remember(self, number: int, frame: FrameType | None) -> None:
         self._signal = number
@@ -275,9 +275,9 @@ class _Group:
 
 def _cause(failed: tuple[int, int] | None, errors: Sequence[Mapping[str, Any]], count: int) -> str:
     """What ended the processes: a killed one, else the first error that is a process' own."""
-    own = [error for error in errors if not error["follows"]]
-    if own:
-        first = own[0]
+    causes = [error for error in errors if not error["follows"]]
+    if causes:
+        first = causes[0]
         return f"process {first['rank']} of {count}, on {first['host']}: {first['text']}"
     if failed is not None and failed[1] < 0:
         return _killed(f"process {failed[0]} of {count}", f" by {signal.Signals(-failed[1]).name}")

@@ -31,12 +31,12 @@ def check(case: dict[str, Any], **arrays: npt.NDArray[Any]) -> None:
         if name not in arrays:
             raise Mismatch(f"input {name} is in the file's input_check, but not in the recipe here")
         array = arrays[name]
-        found = {"sum": math.fsum(array.ravel()), "first": array.flat[0], "last": array.flat[-1]}
+        facts = {"sum": math.fsum(array.ravel()), "first": array.flat[0], "last": array.flat[-1]}
         total = math.fsum(np.abs(array).ravel())
         for fact, value in expected.items():
             scale = total if fact == "sum" else total / array.size
-            if fact not in found or not abs(found[fact] - value) <= INPUT_TOLERANCE * scale:
-                raise Mismatch(f"input {name}: {fact} is {found.get(fact)}, the file says {value}")
+            if fact not in facts or not abs(facts[fact] - value) <= INPUT_TOLERANCE * scale:
+                raise Mismatch(f"input {name}: {fact} is {facts.get(fact)}, the file says {value}")
 
 
 def constant(array: npt.NDArray[Any]) -> Tensor:
@@ -51,10 +51,10 @@ def leaf(array: npt.NDArray[Any]) -> Tensor:
 
 def gradients(loss: Tensor, leaves: dict[str, Tensor]) -> dict[str, Tensor]:
     """`grad_<name>` of each leaf: the gradient of `loss`, zeros where it does not reach."""
-    found = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
+    leaf_gradients = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
     return {
         f"grad_{name}": torch.zeros_like(leaf) if gradient is None else gradient
-        for (name, leaf), gradient in zip(leaves.items(), found, strict=True)
+        for (name, leaf), gradient in zip(leaves.items(), leaf_gradients, strict=True)
     }
 
 
@@ -72,10 +72,10 @@ def draw_views(draws: np.random.Generator, n: int, d: int, count: int) -> list[A
 
 def views(case: dict[str, Any], count: int, scale: float = 1.0) -> list[Array]:
     """Recipe views: `count` views (N, d), checked. `scale` multiplies them (VICReg's cases)."""
-    found = draw_views(np.random.default_rng(case["seed"]), case["N"], case["d"], count)
-    found = [scale * view for view in found]
-    check(case, **{f"view_{place}": view for place, view in enumerate(found)})
-    return found
+    noisy_views = draw_views(np.random.default_rng(case["seed"]), case["N"], case["d"], count)
+    noisy_views = [scale * view for view in noisy_views]
+    check(case, **{f"view_{place}": view for place, view in enumerate(noisy_views)})
+    return noisy_views
 
 
 class Twin(NamedTuple):
@@ -98,9 +98,9 @@ def twin(case: dict[str, Any]) -> Twin:
     """Recipe twin, checked. The mixture is drawn whether or not the case uses it."""
     draws = np.random.default_rng(case["seed"])
     z1, z2 = draw_views(draws, case["N"], case["d"], 2)
-    found = _mixture(draws, z1, z2, case["params"].get("alpha", 0.5))
-    check(case, z1=z1, z2=z2, zm=found.zm, perm=found.partner)
-    return found
+    mixture = _mixture(draws, z1, z2, case["params"].get("alpha", 0.5))
+    check(case, z1=z1, z2=z2, zm=mixture.zm, perm=mixture.partner)
+    return mixture
 
 
 def ranks(case: dict[str, Any]) -> tuple[list[tuple[Array, Array]], list[Twin]]:
@@ -127,8 +127,8 @@ def ranks(case: dict[str, Any]) -> tuple[list[tuple[Array, Array]], list[Twin]]:
 def byol(case: dict[str, Any]) -> tuple[list[Array], list[Array]]:
     """Recipe byol, checked: the predictions and the targets of each view, (N, d)."""
     count = case["params"]["views"]
-    found = views(case, 2 * count)
-    return found[:count], found[count:]
+    embeddings = views(case, 2 * count)
+    return embeddings[:count], embeddings[count:]
 
 
 def byol_target(case: dict[str, Any]) -> tuple[list[Array], Array]:
@@ -145,11 +145,11 @@ def wmse(case: dict[str, Any]) -> tuple[list[Array], list[Integers]]:
     """Recipe wmse, checked: the views (N, d) and one permutation (N,) for each iteration."""
     params = case["params"]
     draws = np.random.default_rng(case["seed"])
-    found = draw_views(draws, case["N"], case["d"], params["views"])
+    noisy_views = draw_views(draws, case["N"], case["d"], params["views"])
     orders = [draws.permutation(case["N"]) for _ in range(params["w_iter"])]
-    named = {f"view_{place}": view for place, view in enumerate(found)}
+    named = {f"view_{place}": view for place, view in enumerate(noisy_views)}
     check(case, perm=np.concatenate(orders), **named)
-    return found, orders
+    return noisy_views, orders
 
 
 class Moco(NamedTuple):
@@ -169,12 +169,12 @@ def moco(case: dict[str, Any]) -> Moco:
     """Recipe moco, checked."""
     params, d = case["params"], case["d"]
     draws = np.random.default_rng(case["seed"])
-    found = draw_views(draws, case["N"], d, 2 * params["steps"])
+    noisy_views = draw_views(draws, case["N"], d, 2 * params["steps"])
     query_weight, key_weight = (draws.standard_normal((params["dim"], d)) for _ in "qk")
     raw = draws.standard_normal((params["dim"], params["K"]))
-    named = {f"view_{place}": view for place, view in enumerate(found)}
+    named = {f"view_{place}": view for place, view in enumerate(noisy_views)}
     check(case, Wq=query_weight, Wk=key_weight, queue_raw=raw, **named)
-    images = list(zip(found[::2], found[1::2], strict=True))
+    images = list(zip(noisy_views[::2], noisy_views[1::2], strict=True))
     return Moco(images, query_weight, key_weight, raw / np.linalg.norm(raw, axis=0))
 
 
@@ -193,15 +193,15 @@ def swav(case: dict[str, Any]) -> Swav:
     """Recipe swav, checked."""
     params, d = case["params"], case["d"]
     draws = np.random.default_rng(case["seed"])
-    found = draw_views(draws, case["N"], d, sum(params["nmb_crops"]))
-    arrays = {f"view_{place}": view for place, view in enumerate(found)}
+    crops = draw_views(draws, case["N"], d, sum(params["nmb_crops"]))
+    arrays = {f"view_{place}": view for place, view in enumerate(crops)}
     prototypes = arrays["prototypes"] = draws.standard_normal((params["prototypes"], d))
     if not params["queue_length"]:
         check(case, **arrays)
-        return Swav(found, prototypes, None)
+        return Swav(crops, prototypes, None)
     raw = arrays["queue_raw"] = draws.standard_normal((2, params["queue_length"], d))
     check(case, **arrays)
-    return Swav(found, prototypes, raw / np.linalg.norm(raw, axis=2, keepdims=True))
+    return Swav(crops, prototypes, raw / np.linalg.norm(raw, axis=2, keepdims=True))
 
 
 class Clusters(NamedTuple):
@@ -269,9 +269,9 @@ def images(case: dict[str, Any]) -> Array:
     """Recipe images, checked: (batch, 3, size, size)."""
     params = case["params"]
     shape = (params["batch"], 3, params["size"], params["size"])
-    found = np.random.default_rng(case["seed"]).standard_normal(shape)
-    check(case, images=found)
-    return found
+    pixels = np.random.default_rng(case["seed"]).standard_normal(shape)
+    check(case, images=pixels)
+    return pixels
 
 
 class Step(NamedTuple):
@@ -295,14 +295,14 @@ def steps(case: dict[str, Any]) -> tuple[list[Step], Array]:
         view_a, view_b = (base + 0.5 * draws.standard_normal(shape) for _ in "ab")
         return Step(view_a, view_b, draws.uniform(), draws.permutation(params["batch_size"]))
 
-    found = [step() for _ in range(params["steps"])]
+    training_steps = [step() for _ in range(params["steps"])]
     probe = draws.standard_normal((4, *shape[1:]))
     check(
         case,
-        first_view_a=found[0].view_a,
-        last_view_b=found[-1].view_b,
-        alpha=np.array([one.alpha for one in found]),
-        perm=np.concatenate([one.partner for one in found]),
+        first_view_a=training_steps[0].view_a,
+        last_view_b=training_steps[-1].view_b,
+        alpha=np.array([one.alpha for one in training_steps]),
+        perm=np.concatenate([one.partner for one in training_steps]),
         probe=probe,
     )
-    return found, probe
+    return training_steps, probe

@@ -48,78 +48,78 @@ class Comparison(NamedTuple):
     """Why they cannot."""
 
 
-def compare(expected: Any, found: Any, place: str = "outputs") -> Iterator[Comparison]:
-    """A comparison for everything that `expected` says; what `found` has beyond it does not count.
+def compare(expected: Any, output: Any, place: str = "outputs") -> Iterator[Comparison]:
+    """A comparison for everything that `expected` says; what `output` has beyond it does not count.
 
     Integers, text and truth values are equal or not: error 0 or infinity.
 
     Args:
         expected: a golden file's outputs, or a part of them.
-        found: our numbers, tensors, arrays, lists and dicts of the same structure.
+        output: our numbers, tensors, arrays, lists and dicts of the same structure.
         place: where in the file they stand.
     """
     if isinstance(expected, dict) and "shape" in expected:
-        yield from _compare_arrays(expected, found, place)
-    elif isinstance(expected, dict) and isinstance(found, dict):
+        yield from _compare_arrays(expected, output, place)
+    elif isinstance(expected, dict) and isinstance(output, dict):
         for key, value in expected.items():
-            if key in found:
-                yield from compare(value, found[key], f"{place}.{key}")
+            if key in output:
+                yield from compare(value, output[key], f"{place}.{key}")
             else:
                 yield _incomparable(f"{place}.{key}", "is not computed here")
     elif isinstance(expected, list):
-        yield from _compare_lists(expected, found, place)
+        yield from _compare_lists(expected, output, place)
     elif _is_number(expected):
-        yield _compare_numbers(expected, found, place)
-    elif type(found) is type(expected):
-        yield Comparison(place, 0.0 if found == expected else math.inf)
+        yield _compare_numbers(expected, output, place)
+    elif type(output) is type(expected):
+        yield Comparison(place, 0.0 if output == expected else math.inf)
     else:
-        yield _incomparable(place, f"is {_kind(expected)} in the file and {_kind(found)} here")
+        yield _incomparable(place, f"is {_kind(expected)} in the file and {_kind(output)} here")
 
 
-def _compare_numbers(expected: float, found: Any, place: str) -> Comparison:
+def _compare_numbers(expected: float, output: Any, place: str) -> Comparison:
     scale, slack = max(abs(expected), SCALAR_FLOOR), 0.0
-    if isinstance(found, Within):
-        found, slack = found.value, found.slack
-    elif isinstance(found, Difference):
-        found, scale = found.value, max(abs(expected), ARRAY_FLOOR * abs(found.of))
-    if isinstance(found, Tensor | np.ndarray | np.generic) and found.ndim == 0:
-        found = found.item()
-    if not _is_number(found):
-        return _incomparable(place, f"is a number in the file and {_kind(found)} here")
-    if abs(found - expected) <= slack:
+    if isinstance(output, Within):
+        output, slack = output.value, output.slack
+    elif isinstance(output, Difference):
+        output, scale = output.value, max(abs(expected), ARRAY_FLOOR * abs(output.of))
+    if isinstance(output, Tensor | np.ndarray | np.generic) and output.ndim == 0:
+        output = output.item()
+    if not _is_number(output):
+        return _incomparable(place, f"is a number in the file and {_kind(output)} here")
+    if abs(output - expected) <= slack:
         return Comparison(place, 0.0)
-    if isinstance(expected, int) and isinstance(found, int):
+    if isinstance(expected, int) and isinstance(output, int):
         return Comparison(place, math.inf)
-    return Comparison(place, _worst(np.array(expected), np.array(found), np.array(scale)))
+    return Comparison(place, _worst(np.array(expected), np.array(output), np.array(scale)))
 
 
-def _compare_lists(expected: list[Any], found: Any, place: str) -> Iterator[Comparison]:
+def _compare_lists(expected: list[Any], output: Any, place: str) -> Iterator[Comparison]:
     """Fractions are compared as an array, anything else entry by entry."""
-    if isinstance(found, Tensor | np.ndarray):
-        found = found.tolist()
-    if not isinstance(found, list | tuple) or len(found) != len(expected):
-        yield _incomparable(place, f"has {len(expected)} entries in the file; here {_kind(found)}")
+    if isinstance(output, Tensor | np.ndarray):
+        output = output.tolist()
+    if not isinstance(output, list | tuple) or len(output) != len(expected):
+        yield _incomparable(place, f"has {len(expected)} entries in the file; here {_kind(output)}")
     elif any(isinstance(value, float) for value in expected) and all(
-        _is_number(value) for value in (*expected, *found)
+        _is_number(value) for value in (*expected, *output)
     ):
-        theirs, ours = np.array(expected, np.float64), np.array(found, np.float64)
+        theirs, ours = np.array(expected, np.float64), np.array(output, np.float64)
         floor = ARRAY_FLOOR * float(np.sqrt(np.square(theirs).mean()))
         for index in range(len(expected)):
             scale = _scale(theirs[index], floor)
             yield Comparison(f"{place}[{index}]", _worst(theirs[index], ours[index], scale))
     else:
-        for index, (value, other) in enumerate(zip(expected, found, strict=True)):
+        for index, (value, other) in enumerate(zip(expected, output, strict=True)):
             yield from compare(value, other, f"{place}[{index}]")
 
 
-def _compare_arrays(expected: dict[str, Any], found: Any, place: str) -> Iterator[Comparison]:
+def _compare_arrays(expected: dict[str, Any], output: Any, place: str) -> Iterator[Comparison]:
     """All facts that the file gives of an array."""
     for fact in sorted(expected.keys() - ARRAY_FACTS):
         yield _incomparable(f"{place}.{fact}", "is no fact of an array that is known here")
-    if not isinstance(found, Tensor | np.ndarray):
-        yield _incomparable(place, f"is an array in the file and {_kind(found)} here")
+    if not isinstance(output, Tensor | np.ndarray):
+        yield _incomparable(place, f"is an array in the file and {_kind(output)} here")
         return
-    array = np.asarray(found.detach() if isinstance(found, Tensor) else found, np.float64)
+    array = np.asarray(output.detach() if isinstance(output, Tensor) else output, np.float64)
     if list(array.shape) != expected["shape"]:
         yield _incomparable(
             place, f"has shape {expected['shape']} in the file and {list(array.shape)} here"
@@ -152,11 +152,11 @@ def _scale(expected: Any, floor: float) -> npt.NDArray[np.float64]:
     return scale
 
 
-def _worst(expected: Any, found: Any, scale: Any) -> float:
-    """The largest |found - expected| / scale; equal infinities, and two NaN, do not differ."""
-    same = (found == expected) | (np.isnan(found) & np.isnan(expected))
+def _worst(expected: Any, output: Any, scale: Any) -> float:
+    """The largest |output - expected| / scale; equal infinities, and two NaN, do not differ."""
+    same = (output == expected) | (np.isnan(output) & np.isnan(expected))
     with np.errstate(invalid="ignore"):
-        ratio = np.where(same, 0.0, np.abs(found - expected) / scale)
+        ratio = np.where(same, 0.0, np.abs(output - expected) / scale)
     return float(np.where(np.isnan(ratio), np.inf, ratio).max(initial=0.0))
 
 

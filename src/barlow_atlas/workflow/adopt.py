@@ -45,10 +45,10 @@ def adopt(name: str, study: Study, say: Callable[[str], None]) -> None:
     """
     restored = restore(name, study)
     jobs = [job for job in jobs_of(name, study) if job.rule in JUDGED]
-    here = [job for job in jobs if job.file.is_file()]
-    sound, foul = _judge(name, study, here, stale_milestones(name, jobs))
+    present_jobs = [job for job in jobs if job.file.is_file()]
+    sound, foul = _judge(name, study, present_jobs, stale_milestones(name, jobs))
     records = SnakemakeRecords()
-    unknown = {job.file for job in here if not _knows(records, job)}
+    unknown = {job.file for job in present_jobs if not _knows(records, job)}
     for job in foul:
         # A milestone says itself what it is; of another file the record may know better.
         if job.file in unknown or job.rule in MILESTONES:
@@ -57,15 +57,15 @@ def adopt(name: str, study: Study, say: Callable[[str], None]) -> None:
     new = sound & unknown
     if new:
         # With each, Snakemake records what it waits for.
-        waited_for = {file for job in here if job.file in new for file in job.after}
+        waited_for = {file for job in present_jobs if job.file in new for file in job.after}
         _record(name, sorted(new - waited_for))
     say(
-        f"{name}: of {len(jobs)} jobs, the results of {len(here)} are here and those of "
+        f"{name}: of {len(jobs)} jobs, the results of {len(present_jobs)} are here and those of "
         f"{len(sound)} up to date, {len(new)} of them new to Snakemake"
         + (f"; {restored} files were written from the runs' records" if restored else "")
     )
     judged = sound | {job.file for job in foul}
-    for images in (job.file for job in here if job.rule == "prepare_data"):
+    for images in (job.file for job in present_jobs if job.rule == "prepare_data"):
         if images in unknown - judged:
             stage = dvc_stages.dvc_file(f"data/{images.parent.name}")
             say(
@@ -110,12 +110,12 @@ def _lineage_in(file: Path) -> str | None:
 
 
 def _judge(
-    name: str, study: Study, here: list[Job], stale: dict[Path, str]
+    name: str, study: Study, jobs: list[Job], stale: dict[Path, str]
 ) -> tuple[set[Path], list[Job]]:
     """Of the files that are here: those up to date with all behind them; the jobs to do again."""
     sound: set[Path] = set()
     foul = []
-    for job in here:  # each after those that it waits for, whose fate it shares
+    for job in jobs:  # each after those that it waits for, whose fate it shares
         if sound.issuperset(job.after):
             holds = _holds(job, name, study, stale)
             if holds:
@@ -124,7 +124,7 @@ def _judge(
                 foul.append(job)
     # Snakemake records a job's files together, so what is trained together counts together.
     whole: set[Path] = set()
-    for job in here:
+    for job in jobs:
         if {job.file, *job.makes} <= sound and whole.issuperset(job.after):
             whole.add(job.file)
     return whole, foul

@@ -50,7 +50,7 @@ def derived(page: str) -> str:
     Raises:
         DocumentationError: a part that is not known, or a graph that Snakemake does not draw.
     """
-    return _PART.sub(lambda found: f"{found[1]}\n{_part(found[2])}\n{found[3]}", page)
+    return _PART.sub(lambda match: f"{match[1]}\n{_part(match[2])}\n{match[3]}", page)
 
 
 def _part(name: str) -> str:

@@ -80,11 +80,11 @@ def changes(part: str) -> set[str] | None:
     None if there is no record. Other than `dvc status`, it can be asked while DVC runs the stage.
     """
     file = dvc_file(part)
-    found = stage_status(file, part.rpartition("/")[2]) if file.is_file() else None
-    if found is None:
+    statuses = stage_status(file, part.rpartition("/")[2]) if file.is_file() else None
+    if statuses is None:
         return None
     keys: set[str] = set()
-    for path, status in found.items():
+    for path, status in statuses.items():
         name = os.path.relpath(path)
         keys |= {f"{name}:{key}" for key in status} if isinstance(status, dict) else {name}
     return keys

@@ -52,12 +52,12 @@ class Job:
 def jobs_of(name: str, study: Study) -> list[Job]:
     """All jobs of a study, each after those that it waits for; `all` itself is none."""
     data, *others = (DATA / data_set.name / MANIFEST for data_set in study.data_sets())
-    found = [Job("prepare_data", file) for file in (data, *others)]
+    jobs = [Job("prepare_data", file) for file in (data, *others)]
     probes, records = [], []
     for group in study.groups():
-        found += _together([[*_chain(name, study, run, data)] for run in group])
+        jobs += _together([[*_chain(name, study, run, data)] for run in group])
     for foreign in study.imported():
-        found += _chain(name, study, foreign, data)
+        jobs += _chain(name, study, foreign, data)
     for run in study.runs():
         asked = [
             Job(
@@ -74,7 +74,7 @@ def jobs_of(name: str, study: Study) -> list[Job]:
         records.append(Job("record", recorded, tuple(job.file for job in asked)))
     table, effects = (RESULTS / name / file for file in ("probes.csv", "effects.csv"))
     return [
-        *found,
+        *jobs,
         *probes,
         *records,
         Job("collect", table, tuple(job.file for job in records)),
@@ -168,16 +168,16 @@ def to_run(
     for job in jobs:
         for file in job.after:
             waiting[file].append(job.file)
-    found = {file for file in targets if not present(file)} | set(stale)
-    stack = list(found)
+    files = {file for file in targets if not present(file)} | set(stale)
+    stack = list(files)
     while stack:
         file = stack.pop()
-        missing = [f for f in by_file[file].after if f not in found and not present(f)]
+        missing = [f for f in by_file[file].after if f not in files and not present(f)]
         for other in (*missing, *waiting[file], *by_file[file].makes):
-            if other not in found:
-                found.add(other)
+            if other not in files:
+                files.add(other)
                 stack.append(other)
-    return found
+    return files
 
 
 def stale_milestones(name: str, jobs: Sequence[Job]) -> dict[Path, str]:
@@ -194,7 +194,7 @@ def stale_milestones(name: str, jobs: Sequence[Job]) -> dict[Path, str]:
     data = next(job.file for job in jobs if job.rule == "prepare_data")
     data_sha256 = sha256_of(data) if data.is_file() else None
     described: dict[str, dict[str, Any]] = {}
-    found = {}
+    reasons = {}
     for job in jobs:
         if job.file not in manifests or job.run is None:
             continue
@@ -210,18 +210,18 @@ def stale_milestones(name: str, jobs: Sequence[Job]) -> dict[Path, str]:
         parent = next((file for file in job.after if file != data), None)
         trained_from = lineages.get(content.get("parent"))
         if changed:
-            found[job.file] = f"other parameters: {', '.join(changed)}"
+            reasons[job.file] = f"other parameters: {', '.join(changed)}"
         elif made_by != standing(trainer, training_code(run)):
-            found[job.file] = "other code"
+            reasons[job.file] = "other code"
         elif data_sha256 and content.get("data_sha256") != data_sha256:
-            found[job.file] = "other data"
+            reasons[job.file] = "other data"
         elif parent and trained_from and trained_from != parent:
-            found[job.file] = (
+            reasons[job.file] = (
                 f"trained from {trained_from.stem}, the study now puts {parent.stem} between"
             )
         elif parent in manifests and trained_from is None:
-            found[job.file] = f"trained from another {parent.stem} than is here"
-    return found
+            reasons[job.file] = f"trained from another {parent.stem} than is here"
+    return reasons
 
 
 def read_json(manifest: Path) -> dict[str, Any]:

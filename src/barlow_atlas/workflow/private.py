@@ -28,8 +28,8 @@ class SnakemakeRecords:
         """Of a file; None if there is no record."""
         from snakemake.io import IOFile
 
-        found = self._store.metadata(IOFile(str(path)))
-        return found and Record(found.endtime, frozenset(map(Path, found.input)))
+        metadata = self._store.metadata(IOFile(str(path)))
+        return metadata and Record(metadata.endtime, frozenset(map(Path, metadata.input)))
 
     def forget(self, path: Path) -> None:
         from snakemake.io import IOFile
@@ -50,10 +50,10 @@ def stage_status(file: Path, name: str) -> dict[str, Any] | None:
         items = (*stage.deps, *stage.outs)
         if not any(item.hash_info for item in items):
             return None
-        found: dict[str, Any] = {}
+        differences: dict[str, Any] = {}
         for item in items:
-            found |= item.workspace_status()
-    return found
+            differences |= item.workspace_status()
+    return differences
 
 
 def refresh_stage(file: Path, name: str) -> bool:

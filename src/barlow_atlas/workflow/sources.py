@@ -82,8 +82,8 @@ class Import(NamedTuple):
         if self.file is not None:
             return f"{self.bound} {self.attribute} {meaning(self.file)}"
         # Modules of the package may be moved, others go by their names.
-        own = self.module.partition(".")[0] == PACKAGE.name
-        return f"{self.bound} {self.attribute} {'' if own else self.module}"
+        first_party = self.module.partition(".")[0] == PACKAGE.name
+        return f"{self.bound} {self.attribute} {'' if first_party else self.module}"
 
 
 def watched(step: Step, plugins: Iterable[type] = ()) -> list[Path]:

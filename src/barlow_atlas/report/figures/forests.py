@@ -157,15 +157,15 @@ def _place(statistics: pd.Series) -> pd.Series:
 def _rows(effects: pd.DataFrame, unit: str, order: Sequence[str]) -> list[Row]:
     """The rows of one unit's panel: under each statistic's heading its effects."""
     rows: list[Row] = []
-    own = effects[effects["unit"] == unit]
+    panel = effects[effects["unit"] == unit]
     for statistic, group in GROUPS.items():
         keys = {
             (statistic, row.method, row.embedding_dim, row.against)
-            for row in rows_of(own[own["statistic"] == statistic])
+            for row in rows_of(panel[panel["statistic"] == statistic])
         }
         rows += [Row(group)] if keys else []
         for key in sorted(keys, key=lambda key: (_method_place(key[1], order), key[2], key[3])):
-            rows.append(Row(_label(key) + _counted(own[_is(own, key)]["n"], effects["n"]), key))
+            rows.append(Row(_label(key) + _counted(panel[_is(panel, key)]["n"], effects["n"]), key))
     return rows
 
 

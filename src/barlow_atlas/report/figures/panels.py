@@ -103,9 +103,9 @@ def panels(
     losses = loss_course(signals)
     fallen = {f.source[2:] for f in answer.probes[0].lines if f.kind == "falls"}
     gaps = {
-        found.source[2 + LINE.index("embedding_dim")]: found.effect
-        for found in answer.probes[0].pairs
-        if found.kind in ("higher", "lower")
+        finding.source[2 + LINE.index("embedding_dim")]: finding.effect
+        for finding in answer.probes[0].pairs
+        if finding.kind in ("higher", "lower")
     }
     told = " ".join([f"Seen by: {probe_words(probe, variant)}.", *basis(of_probe)])
     widths = sorted(of_probe["embedding_dim"].unique())

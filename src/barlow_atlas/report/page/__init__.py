@@ -159,19 +159,19 @@ def live_parts(view: StudyView) -> dict[str, str]:
 
 def _said(view: StudyView) -> dict[str, Any]:
     """A study's answer, its card, its claims and what it lacks."""
-    found = answer(view.curves, view.effects)
+    study_answer = answer(view.curves, view.effects)
     return {
-        "answer": found,
-        "card": _card(view, found),
+        "answer": study_answer,
+        "card": _card(view, study_answer),
         "claims": claim_matrix(view.claims),
         "missing": missing_runs(view.runs),
     }
 
 
-def _card(view: StudyView, found: Answer) -> Card:
+def _card(view: StudyView, study_answer: Answer) -> Card:
     return Card(
-        found.verdicts,
-        "; ".join(filter(None, [found.rests_on, role_of(view)])),
+        study_answer.verdicts,
+        "; ".join(filter(None, [study_answer.rests_on, role_of(view)])),
         overfitting(loss_course(view.signals))[1],
         view.pictures,
     )

@@ -650,7 +650,9 @@
 
   // ---- Tables: rows of one kind, and copies. ----
 
+  // Of a column with more kinds, or longer words, none is offered as a filter.
   const KINDS = 6;
+  const LONG = 40;
 
   function toolsFor(table) {
     // Of a cell that unfolds, the whole text and not its first words too.
@@ -668,6 +670,7 @@
       if (!cells.length || cells.some((cell) => !cell || cell.dataset.sort)) return;
       const kinds = distinct(cells.map(words));
       if (kinds.length < 2 || kinds.length > KINDS || kinds.length === cells.length) return;
+      if (kinds.some((text) => text.length > LONG)) return;
       tools.append(element("span", {}, words(head)), ...kinds.map((text) => quiet(text || "none",
         (button) => {
           const on = kept.get(column) !== text;

@@ -73,7 +73,7 @@ def run(
     asked = [name for name in NAMES if name in only or not only]
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # torch's profiler tells each use of it
     earlier = None if committed is None else read(committed)
-    found: list[Record] = []
+    records: list[Record] = []
     points: list[scaling.Point] = []
     for name in asked:
         began = time.monotonic()
@@ -85,10 +85,10 @@ def run(
         else:
             measured = BENCHMARKS[name](device)
         for record in measured:
-            found.append(record)
+            records.append(record)
             say(told(record))
         say(f"{name}: {time.monotonic() - began:.0f} s")
-    new = report(found, device, command)
+    new = report(records, device, command)
     if output is not None:
         write(new, points, output)
     else:

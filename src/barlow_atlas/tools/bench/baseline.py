@@ -188,9 +188,9 @@ def mixed_loss(
     n = len(z_a)
     mixing = torch.zeros((), device=z_a.device)
     for z in (z_a, z_b):
-        found = z_m.T @ z / n
+        correlation = z_m.T @ z / n
         wanted = alpha * (z_a.T @ z) / n + (1 - alpha) * (z_b[partner].T @ z) / n
-        mixing = mixing + (found - wanted).pow(2).sum()
+        mixing = mixing + (correlation - wanted).pow(2).sum()
     return twin_loss(settings, z_a, z_b) + settings.lambda_reg * settings.lambda_bt * mixing
 
 

@@ -56,13 +56,13 @@ def records(device: torch.device, count: int = 512, rounds: int = 5) -> Iterator
                 clock = _processor_seconds if on == 1 else partial(seconds, device=device)
                 computations = [ours, *(partial(_drain, rival) for rival in rivals)]
                 clocks = [partial(clock, each) for each in computations]
-                own, cropped, whole = clocks_by_turns(clocks, rounds)
+                our_seconds, cropped, whole = clocks_by_turns(clocks, rounds)
                 del rivals, computations, clocks  # and with them their workers
                 about = f"2 views of 224 pixels of {count} images of 500 x 375, {cores()}; "
             crops = about + "yardstick: ImageFolder with RandomResizedCrop alone"
-            yield faster(f"photographs/crops, {name}", (own, cropped), crops, target=2)
+            yield faster(f"photographs/crops, {name}", (our_seconds, cropped), crops, target=2)
             all_of_it = about + "yardstick: ImageFolder with all of Barlow Twins' transforms"
-            yield faster(f"photographs/views, {name}", (own, whole), all_of_it, target=5)
+            yield faster(f"photographs/views, {name}", (our_seconds, whole), all_of_it, target=5)
 
 
 def _processor_seconds(computation: Computation) -> float:
@@ -92,10 +92,10 @@ def _made(folder: Path, count: int) -> tuple[OriginalSet, Record]:
     began = time.process_time()
     prepare(data.data_set, folder / "out", folder)
     rate = count / (time.process_time() - began)
-    found = chosen((load(folder / "out").train_images, np.arange(count)))
-    assert isinstance(found, OriginalSet)
+    images = chosen((load(folder / "out").train_images, np.arange(count)))
+    assert isinstance(images, OriginalSet)
     about = f"{count} images of 500 x 375 decoded, checked and stored; target: 800"
-    return found, alone("photographs/prepared", "images/CPU s", rate, about)
+    return images, alone("photographs/prepared", "images/CPU s", rate, about)
 
 
 def _take(images: OriginalSet, device: torch.device, threads: int) -> None:

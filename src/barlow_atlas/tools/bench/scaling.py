@@ -122,24 +122,24 @@ def _dry_run(copy: Copy, seeds: int, milestones: int) -> float:
     return sum(after[2:4]) - sum(before[2:4])
 
 
-def exponent(found: Sequence[Point]) -> float:
+def exponent(costs: Sequence[Point]) -> float:
     """Slope p of the least-squares line through log cost: cost = c size^p."""
-    logs = np.log([[point.size, point.cost] for point in found])
+    logs = np.log([[point.size, point.cost] for point in costs])
     slope, _ = np.polyfit(logs[:, 0], logs[:, 1], 1).tolist()
     return float(slope)
 
 
-def grouped(found: Iterable[Point]) -> dict[str, dict[str, list[Point]]]:
+def grouped(costs: Iterable[Point]) -> dict[str, dict[str, list[Point]]]:
     """Points by law and series, in the order in which they came."""
     groups: dict[str, dict[str, list[Point]]] = {}
-    for point in found:
+    for point in costs:
         groups.setdefault(point.law, {}).setdefault(point.series, []).append(point)
     return groups
 
 
-def records(found: Sequence[Point]) -> Iterator[Record]:
+def records(costs: Sequence[Point]) -> Iterator[Record]:
     """The fitted exponents, each with its range."""
-    for law, series in grouped(found).items():
+    for law, series in grouped(costs).items():
         for name, row in series.items():
             label = law if name == OURS else f"{law}, {name}"
             low, high = row[0].size, row[-1].size
@@ -147,12 +147,12 @@ def records(found: Sequence[Point]) -> Iterator[Record]:
             yield alone(f"scaling/{label}", "p", exponent(row), about + row[0].size_unit)
 
 
-def save(found: Sequence[Point], table: Path) -> None:
+def save(costs: Sequence[Point], table: Path) -> None:
     """Writes the points as CSV; the same give the same."""
     with table.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(field.name for field in fields(Point))
-        for point in found:
+        for point in costs:
             writer.writerow(
                 f"{value:.6g}" if isinstance(value, float) else value for value in astuple(point)
             )

@@ -86,22 +86,22 @@ def job_command(copy: Copy, target: str) -> str:
 
     outer = ("snakemake", "--profile", "profiles/local", target)
     process = copy.start(outer, copy.folder / "outer")
-    found = ""
+    command = ""
     while process.poll() is None:
         for file in copy.folder.glob("logs/submitit/**/*_submitted.pkl"):
             try:
                 job: Any = DelayedSubmission.load(file).function
             except (OSError, EOFError):  # not yet whole, or gone again
                 continue
-            found = job.command
+            command = job.command
         time.sleep(0.02)
-    if process.returncode or not found:
+    if process.returncode or not command:
         said = (copy.folder / "outer").read_text()[-2000:]
         raise BenchError(f"Snakemake did not run the job of {target}:\n{said}")
     # The outer Snakemake's folder for this, which the inner one waits for, went with it.
-    for folder in re.findall(r"\.snakemake/tmp\.\w+", found):
+    for folder in re.findall(r"\.snakemake/tmp\.\w+", command):
         (copy.folder / folder).mkdir()
-    return found
+    return command
 
 
 def until_first_epoch(copy: Copy, command: Sequence[str], log: Path) -> float:

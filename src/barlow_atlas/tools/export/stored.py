@@ -104,11 +104,11 @@ class Stored:
             StoredError: one was made with other parameters than the study has.
             RecordError: a record is damaged.
         """
-        found = contents(self.name, self.study)
+        milestones = contents(self.name, self.study)
         runs = {run.name: run for run in self.study.runs()}
-        for content in found:
+        for content in milestones:
             _check_parameters(content, runs[content["name"]])
-        return found
+        return milestones
 
     @cached_property
     def runs(self) -> pd.DataFrame:

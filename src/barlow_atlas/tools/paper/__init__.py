@@ -129,18 +129,20 @@ def _typeset(pdflatex: str, folder: Path) -> None:
 def _written(root: Path) -> tuple[str, dict[str, figures.Drawing]]:
     """The paper's text, and its figures by label."""
     studies = all_studies()
-    found = tables_of(studies, root)
+    study_tables = tables_of(studies, root)
     told = ledger.ledger(
-        all_entries(studies), {name: table("claims") for name, table in found.items()}
+        all_entries(studies), {name: table("claims") for name, table in study_tables.items()}
     )
-    views = {name: study_view(name, studies[name], table) for name, table in found.items()}
+    views = {name: study_view(name, studies[name], table) for name, table in study_tables.items()}
     counted = {name: view for name, view in views.items() if not page.is_example(view)}
     if not counted:
         raise PaperError("no study but examples has results here: there is nothing to write about")
     claims = told[told["role"] != "example"]
-    sections = [_section(studies[name], view, found[name]) for name, view in counted.items()]
-    own = {name: table for name, table in found.items() if name in counted}
-    general = _general(list(counted.values()), published_values(beside_papers(studies, own)))
+    sections = [_section(studies[name], view, study_tables[name]) for name, view in counted.items()]
+    counted_tables = {name: table for name, table in study_tables.items() if name in counted}
+    general = _general(
+        list(counted.values()), published_values(beside_papers(studies, counted_tables))
+    )
     shown = [*general, *(one for each in sections for one in (each.curves, each.dynamics))]
     run = claims[claims["verdict"] != NOT_RUN]
     effects = pd.concat([view.effects for view in counted.values()], ignore_index=True)

@@ -56,8 +56,8 @@ def own_numbers(environment: Environment, source: str) -> Iterator[tuple[int, st
     """Digits in the words of a template, each with its line."""
     for line, kind, value in environment.lex(source):
         if kind == "data":
-            for found in re.finditer(r"\d[\d.]*", value):
-                yield line + value[: found.start()].count("\n"), found[0]
+            for match in re.finditer(r"\d[\d.]*", value):
+                yield line + value[: match.start()].count("\n"), match[0]
 
 
 def sourced(told: Finding | Verdict, effects: pd.DataFrame) -> str:
@@ -92,10 +92,10 @@ def _row(finding: Finding, effects: pd.DataFrame) -> Measured:
         rows = rows[rows[name] == value]
     measured = [Measured.of(row) for row in rows.to_dict("records")]
     if len(measured) != 1 or not _same(measured[0], finding.effect):
-        found = f"{len(measured)} rows" if len(measured) != 1 else f"{measured[0]}"
+        description = f"{len(measured)} rows" if len(measured) != 1 else f"{measured[0]}"
         raise PaperError(
             f"no source for: {finding.text} Expected one row of effects.csv with "
-            f"{finding.effect}, found {found}"
+            f"{finding.effect}, found {description}"
         )
     return measured[0]
 

@@ -130,13 +130,13 @@ def snakemake_lives() -> bool:
     """
     if not Path("/proc/self/cwd").exists():
         return True
-    here = Path.cwd()
+    folder = Path.cwd()
     for process in Path("/proc").iterdir():
         if not process.name.isdigit():
             continue
         with suppress(OSError):
             command = (process / "cmdline").read_bytes().split(b"\0")
-            if (process / "cwd").resolve() == here and any(
+            if (process / "cwd").resolve() == folder and any(
                 word.rpartition(b"/")[2] == b"snakemake" for word in command
             ):
                 return True

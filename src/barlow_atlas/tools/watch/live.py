@@ -144,7 +144,7 @@ class Contents:
                 else (stamp, self._parse(file))
                 for file, stamp in stamps.items()
             }
-        return changed, [content for _, found in self._known.values() for content in found]
+        return changed, [content for _, contents in self._known.values() for content in contents]
 
 
 def _probed(file: Path) -> list[Content]:
@@ -282,17 +282,17 @@ class Live:
 
         What was made of others is forgotten.
         """
-        changed, probed = self._probed.read(_here(self._probe_files.values()))
+        changed, probed = self._probed.read(_listed(self._probe_files.values()))
         if changed:
             self._data = self._page = None
-        found = {
+        milestones = {
             (content["name"], content["epoch"]): content
             for content in (*self._read_records(), *probed)
         }
-        return [found[place] for place in self._probe_files if place in found]
+        return [milestones[place] for place in self._probe_files if place in milestones]
 
     def _read_records(self) -> list[Content]:
-        changed, recorded = self._records.read(_here(self._runs))
+        changed, recorded = self._records.read(_listed(self._runs))
         if changed:
             self._data = self._page = None
         return recorded
@@ -344,8 +344,8 @@ def load() -> str:
     return " \N{MIDDLE DOT} ".join(told)
 
 
-def _here(files: Iterable[Path]) -> dict[Path, os.stat_result]:
+def _listed(files: Iterable[Path]) -> dict[Path, os.stat_result]:
     """Those of some files that are here."""
     files = tuple(files)
-    here = files_in(dict.fromkeys(file.parent for file in files))
-    return {file: here[file] for file in files if file in here}
+    listing = files_in(dict.fromkeys(file.parent for file in files))
+    return {file: listing[file] for file in files if file in listing}

@@ -37,5 +37,5 @@ TOPICS = (
 
 def outputs_of(topic: str) -> Callable[[dict[str, Any]], Any]:
     """The function of a topic that turns a case into its outputs; loads the topic's module."""
-    found: Callable[[dict[str, Any]], Any] = import_module(f"{__name__}.{topic}").outputs
-    return found
+    outputs: Callable[[dict[str, Any]], Any] = import_module(f"{__name__}.{topic}").outputs
+    return outputs

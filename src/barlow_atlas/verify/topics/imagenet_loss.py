@@ -74,6 +74,6 @@ def _mixed(
 def _gradients(loss: Tensor, rows: dict[str, list[Tensor]]) -> dict[str, Any]:
     """grad_<name> of each rank's rows; not as a list where there is one rank."""
     named = {f"{name}@{k}": rank for name, ranks in rows.items() for k, rank in enumerate(ranks)}
-    found = inputs.gradients(loss, named)
-    of = {name: [found[f"grad_{name}@{k}"] for k in range(len(rows[name]))] for name in rows}
+    gradients = inputs.gradients(loss, named)
+    of = {name: [gradients[f"grad_{name}@{k}"] for k in range(len(rows[name]))] for name in rows}
     return {f"grad_{name}": each if len(each) > 1 else each[0] for name, each in of.items()}

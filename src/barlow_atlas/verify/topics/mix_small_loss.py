@@ -19,7 +19,7 @@ def outputs(case: dict[str, Any]) -> dict[str, Any]:
     leaves = {"z1": inputs.leaf(drawn.z1), "z2": inputs.leaf(drawn.z2)}
     z1, z2 = map(method.prepare, leaves.values())
     terms = method.twin_terms(z1, z2)
-    found = {
+    loss_terms = {
         "on_diagonal_sum": terms["invariance"],
         "off_diagonal_sum": terms["redundancy"],
         "loss_bt": terms["loss"],
@@ -30,9 +30,9 @@ def outputs(case: dict[str, Any]) -> dict[str, Any]:
         zm, partner = method.prepare(leaves["zm"]), torch.from_numpy(drawn.partner)
         terms = method.mixed_terms(z1, z2, zm, params["alpha"], partner)
         with_a, with_b = mixing_terms(z1, z2, zm, params["alpha"], partner)
-        found |= {
+        loss_terms |= {
             "loss_reg": method.lambda_reg * method.lambda_bt * terms["mixing"],
             "reg_frobenius2_A": with_a,
             "reg_frobenius2_B": with_b,
         }
-    return found | {"loss": terms["loss"]} | inputs.gradients(terms["loss"], leaves)
+    return loss_terms | {"loss": terms["loss"]} | inputs.gradients(terms["loss"], leaves)

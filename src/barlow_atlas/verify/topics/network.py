@@ -126,12 +126,12 @@ def _mix_forward(case: dict[str, Any]) -> dict[str, Any]:
     network = mix_network(params["arch"], params["dataset"], params["embedding_dim"])
     network = with_ruled_parameters(network)
     modes = {"train_mode": network.train, "eval_mode_after_one_train_pass": network.eval}
-    found = {}
+    mode_outputs = {}
     for mode, enter in modes.items():
         enter()
         feature, embedding = normalised_outputs(network, images)
-        found[mode] = {"feature": feature, "embedding": embedding}
-    return found
+        mode_outputs[mode] = {"feature": feature, "embedding": embedding}
+    return mode_outputs
 
 
 def _barlow_twins(params: dict[str, Any]) -> dict[str, Any]:
@@ -164,5 +164,5 @@ def _baseline(params: dict[str, Any]) -> dict[str, Any]:
         encoder, features = _backbone(params["arch"], params["dataset"])
         head = nn.Sequential(*projector_layers(features, BASELINE_HEAD, params["emb"]))
         predictor = nn.Sequential(*projector_layers(params["emb"], BASELINE_HEAD, params["emb"]))
-    found = {"encoder": counts(encoder), "head": counts(head), "feature_dim": features}
-    return found | ({"predictor": counts(predictor)} if params["method"] == "byol" else {})
+    sizes = {"encoder": counts(encoder), "head": counts(head), "feature_dim": features}
+    return sizes | ({"predictor": counts(predictor)} if params["method"] == "byol" else {})

@@ -39,7 +39,7 @@ def outputs(case: dict[str, Any]) -> dict[str, Any]:
     scores = [z @ prototypes.T for z in embeddings]
 
     assigned = params["crops_for_assign"]
-    found: dict[str, Any] = {}
+    intermediates: dict[str, Any] = {}
     queued = None
     if drawn.queue is not None:
         whole = torch.from_numpy(drawn.queue)
@@ -47,7 +47,9 @@ def outputs(case: dict[str, Any]) -> dict[str, Any]:
         # So many steps that the queue has been filled.
         later = Moment(0, params["queue_length"], params["queue_length"], None, torch.Generator())
         queued = settings.queued_scores(parts, [embeddings[crop] for crop in assigned], later)
-        found["queue_after"] = torch.cat([parts.get_buffer("queue"), whole[len(assigned) :]])
+        intermediates["queue_after"] = torch.cat(
+            [parts.get_buffer("queue"), whole[len(assigned) :]]
+        )
     loss = settings.swapped_prediction(scores, queued, assigned)
 
     for place, crop in enumerate(assigned):
@@ -59,10 +61,15 @@ def outputs(case: dict[str, Any]) -> dict[str, Any]:
         ]
         sums = assignment.sum(1)
         for name in (crop, place):
-            found.setdefault(f"scores_{name}", with_queue)
-            found.setdefault(f"assignment_{name}", assignment)
-            found.setdefault(f"assignment_{name}_row_sum_min_max", [sums.min(), sums.max()])
+            intermediates.setdefault(f"scores_{name}", with_queue)
+            intermediates.setdefault(f"assignment_{name}", assignment)
+            intermediates.setdefault(f"assignment_{name}_row_sum_min_max", [sums.min(), sums.max()])
 
     leaves = {f"view_{place}": view for place, view in enumerate(views)}
     gradients = inputs.gradients(loss, {**leaves, "prototypes": prototypes})
-    return {"loss": loss, "prototypes_after_normalisation": prototypes, **found, **gradients}
+    return {
+        "loss": loss,
+        "prototypes_after_normalisation": prototypes,
+        **intermediates,
+        **gradients,
+    }

@@ -22,8 +22,8 @@ def outputs(case: dict[str, Any]) -> dict[str, Any]:
     views = [inputs.leaf(view) for view in arrays]
     orders = [torch.from_numpy(order) for order in permutations]
     loss = settings.whitened_error(views, orders)
-    found = {"loss": loss}
+    results = {"loss": loss}
     for place, view in enumerate(views):
-        found[f"whitened_view_{place}_first_iteration"] = settings.whiten(view, orders[0])
+        results[f"whitened_view_{place}_first_iteration"] = settings.whiten(view, orders[0])
     named = {f"view_{place}": view for place, view in enumerate(views)}
-    return {**found, **inputs.gradients(loss, named)}
+    return {**results, **inputs.gradients(loss, named)}
