@@ -31,9 +31,9 @@ class Resident:
         places = list(places)
         if places:
             # One transfer for all, not one that the host waits for at every step.
-            here = torch.cat(places).to(self.device)
+            indices = torch.cat(places).to(self.device)
             sizes = [len(batch) for batch in places]
-            for chosen in here.split(sizes):  # type: ignore[no-untyped-call]
+            for chosen in indices.split(sizes):  # type: ignore[no-untyped-call]
                 yield self.images[chosen]
 
 

@@ -36,9 +36,9 @@ class ImageSet:
         """A copy of the images at `places` of the whole set, uint8 (n, 3, H, W)."""
         if isinstance(places, slice):
             places = np.arange(len(self))[places]
-        found = np.empty((len(places), *self.shape[1:]), dtype=np.uint8)
-        self.take(places, found)
-        return found
+        images = np.empty((len(places), *self.shape[1:]), dtype=np.uint8)
+        self.take(places, images)
+        return images
 
     def take(self, places: Index, out: Pixels) -> None:
         """Copies the images at `places` (n,) into `out` (n, 3, H, W).
@@ -50,6 +50,6 @@ class ImageSet:
             raise IndexError(f"places must lie in [0, {len(self)})")
         first = 0
         for array, rows in self.parts:
-            here = (places >= first) & (places < first + len(rows))
-            out[here] = array[rows[places[here] - first]]
+            mask = (places >= first) & (places < first + len(rows))
+            out[mask] = array[rows[places[mask] - first]]
             first += len(rows)

@@ -57,15 +57,15 @@ class Originals:
         first, last = self.offsets[number : number + 2].tolist()
         shard = int(np.searchsorted(self._ends, first, side="right"))
         before = int(self._ends[shard - 1]) if shard else 0
-        found = np.array(self.shards[shard][first - before : last - before])
-        crc32 = zlib.crc32(found.data)
+        content = np.array(self.shards[shard][first - before : last - before])
+        crc32 = zlib.crc32(content.data)
         if crc32 != self.crc32[number]:
             raise DataError(
                 f"{self.name}: image {number} is damaged in its shard {shard}: its crc32 should be "
                 f"{int(self.crc32[number])} and is {crc32}. Prepare the data set "
                 "again, or fetch the prepared folder with `dvc pull`."
             )
-        return found
+        return content
 
 
 @dataclass(frozen=True)
@@ -86,11 +86,11 @@ class OriginalSet:
         if isinstance(places, slice):
             places = np.arange(len(self))[places]
         ends = np.cumsum([len(rows) for _, rows in self.parts])
-        found = []
+        parts = []
         for k, group in itertools.groupby(places, lambda p: int(np.searchsorted(ends, p, "right"))):
             part, rows = self.parts[k]
-            found.append((part, rows[np.array(list(group)) - (ends[k] - len(rows))]))
-        return OriginalSet(tuple(found))
+            parts.append((part, rows[np.array(list(group)) - (ends[k] - len(rows))]))
+        return OriginalSet(tuple(parts))
 
     def encoded(self, place: int) -> NDArray[np.uint8]:
         """The file of the image at a place of the whole set; see `Originals.encoded`."""
@@ -102,10 +102,10 @@ class OriginalSet:
 
     def sizes(self, places: Index) -> NDArray[np.int64]:
         """Height and width, pixels, of the images at `places` (n,): (n, 2)."""
-        found = np.empty((len(places), 2), dtype=np.int64)
+        sizes = np.empty((len(places), 2), dtype=np.int64)
         first = 0
         for part, rows in self.parts:
-            here = (places >= first) & (places < first + len(rows))
-            found[here] = part.heights_and_widths[rows[places[here] - first]]
+            mask = (places >= first) & (places < first + len(rows))
+            sizes[mask] = part.heights_and_widths[rows[places[mask] - first]]
             first += len(rows)
-        return found
+        return sizes

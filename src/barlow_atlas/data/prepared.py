@@ -152,8 +152,8 @@ def load(folder: Path, verify: bool = False) -> Prepared:
         unlabeled_images=None if manifest.unlabeled is None else images("unlabeled"),
         validation_index=array("validation_index"),
         label_lists={
-            name.removeprefix(LABELLED).removesuffix(".npy"): found
-            for name, found in arrays.items()
+            name.removeprefix(LABELLED).removesuffix(".npy"): places
+            for name, places in arrays.items()
             if name.startswith(LABELLED)
         },
     )
@@ -177,9 +177,9 @@ def _read_manifest(folder: Path) -> Manifest:
 
 
 def _open(path: Path, expected: ArrayFile, verify: bool) -> NDArray[Any]:
-    def wrong(what: str, wanted: object, found: object) -> DataError:
+    def wrong(what: str, wanted: object, value: object) -> DataError:
         return DataError(
-            f"{path} is damaged: {what} should be {wanted} by the manifest and is {found}. "
+            f"{path} is damaged: {what} should be {wanted} by the manifest and is {value}. "
             f"{_PREPARE_AGAIN}"
         )
 

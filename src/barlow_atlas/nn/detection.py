@@ -95,8 +95,8 @@ class _Trunk(nn.Module):
         self.layers, self.out_channels = layers, channels
 
     def forward(self, images: Tensor) -> Tensor:
-        found: Tensor = self.layers(images)
-        return found
+        maps: Tensor = self.layers(images)
+        return maps
 
 
 class _Pooled(nn.Module):
@@ -107,8 +107,8 @@ class _Pooled(nn.Module):
         self.layers = layers
 
     def forward(self, regions: Tensor) -> Tensor:
-        found: Tensor = self.layers(regions).mean((2, 3))
-        return found
+        features: Tensor = self.layers(regions).mean((2, 3))
+        return features
 
 
 def _c4(settings: Detector, backbone: nn.Module, classes: int) -> dict[str, Any]:

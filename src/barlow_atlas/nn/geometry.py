@@ -64,8 +64,8 @@ def drawn_views(
 
     def show(row: int, image: Tensor) -> list[Tensor]:
         return [
-            cropped(image, own[row], size, augmentation.interpolation)
-            for own, augmentation in zip(boxes, augmentations, strict=True)
+            cropped(image, view_boxes[row], size, augmentation.interpolation)
+            for view_boxes, augmentation in zip(boxes, augmentations, strict=True)
         ]
 
     return DrawnViews(places[rows], show, len(drawn), size, augmentations, drawn)

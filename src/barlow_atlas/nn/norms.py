@@ -108,9 +108,9 @@ class _Synchronised(torch.autograd.Function):
         x, weight, mean, scale = ctx.saved_tensors
         gradient = gradient.to(mean.dtype)
         normalised = (x - _along(mean, x)) * _along(scale, x)
-        own = torch.stack([_per_channel(gradient), _per_channel(gradient * normalised)])
-        bias_gradient, weight_gradient = own
-        shift, slope = processes.sum_of_all(own.clone()) / ctx.n
+        sums = torch.stack([_per_channel(gradient), _per_channel(gradient * normalised)])
+        bias_gradient, weight_gradient = sums
+        shift, slope = processes.sum_of_all(sums.clone()) / ctx.n
         centred = gradient - _along(shift, x) - normalised * _along(slope, x)
         factor = scale if weight is None else scale * weight
         return (

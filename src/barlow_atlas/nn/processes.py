@@ -63,7 +63,7 @@ def leads() -> bool:
     return rank() == 0
 
 
-def own(n: int) -> slice:
+def own_rows(n: int) -> slice:
     """This process' rows of a batch of n, which is a multiple of the number of processes."""
     share = n // count()
     return slice(rank() * share, (rank() + 1) * share)
@@ -93,7 +93,7 @@ def whole(x: Tensor) -> Tensor:
 
 
 def rows_at(x: Tensor, places: Tensor) -> Tensor:
-    """Rows of the whole batch, one for each own row: `whole(x)[places][own]`, (n, ...).
+    """Rows of the whole batch, one for each own row: `whole(x)[places][own_rows(N)]`, (n, ...).
 
     Each row travels once, to where it is asked for.
 
@@ -123,7 +123,7 @@ class _Whole(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        return sum_of_all(gradient.clone())[own(len(gradient))]
+        return sum_of_all(gradient.clone())[own_rows(len(gradient))]
 
 
 class _RowsAt(torch.autograd.Function):
@@ -153,10 +153,10 @@ def gathered(x: Tensor) -> Tensor:
     """The rows of the whole batch, (N, ...), from each process' own, (n, ...)."""
     if count() == 1:
         return x
-    found = x.new_empty(count() * len(x), *x.shape[1:])
+    batch = x.new_empty(count() * len(x), *x.shape[1:])
     with _answered():
-        distributed.all_gather(list(found.chunk(count())), x.contiguous())
-    return found
+        distributed.all_gather(list(batch.chunk(count())), x.contiguous())
+    return batch
 
 
 def first_row(x: Tensor) -> Tensor:
@@ -175,7 +175,7 @@ def _exchanged(x: Tensor, places: Tensor) -> Tensor:
     n = len(x)
     owners = places // n
     asked_of_me = [asked[asked // n == rank()] - rank() * n for asked in places.view(count(), n)]
-    mine = owners[own(len(places))]
+    mine = owners[own_rows(len(places))]
     arrived = torch.empty_like(x, memory_format=torch.contiguous_format)
     with _answered():
         distributed.all_to_all_single(
@@ -278,10 +278,10 @@ def any_of(*flags: bool) -> list[bool]:
     """Each flag, whether any process has it set."""
     if count() == 1:
         return list(flags)
-    found = torch.tensor(flags, dtype=torch.uint8)
+    bits = torch.tensor(flags, dtype=torch.uint8)
     with _answered():
-        distributed.all_reduce(found, distributed.ReduceOp.MAX)
-    return [bool(flag) for flag in found.tolist()]
+        distributed.all_reduce(bits, distributed.ReduceOp.MAX)
+    return [bool(flag) for flag in bits.tolist()]
 
 
 def state_of_leader(state: Any) -> Any:
@@ -295,10 +295,10 @@ def state_of_leader(state: Any) -> Any:
     told = [_without_content(state)]
     with _answered():
         distributed.broadcast_object_list(told, 0)
-        found = state if leads() else _empty(told[0])
-        for _, tensor in named_tensors(found):
+        replica = state if leads() else _empty(told[0])
+        for _, tensor in named_tensors(replica):
             distributed.broadcast(tensor, 0)
-    return found
+    return replica
 
 
 def _without_content(state: Any) -> Any:

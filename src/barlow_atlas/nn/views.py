@@ -146,7 +146,7 @@ def drawn(
     """A view of own images (n, 3, H, W): `draw` for the whole batch, then `apply` to the own."""
     n, _, height, width = images.shape
     batch = processes.count() * n
-    parameters = draw(augmentation, batch, height, width, generator)[processes.own(batch)]
+    parameters = draw(augmentation, batch, height, width, generator)[processes.own_rows(batch)]
     return apply(images, parameters, augmentation, size, mean, std, compiled)
 
 
@@ -647,14 +647,14 @@ def _crop_boxes(
     fits = (box_width > 0) & (box_width <= columns) & (box_height > 0) & (box_height <= rows)
     # argmax finds the first of equal values.
     first = fits.int().argmax(dim=1, keepdim=True)
-    found = fits.any(dim=1)
+    success = fits.any(dim=1)
     central = (
         torch.minimum(rows, (columns.double() / ratio_range[0]).round().long().clamp(min=1)),
         torch.minimum(columns, (rows.double() * ratio_range[1]).round().long().clamp(min=1)),
     )
-    box_height = torch.where(found, box_height.gather(1, first).squeeze(1), central[0].squeeze(1))
-    box_width = torch.where(found, box_width.gather(1, first).squeeze(1), central[1].squeeze(1))
+    box_height = torch.where(success, box_height.gather(1, first).squeeze(1), central[0].squeeze(1))
+    box_width = torch.where(success, box_width.gather(1, first).squeeze(1), central[1].squeeze(1))
     room = sides - torch.stack([box_height, box_width], dim=1)
     # u < 1, and in float64 u * k < k for every whole k below 2^53: never one pixel too far.
-    corner = torch.where(found[:, None], (place * (room + 1)).long(), room // 2)
+    corner = torch.where(success[:, None], (place * (room + 1)).long(), room // 2)
     return corner[:, 0], corner[:, 1], box_height, box_width

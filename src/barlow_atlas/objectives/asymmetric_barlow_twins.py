@@ -53,12 +53,12 @@ class AsymmetricBarlowTwins(BarlowTwins):
     def terms(
         self, network: Network, parts: nn.Module, view_a: Tensor, view_b: Tensor, moment: Moment
     ) -> dict[str, Tensor]:
-        from barlow_atlas.nn.processes import own
+        from barlow_atlas.nn.processes import own_rows
 
         z_a, z_b = network.each(view_a, view_b)
         if self.predictor is not None:
             z_a = parts.get_submodule("predictor")(z_a)
         if self.stop_gradient:
             z_b = z_b.detach()
-        rows = own(len(z_a))
+        rows = own_rows(len(z_a))
         return self.twin_terms(self.prepare(z_a[rows]), self.prepare(z_b[rows]))

@@ -35,9 +35,9 @@ def standardise_by_rank(z: Tensor, ranks: int, correction: int = 1) -> Tensor:
 
     from barlow_atlas.nn.processes import alone, count
 
-    own = z.chunk(ranks // count())
+    chunks = z.chunk(ranks // count())
     with alone():
-        return torch.cat([standardise(rows, correction) for rows in own])
+        return torch.cat([standardise(rows, correction) for rows in chunks])
 
 
 def mixing_by_rank(view: Tensor, ranks: int, draws: Generator) -> tuple[Tensor, Tensor]:
@@ -56,10 +56,10 @@ def mixing_by_rank(view: Tensor, ranks: int, draws: Generator) -> tuple[Tensor, 
 
 def share_of_rows(alphas: Sequence[float], z: Tensor) -> Tensor:
     """The share of view A, (n, 1), of own rows z (n, ...), from each rank's."""
-    from barlow_atlas.nn.processes import own
+    from barlow_atlas.nn.processes import own_rows
 
     rows = batch_size(z)
-    return z.new_tensor(alphas).repeat_interleave(rows // len(alphas))[own(rows)][:, None]
+    return z.new_tensor(alphas).repeat_interleave(rows // len(alphas))[own_rows(rows)][:, None]
 
 
 def partners_of_all(partners: Sequence[Tensor]) -> Tensor:

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from barlow_atlas.nn.processes import gathered, own, summed
+from barlow_atlas.nn.processes import gathered, own_rows, summed
 from barlow_atlas.objectives.base import at_least_float32, batch_size
 
 
@@ -93,5 +93,5 @@ class _Gram(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         batch: Tensor = ctx.saved_tensors[0]
-        columns = gathered(gradient)[:, own(len(batch))]
+        columns = gathered(gradient)[:, own_rows(len(batch))]
         return (gradient + columns.T) @ batch

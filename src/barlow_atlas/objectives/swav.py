@@ -121,8 +121,8 @@ class SwAV(Method):
 
         loss = SwaVLoss(self.temperature, self.sinkhorn_iterations, self.epsilon)
         predicting = [score for crop, score in enumerate(scores) if crop not in assigned]
-        found: Tensor = loss([scores[crop] for crop in assigned], predicting, queued)
-        return found.squeeze()
+        cross_entropy: Tensor = loss([scores[crop] for crop in assigned], predicting, queued)
+        return cross_entropy.squeeze()
 
 
 def normalise_prototypes(parts: nn.Module) -> nn.Parameter | Tensor:

@@ -42,13 +42,13 @@ class VICReg(Method):
         both views of the mean of max(0, 1 - sqrt(variance + 1e-4)); sum over both views of the
         squared off-diagonal covariances, divided by d. Variances have the divisor N - 1.
         """
-        from barlow_atlas.nn.processes import own
+        from barlow_atlas.nn.processes import own_rows
         from barlow_atlas.objectives.borrowed import invariance_loss, variance_loss
 
         z_a, z_b = at_least_float32(z_a), at_least_float32(z_b)
         invariance = invariance_loss(z_a, z_b)
         variance = (variance_loss(z_a) + variance_loss(z_b)) / 2
-        rows = own(len(z_a))
+        rows = own_rows(len(z_a))
         covariance = covariance_term(z_a[rows]) + covariance_term(z_b[rows])
         loss = (
             self.invariance_weight * invariance

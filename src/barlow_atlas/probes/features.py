@@ -61,8 +61,8 @@ def kept(
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(path)
-    found = np.memmap(path, dtype=np.float32, mode="c").reshape(len(images), -1)
-    return torch.from_numpy(found)
+    features = np.memmap(path, dtype=np.float32, mode="c").reshape(len(images), -1)
+    return torch.from_numpy(features)
 
 
 def evaluation_views(

@@ -329,9 +329,9 @@ class _Training:
         while self.done < self.settings.epochs:
             self._epoch()
             if not self.clean:
-                found = self._tested("best on test")
-                if self.best is None or self._correct(found) > self._correct(self.best):
-                    self.best = found
+                candidate = self._tested("best on test")
+                if self.best is None or self._correct(candidate) > self._correct(self.best):
+                    self.best = candidate
             self._save()
         last = self._tested("last")
         return [last] if self.best is None else [last, self.best]
@@ -402,8 +402,8 @@ class _Training:
         """All that training changes."""
         return self.backbone, self.head, self.optimizer
 
-    def _correct(self, found: Tuned) -> int:
-        return int((found.scores["test"].argmax(1) == self.milestone.labels["test"]).sum())
+    def _correct(self, outcome: Tuned) -> int:
+        return int((outcome.scores["test"].argmax(1) == self.milestone.labels["test"]).sum())
 
     @property
     def _file(self) -> Path | None:

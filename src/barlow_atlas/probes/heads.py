@@ -54,12 +54,12 @@ class Heads:
         errors = self._scores(features).softmax(1)
         errors[:, labels, torch.arange(n, device=labels.device)] -= 1
         decayed = (self.weights * self.decays).flatten(0, 1)
-        found = torch.addmm(decayed, errors.flatten(0, 1), features, alpha=1 / n)
-        return found.view_as(self.weights)
+        gradient = torch.addmm(decayed, errors.flatten(0, 1), features, alpha=1 / n)
+        return gradient.view_as(self.weights)
 
     def _scores(self, features: Tensor) -> Tensor:
-        found: Tensor = self.weights.flatten(0, 1) @ features.T
-        return found.view(*self.weights.shape[:2], len(features))
+        scores: Tensor = self.weights.flatten(0, 1) @ features.T
+        return scores.view(*self.weights.shape[:2], len(features))
 
 
 def _with_one(features: Tensor) -> Tensor:
@@ -170,7 +170,9 @@ def frozen_batches(
         # One transfer an epoch, not one that the host waits for at every step.
         order = torch.cat(shuffled(len(features), batch_size, seed, place, epoch))
         theirs = sent(order, labels.device).split(batch_size)
-        for rows, own in zip(sent(order, features.device).split(batch_size), theirs, strict=True):
-            yield changed(features.index_select(0, rows)), labels[own]
+        for rows, label_rows in zip(
+            sent(order, features.device).split(batch_size), theirs, strict=True
+        ):
+            yield changed(features.index_select(0, rows)), labels[label_rows]
 
     return batches

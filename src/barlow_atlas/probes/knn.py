@@ -68,8 +68,8 @@ class KNN(Probe):
             for split in milestone.evaluated:
                 known, queries = space["train"], space[split]
                 scores = knn_scores(known, labels["train"], queries, settings, milestone.classes)
-                for knn, found in zip(settings, scores, strict=True):
-                    yield record("knn", knn.model_dump(), split, found, labels[split])
+                for knn, votes in zip(settings, scores, strict=True):
+                    yield record("knn", knn.model_dump(), split, votes, labels[split])
 
 
 def knn_scores(
@@ -98,9 +98,9 @@ def knn_scores(
                 labels = memory_labels[rows]
                 for place in asked:
                     k, temperature = settings[place].k, settings[place].temperature
-                    found = class_scores(closeness[:, :k], labels[:, :k], temperature, classes)
-                    scores[place].append(found)
-        return [torch.cat(found) for found in scores]
+                    votes = class_scores(closeness[:, :k], labels[:, :k], temperature, classes)
+                    scores[place].append(votes)
+        return [torch.cat(chunks) for chunks in scores]
 
 
 def class_scores(

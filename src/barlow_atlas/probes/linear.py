@@ -247,14 +247,14 @@ def viewed_batches(
 def _features(backbone: nn.Module, view: Tensor) -> Tensor:
     """Features (n, f) of the network's input (n, 3, S, S), in the backbone's present mode."""
     try:
-        found: Tensor = backbone(view)
+        features: Tensor = backbone(view)
     except ValueError as error:
         # Maps of one pixel, and one image: a batch without a variance.
         raise AtlasError(
             f"batch norm cannot use the statistics of a batch of {len(view)} image: {error}. "
             "Choose a batch size of the probe that leaves no single image over."
         ) from error
-    return found
+    return features
 
 
 def clean_probe(
@@ -322,9 +322,9 @@ def _best_pair(parts: Iterable[Tensor], labels: Tensor) -> int:
     correct, losses = [], []
     first = 0
     for scores in parts:
-        own = labels[first : first + scores.shape[2]]
-        correct.append((scores.argmax(1) == own).sum(1))
-        losses.append(cross_entropy(scores, own.expand(len(scores), -1), reduction="none"))
+        truth = labels[first : first + scores.shape[2]]
+        correct.append((scores.argmax(1) == truth).sum(1))
+        losses.append(cross_entropy(scores, truth.expand(len(scores), -1), reduction="none"))
         first += scores.shape[2]
     most, mean = torch.stack(correct).sum(0).tolist(), torch.cat(losses, dim=1).mean(1).tolist()
     return min(range(len(mean)), key=lambda pair: (-most[pair], mean[pair]))
@@ -441,8 +441,8 @@ def linear_probe(milestone: Milestone, settings: Linear) -> list[Chosen]:
         classes = milestone.classes
         return [clean_probe(milestone.features, milestone.labels, classes, settings, subject.seed)]
     form = FORMS[settings.form]
-    own = milestone.with_own_backbone() if form.live else milestone
-    return published_probe(form, own, settings)
+    probed = milestone.with_own_backbone() if form.live else milestone
+    return published_probe(form, probed, settings)
 
 
 def published_probe(
@@ -486,14 +486,14 @@ def published_probe(
             test = extract(backbone, subject, images["test"], device)
         return Chosen({"test": heads.scores(test)[0].T}, *pair, epoch, rule)
 
-    def correct(found: Chosen) -> int:
-        return int((found.scores["test"].argmax(1) == labels["test"]).sum())
+    def correct(outcome: Chosen) -> int:
+        return int((outcome.scores["test"].argmax(1) == labels["test"]).sum())
 
     best: list[Chosen] = []
     for epoch in train(heads, form.optimizer, factor, batches, settings.epochs):
         if form.best:
-            found = tested(epoch, "best on test")
-            best = max(best or [found], [found], key=lambda one: correct(one[0]))
+            candidate = tested(epoch, "best on test")
+            best = max(best or [candidate], [candidate], key=lambda one: correct(one[0]))
     return [tested(settings.epochs, "last"), *best]
 
 

@@ -81,12 +81,12 @@ class Milestone:
             ProbeError: features that are not finite.
         """
         features = {split: self._extracted(split) for split in self.splits}
-        for split, found in features.items():
-            parts = found.split(ROWS)
+        for split, rows in features.items():
+            parts = rows.split(ROWS)
             bad = sum(int((~part.isfinite()).any(1).sum()) for part in parts)
             if bad:
                 raise ProbeError(
-                    f"the features of {bad} of {len(found)} images of {split} are not finite: the "
+                    f"the features of {bad} of {len(rows)} images of {split} are not finite: the "
                     "weights are damaged or have diverged"
                 )
         return features
@@ -117,8 +117,8 @@ class Milestone:
 
     def with_own_backbone(self) -> "Milestone":
         """The same with a backbone of its own, which may be changed."""
-        own = Network(copy.deepcopy(self.network.backbone), self.network.projector)
-        return replace(self, network=own)
+        network = Network(copy.deepcopy(self.network.backbone), self.network.projector)
+        return replace(self, network=network)
 
     def check_labels(self) -> None:
         """Raises ProbeError for labels that give no answer, as of a class without images."""

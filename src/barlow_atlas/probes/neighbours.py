@@ -38,19 +38,19 @@ def neighbours(
     if len(tiles) == 1:
         yield from _in_tile(memory.to(device), queries, k, distance)
         return
-    found = [(queries.new_empty(len(queries), 0), torch.empty(len(queries), 0).long())]
+    ranking = [(queries.new_empty(len(queries), 0), torch.empty(len(queries), 0).long())]
     first = 0
     for tile in tiles:
         parts = _in_tile(tile.to(device), queries, min(k, len(tile)), distance)
         closeness, rows = (torch.cat(each).cpu() for each in zip(*parts, strict=True))
         # Those of earlier rows come first, and so do their equals.
-        [(best, known)] = found
+        [(best, known)] = ranking
         closeness, rows = torch.cat([best, closeness], 1), torch.cat([known, rows + first], 1)
         most = min(k, closeness.shape[1])
         order = torch.cat([largest(each, most) for each in closeness.split(MERGED)])
-        found = [(closeness.gather(1, order), rows.gather(1, order))]
+        ranking = [(closeness.gather(1, order), rows.gather(1, order))]
         first += len(tile)
-    [(closeness, rows)] = found
+    [(closeness, rows)] = ranking
     size = chunk_size(memory)
     for close, nearest in zip(closeness.split(size), rows.split(size), strict=True):
         yield close.to(device), nearest.to(device)
@@ -105,12 +105,12 @@ def _nearest(
     best = largest(close.amax(1).T, min(k, blocks)).sort(dim=1).values
     members = close.permute(2, 0, 1).gather(1, best[:, :, None].expand(-1, -1, block))
     candidates = torch.cat([members.flatten(1), rest], dim=1)
-    found = largest(candidates, k)
+    order = largest(candidates, k)
     # The candidates after the members of the blocks are the last rows, all of them.
     rows = best[:, :, None] * block + torch.arange(block, device=best.device)
     last = torch.arange(whole, n, device=best.device).expand(len(queries), -1)
     rows = torch.cat([rows.flatten(1), last], dim=1)
-    return candidates.gather(1, found), rows.gather(1, found)
+    return candidates.gather(1, order), rows.gather(1, order)
 
 
 def inner_products(memory: Tensor, queries: Tensor) -> Tensor:
@@ -121,8 +121,8 @@ def inner_products(memory: Tensor, queries: Tensor) -> Tensor:
     # leaves that to oneDNN (on one thread: from 16 images on), which on an AMD EPYC takes a third
     # of the time of MKL, the library of matrix products, for products as narrow as these.
     images = memory.reshape(MULTIPLE, 1, -1, memory.shape[1]).permute(0, 3, 1, 2)
-    found: Tensor = conv2d(images, queries[:, :, None, None])
-    return found.permute(0, 2, 3, 1).reshape(len(memory), len(queries))
+    products: Tensor = conv2d(images, queries[:, :, None, None])
+    return products.permute(0, 2, 3, 1).reshape(len(memory), len(queries))
 
 
 def largest(values: Tensor, k: int) -> Tensor:

@@ -295,8 +295,8 @@ def spectrum(z: Tensor, *, centred: bool) -> Tensor:
     zero = NOISE**2 * z.square().sum()
     z = z - z.mean(0) if centred else z
     n, f = z.shape
-    found = torch.linalg.eigvalsh(z.T @ z if f < n else z @ z.T).flip(0)
-    return torch.where(found > zero, found, 0)
+    eigenvalues = torch.linalg.eigvalsh(z.T @ z if f < n else z @ z.T).flip(0)
+    return torch.where(eigenvalues > zero, eigenvalues, 0)
 
 
 def _entropy(p: Tensor) -> float:
@@ -339,8 +339,8 @@ def _embeddings(
         whole: features (n, f).
         pairs: the views, a batch at a time.
     """
-    found = [tuple(_features(network, view) for view in pair) for pair in pairs]
-    z_a, z_b = (torch.cat(parts) for parts in zip(*found, strict=True))
+    features = [tuple(_features(network, view) for view in pair) for pair in pairs]
+    z_a, z_b = (torch.cat(parts) for parts in zip(*features, strict=True))
     spaces = {"backbone": (whole, z_a, z_b)}
     if not isinstance(network.projector, nn.Identity):
         project = network.projector

@@ -192,12 +192,14 @@ def transfer_probe(
 
     _fits(milestone, target)
     run, splits, classes = milestone.subject, milestone.splits, milestone.classes
-    own = replace(milestone, subject=normalised_for(run, target))
+    normalised = replace(milestone, subject=normalised_for(run, target))
     linear, place = settings.linear, f"transfer/{target.name}"
     if run.protocol == "clean":
-        outcomes = [clean_probe(own.features, own.labels, classes, linear, run.seed, place)]
+        outcomes = [
+            clean_probe(normalised.features, normalised.labels, classes, linear, run.seed, place)
+        ]
     else:
-        outcomes = published_probe(MIX_TRANSFER, own.with_own_backbone(), linear, place)
+        outcomes = published_probe(MIX_TRANSFER, normalised.with_own_backbone(), linear, place)
     counts = {split: len(labelled.labels) for split, labelled in splits.items()}
     return [
         record(
@@ -205,10 +207,10 @@ def transfer_probe(
             transfer_settings(run, settings, target, counts, classes, chosen),
             split,
             chosen.scores[split],
-            own.labels[split],
+            normalised.labels[split],
         )
         for chosen in outcomes
-        for split in own.evaluated
+        for split in normalised.evaluated
         if split in chosen.scores
     ]
 

@@ -152,9 +152,9 @@ def views_of(
     Args:
         batches: places of images, int64 (N,) on the CPU, those of all processes.
     """
-    own = processes.own(run.batch_size)
+    share = processes.own_rows(run.batch_size)
     if not isinstance(images, Loader):
-        rows = [batch[own] for batch in batches]
+        rows = [batch[share] for batch in batches]
         for step, pixels in enumerate(images.batches(rows), start=first):
             yield two_views(run, pixels, epoch, step)
         return
@@ -166,7 +166,7 @@ def views_of(
             (recipe.view_a, recipe.view_b),
             run.image_size,
             [generator(run.seed, name, epoch, step) for name in ("a", "b")],
-            own,
+            share,
         )
         for step, places in enumerate(batches, start=first)
     )

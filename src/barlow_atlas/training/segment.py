@@ -298,8 +298,8 @@ class _Trainer:
         """Stores the training metrics and the milestone that the segment has reached."""
         processes.must_be_equal(self.state.to_dict())
         manifest = self._stored() if processes.leads() else None
-        found: Manifest = processes.state_of_leader(manifest)  # others wait until it is stored
-        return found
+        replica: Manifest = processes.state_of_leader(manifest)  # others wait until it is stored
+        return replica
 
     def _stored(self) -> Manifest:
         segment, parent, state = self.segment, self.parent, self.state

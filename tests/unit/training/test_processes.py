@@ -136,7 +136,7 @@ def steps_of(name: str, dtype: torch.dtype, steps: int, rate: float) -> dict[str
         draws = torch.Generator().manual_seed(step)
         base = torch.randn(N, 3, 8, 8, generator=draws, dtype=torch.float64)
         noise = torch.randn(2, N, 3, 8, 8, generator=draws, dtype=torch.float64)
-        views = (base + noise).to(dtype)[:, processes.own(N)]
+        views = (base + noise).to(dtype)[:, processes.own_rows(N)]
         moment = Moment(0, step, steps, 2, draws)
         terms = method.terms(network, parts, *views, moment)
         both.zero_grad()
