@@ -123,7 +123,7 @@ def _parser() -> tuple[argparse.ArgumentParser, Collection[str]]:
     )
     for name, step, epoch in of_a_milestone:
         added = add_with_study(name, step)
-        if step is pretrain:
+        if step in (pretrain, probe):
             several = "names of runs, as `runs` lists them, that differ in their seeds at most"
             added.add_argument("--run", required=True, nargs="+", help=several)
         else:
@@ -370,7 +370,7 @@ def take_milestone(options: argparse.Namespace) -> None:
 
 
 def probe(options: argparse.Namespace) -> None:
-    """Runs all probes of a study on one milestone of a run."""
+    """Runs all probes of a study on one milestone of a run, or of several seeds' runs."""
     from barlow_atlas.steps.probe import probe
 
     probe(options.study, _workable(options), options.run, options.epoch, options.device)

@@ -53,7 +53,7 @@ COURSES = {"bt": falling, "mix": rising}
 SEVERAL = simulated(COURSES, dims=(128, 1024), seeds=(1, 2, 3, 4))
 VIEW = view_of(SEVERAL)
 EMPTY = view_of([], claims=claim_frame())
-KNN = "k=200 T=0.5 cosine backbone"
+KNN = "k=200 T=0.5"
 HOSTILE = (
     """<script>alert(1)</script><img src=x onerror=alert(2)> "double" 'single' & ${alert(3)} """
     """{{ 7 * 7 }} </script> javascript:alert(4) --> <!-- \u2028 ]]>"""

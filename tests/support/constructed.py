@@ -15,7 +15,7 @@ from barlow_atlas.atlas.lines import Line
 from barlow_atlas.atlas.training import TRAINING_COLUMNS
 
 PROBES = (
-    ("knn", "k=200 T=0.5 cosine backbone", "k=200 T=0.5 cosine backbone"),
+    ("knn", "k=200 T=0.5", "k=200 T=0.5 cosine backbone"),
     ("linear", "standard", "standard, 100 epochs, adam, images not augmented"),
 )
 NINE = ("bt", "mix", "byol", "moco-v2", "simclr", "simsiam", "swav", "vicreg", "w-mse")

@@ -24,7 +24,7 @@ OBJECTIVES = {
 MILESTONES = (0, 10, 50, 100, 200, 400)
 SETTINGS = {
     ("linear", "standard"): "standard, 100 epochs, adam, chosen on validation",
-    ("knn", "k=200 T=0.5 cosine backbone"): "k=200 T=0.5 cosine backbone",
+    ("knn", "k=200 T=0.5"): "k=200 T=0.5",
 }
 Course = Callable[[np.ndarray], np.ndarray]
 

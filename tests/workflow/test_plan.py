@@ -49,9 +49,9 @@ def test_committed_results_do_not_satisfy_a_clone_without_weights(clone: Clone) 
     assert list(clone.folder.glob("results/demo/runs/*.jsonl"))
     assert not (clone.folder / "results/demo/checkpoints").exists()
     planned = clone.plan("all")
-    # Of each method the three seeds are trained together.
-    together = (planned["pretrain_together_0"], planned["probe"])
-    assert together == (2 * 6, 2 * 3 * 6)
+    # Of each method the three seeds are trained together, and probed together.
+    together = (planned["pretrain_together_0"], planned["probe_together_0"])
+    assert together == (2 * 6, 2 * 6)
 
 
 def test_an_unknown_study_is_named_with_the_nearest(clone: Clone) -> None:

@@ -128,15 +128,13 @@ def test_seeds_trained_together_are_what_they_are_alone(finished: Checkout, tmp_
     together = (alone[0], "seeds_together: 2")
     changes = (together if change == alone else change for change in SMALL)
     other.write_study("small", "demo", *changes)
-    # Data, two methods with three segments each, twelve probes, four records, four steps more.
+    # Data, two methods with three milestones each, four records, four steps more.
     planned = other.plan(*STUDY, "all")
-    assert planned.pop("pretrain_together_0") == 6
-    assert planned == {"prepare_data": 1, "probe": 12, "record": 4} | dict.fromkeys(ATLAS, 1) | {
-        "all": 1
-    }
+    assert planned.pop("pretrain_together_0") == planned.pop("probe_together_0") == 6
+    assert planned == {"prepare_data": 1, "record": 4} | dict.fromkeys(ATLAS, 1) | {"all": 1}
     told = other.run(sys.executable, "-m", "barlow_atlas", "plan", "--study", "small")
-    assert "27 jobs, 0 done, 27 to run" in told.stdout
-    # One run's probes ask for both seeds of its method.
+    assert "21 jobs, 0 done, 21 to run" in told.stdout
+    # One run's probes ask for both seeds of its method, and bring both.
     probes = [f"results/small/probes/{RUN}/epoch_{epoch:04d}.json" for epoch in (0, 4, 6)]
     other.snakemake(*STUDY, *probes)
     for epoch in (0, 4, 6):

@@ -28,18 +28,14 @@ def labelling_code(step):
 FOREIGN = {run.name for study in STUDIES.values() for run in study.imported()}
 
 
-# What trains nothing takes another study's milestones. Where a study trains seeds together, each
-# group of seeds has a rule of its own.
+# What trains nothing takes another study's milestones. Where a study trains and probes seeds
+# together, each group of seeds has rules of its own.
 TAKING = {study for study in STUDIES if STUDIES[study].milestones_from}
-ALONE = {
-    study
-    for study in STUDIES
-    if all(len(group) == 1 for group in STUDIES[study].groups())
-} - TAKING
+APART = {study for study in STUDIES if not STUDIES[study].grouped}
 TOGETHER = dict.fromkeys(
     (study, tuple(run.seed for run in group))
     for study in STUDIES
-    if study not in ALONE | TAKING
+    if study not in APART
     for group in STUDIES[study].groups()
 )
 
@@ -114,10 +110,12 @@ def foreign_file(wildcards):
     return Path(file).expanduser()
 
 
-def probed(wildcards):
-    """The manifest of what is probed: under the schedule trunk, the annealed branch."""
-    run = RUNS[wildcards.study][wildcards.run]
-    return paths.probed_milestone(wildcards.study, run, int(wildcards.epoch))
+def probed(wildcards, seeds=None):
+    """The manifests of what is probed: under the schedule trunk, the annealed branches."""
+    return [
+        paths.probed_milestone(wildcards.study, run, int(wildcards.epoch))
+        for run in runs_of(wildcards, seeds)
+    ]
 
 
 def runs_of(wildcards, seeds=None):
@@ -131,6 +129,11 @@ def runs_of(wildcards, seeds=None):
 def of_seeds(seeds, path):
     """A run's path, for each seed of a group."""
     return [path.replace("{run}", f"{{stem}}-s{seed}") for seed in seeds]
+
+
+def of_group(seeds, path):
+    """A path of a group of seeds."""
+    return path.replace("{run}", f"{{stem}}-s{'_'.join(map(str, seeds))}")
 
 
 def identity(wildcards, seeds=None):

@@ -19,8 +19,8 @@ rule pretrain:
     benchmark:
         "logs/{study}/pretrain/{run}/epoch_{epoch}.tsv"
     wildcard_constraints:
-        study=one_of(ALONE),
-        run=one_of({run.name for study in ALONE for run in STUDIES[study].trained()}),
+        study=one_of(APART - TAKING),
+        run=one_of({run.name for study in APART for run in STUDIES[study].trained()}),
     conda:
         "../../environment.yml"
     threads: training_threads
@@ -42,6 +42,8 @@ rule pretrain:
 
 
 for number, (study, seeds) in enumerate(TOGETHER):
+    if study in TAKING:
+        continue
 
     rule:
         # The same segment of several seeds, trained in turn by one program.
@@ -61,9 +63,9 @@ for number, (study, seeds) in enumerate(TOGETHER):
                 seeds, "results/{study}/training/{run}/epoch_{epoch}.jsonl"
             ),
         log:
-            f"logs/{{study}}/pretrain/{{stem}}-s{'_'.join(map(str, seeds))}/epoch_{{epoch}}.log",
+            of_group(seeds, "logs/{study}/pretrain/{run}/epoch_{epoch}.log"),
         benchmark:
-            f"logs/{{study}}/pretrain/{{stem}}-s{'_'.join(map(str, seeds))}/epoch_{{epoch}}.tsv"
+            of_group(seeds, "logs/{study}/pretrain/{run}/epoch_{epoch}.tsv")
         wildcard_constraints:
             study=study,
             stem="[a-z0-9][a-z0-9_-]*",

@@ -99,7 +99,7 @@ class OneLine(_Claim):
 
     test: Literal["drop_from_best", "gain"]
     method: str
-    probes: Names = Field(description="such as linear, or knn k=200 T=0.5 cosine backbone")
+    probes: Names = Field(description="such as linear, or knn k=200 T=0.5")
 
 
 class TwoLines(_Claim):

@@ -100,7 +100,7 @@ def accuracy_columns(curves: pd.DataFrame) -> pd.DataFrame:
 
 
 def column_name(method: str, dim: int, probe: str, variant: str) -> str:
-    """Such as `mix-d1024 knn k=20 T=0.07 cosine backbone` or `bt-d256 linear standard`."""
+    """Such as `mix-d1024 knn k=20 T=0.07` or `bt-d256 linear standard`."""
     return f"{line_name(method, dim)} {probe} {variant}"
 
 

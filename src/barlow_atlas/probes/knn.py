@@ -39,11 +39,22 @@ class KNN(Probe):
     @property
     def label(self) -> str:
         """All that a number of this probe must be printed with."""
+        return f"{self._votes} {self.distance} {self.feature}"
+
+    @property
+    def _votes(self) -> str:
         weight = "unweighted" if self.temperature is None else f"T={self.temperature:g}"
-        return f"k={self.k} {weight} {self.distance} {self.feature}"
+        return f"k={self.k} {weight}"
 
     @classmethod
     def variant(cls, settings: Mapping[str, Any]) -> str:
+        """Such as k=200 T=0.5: cosines of the backbone's features are what most papers ask."""
+        knn = cls.model_validate(settings)
+        unusual = {knn.distance, knn.feature} - {"cosine", "backbone"}
+        return " ".join([knn._votes, *sorted(unusual)])
+
+    @classmethod
+    def setting(cls, settings: Mapping[str, Any]) -> str:
         return cls.model_validate(settings).label
 
     @classmethod

@@ -1,10 +1,10 @@
-"""All probes and label-free signals of one milestone, as a probe file."""
+"""All probes and label-free signals of one milestone of a run, or of several, as probe files."""
 
 import hashlib
 import json
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,20 +22,21 @@ from barlow_atlas.study.paths import DATA, FEATURES, probe_file, probed_mileston
 from barlow_atlas.workflow.sources import probing_code
 
 
-def probe(name: str, study: Study, run_name: str, epoch: int, device: str | None) -> None:
-    """Asks a milestone all that its study asks, and stores the answers.
+def probe(name: str, study: Study, runs: Sequence[str], epoch: int, device: str | None) -> None:
+    """Asks the milestones of runs at one epoch all that their study asks, and stores the answers.
 
     Raises:
         StudyError: no such run.
         SnapshotError: the milestone is missing, damaged or another run's.
         ProbeError: images or features that give no answer.
     """
-    run = study.run(run_name)
-    checkpoint = probed_milestone(name, run, epoch)
-    kept = FEATURES / name / run.name / f"epoch_{epoch:04d}"
-    content = asked(name, study, run, epoch, checkpoint, device, kept)
-    write_atomically(probe_file(name, run, epoch), (json.dumps(content, indent=1) + "\n").encode())
-    shutil.rmtree(kept, ignore_errors=True)
+    for run in map(study.run, runs):
+        checkpoint = probed_milestone(name, run, epoch)
+        kept = FEATURES / name / run.name / f"epoch_{epoch:04d}"
+        content = asked(name, study, run, epoch, checkpoint, device, kept)
+        told = json.dumps(content, indent=1) + "\n"
+        write_atomically(probe_file(name, run, epoch), told.encode())
+        shutil.rmtree(kept, ignore_errors=True)
 
 
 def asked(

@@ -374,8 +374,8 @@ class Study(Frozen):
     )
     seeds_together: Positive = Field(
         1,
-        description="seeds that one job trains in turn, a step each: for runs that cannot fill a "
-        "GPU, or that take less time than a job's start",
+        description="seeds that one job trains in turn, a step each, and one job probes: for runs "
+        "that cannot fill a GPU, or that take less time than a job's start",
     )
     resources: JobResources
     milestones_from: str | None = Field(
@@ -474,7 +474,7 @@ class Study(Frozen):
         ]
 
     def groups(self) -> list[tuple[Run, ...]]:
-        """The trained runs as jobs train them: those of a group differ in their seeds only."""
+        """The trained runs as jobs train and probe them: a group differs in its seeds only."""
         together = self.seeds_together
         runs = self.trained()
         return [
@@ -482,6 +482,11 @@ class Study(Frozen):
             for first in range(0, len(runs), len(self.seeds))
             for place in range(0, len(self.seeds), together)
         ]
+
+    @property
+    def grouped(self) -> bool:
+        """Whether some of its jobs work on several runs."""
+        return any(len(group) > 1 for group in self.groups())
 
     def imported(self) -> list[ForeignRun]:
         """The chains of foreign weights."""

@@ -46,32 +46,27 @@ class Job:
     epochs: int = 0
     """Epochs to train."""
     makes: tuple[Path, ...] = ()
-    """Where seeds are trained together, the files of all of them, this one's among them."""
+    """Where seeds are trained and probed together, the files of all, this one's among them."""
 
 
 def jobs_of(name: str, study: Study) -> list[Job]:
     """All jobs of a study, each after those that it waits for; `all` itself is none."""
     data, *others = (DATA / data_set.name / MANIFEST for data_set in study.data_sets())
     jobs = [Job("prepare_data", file) for file in (data, *others)]
-    probes, records = [], []
+    probes: list[Job] = []
     for group in study.groups():
-        jobs += _together([[*_chain(name, study, run, data)] for run in group])
+        chains = [[*_chain(name, study, run, data)] for run in group]
+        asked = [[*_probes(name, study, run, (data, *others))] for run in group]
+        jobs += _together(chains) if study.grouped else chains[0]
+        probes += _together(asked) if study.grouped else asked[0]
     for foreign in study.imported():
         jobs += _chain(name, study, foreign, data)
-    for run in study.runs():
-        asked = [
-            Job(
-                "probe",
-                probe_file(name, run, epoch),
-                (probed_milestone(name, run, epoch), data, *others),
-                run,
-                epoch,
-            )
-            for epoch in study.milestones_of(run)
-        ]
-        probes += asked
-        recorded = record_file(name, run.name)
-        records.append(Job("record", recorded, tuple(job.file for job in asked)))
+        probes += _probes(name, study, foreign, (data, *others))
+    files = {
+        run.name: [probe_file(name, run, epoch) for epoch in study.milestones_of(run)]
+        for run in study.runs()
+    }
+    records = [Job("record", record_file(name, run), (*probed,)) for run, probed in files.items()]
     table, effects = (RESULTS / name / file for file in ("probes.csv", "effects.csv"))
     return [
         *jobs,
@@ -110,19 +105,29 @@ def _chain(name: str, study: Study, run: Run | ForeignRun, data: Path) -> Iterat
         before = None if last else (epoch, file)
 
 
+def _probes(name: str, study: Study, run: Run | ForeignRun, data: Sequence[Path]) -> Iterator[Job]:
+    """The jobs that probe a run's milestones."""
+    for epoch in study.milestones_of(run):
+        milestone = probed_milestone(name, run, epoch)
+        yield Job("probe", probe_file(name, run, epoch), (milestone, *data), run, epoch)
+
+
 def _together(chains: Sequence[list[Job]]) -> Iterator[Job]:
-    """Chains that are trained in turn: what one of them waits for, its own first, all wait for."""
-    for segments in zip(*chains, strict=True):
-        makes = tuple(job.file for job in segments)
-        for job in segments:
-            others = (file for other in segments for file in other.after)
-            trained_in_turn = len(segments) > 1 and job.rule == "pretrain"
+    """The jobs of a group of runs, in which one job makes or probes a milestone of all of them.
+
+    What one of them waits for, its own first, all wait for.
+    """
+    for jobs in zip(*chains, strict=True):
+        makes = tuple(job.file for job in jobs)
+        for job in jobs:
+            others = (file for other in jobs for file in other.after)
             after = tuple(dict.fromkeys((*job.after, *others)))
-            yield replace(job, after=after, makes=makes) if trained_in_turn else job
+            in_turn = job.rule in ("pretrain", "probe")
+            yield replace(job, after=after, makes=makes) if in_turn else job
 
 
 def submissions(jobs: Sequence[Job]) -> list[Job]:
-    """The jobs as they are submitted: segments of seeds that are trained together are one."""
+    """The jobs as they are submitted: those of seeds that go together are one."""
     leads = {file: job.makes[0] for job in jobs for file in job.makes}
     return [
         replace(job, after=tuple(dict.fromkeys(leads.get(file, file) for file in job.after)))

@@ -43,7 +43,7 @@ from barlow_atlas.study.paths import CLAIMS
 TEXT = CLAIMS.read_text()
 STUDIES = {name: load_study(path) for name, path in find_studies(Path("params")).items()}
 DEMO = STUDIES["demo"]
-KNN = "k=200 T=0.5 cosine backbone"
+KNN = "k=200 T=0.5"
 PROBE = {"knn": KNN, "linear": "standard"}
 EPOCHS = (0, 5, 10, 25, 50, 100)
 RISING = (30, 50, 60, 65, 68, 70)

@@ -72,7 +72,7 @@ def test_runs_say_their_last_milestone_accuracy_and_loss() -> None:
 
 def test_status_names_what_is_unfinished(capsys: pytest.CaptureFixture[str]) -> None:
     head, line, *siblings = describe("demo", STUDY)
-    assert re.fullmatch(r"demo: \d+ of 59 jobs done", head)
+    assert re.fullmatch(r"demo: \d+ of 35 jobs done", head)
     # What trains this seed's last segments trains those of the others with it.
     assert [each.partition(":")[0].strip() for each in siblings] == [f"{BT[:-1]}2", f"{BT[:-1]}3"]
     assert line.startswith(f"  {BT}: 4 of 6 milestones, epoch 25, 96.4 %, loss ")
@@ -91,7 +91,7 @@ def test_a_log_gets_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None
     while stream.getvalue().count("demo: ") < 2 and time.monotonic() < deadline:
         time.sleep(0.01)
     told.close()
-    assert stream.getvalue().count("of 59 jobs done") >= 2
+    assert stream.getvalue().count("of 35 jobs done") >= 2
     length = len(stream.getvalue())
     time.sleep(0.2)
     assert len(stream.getvalue()) == length, "nothing is said once it is closed"

@@ -239,11 +239,14 @@ def test_seeds_trained_together_are_one_job(finished: Study) -> None:
     for rule, seeds in (("pretrain_together_0", (1, 2)), ("pretrain_together_1", (3,))):
         outputs = ", ".join(f"results/demo/checkpoints/{BT[:-1]}{seed}/" for seed in seeds)
         touch(Path(f"logs/submitit/{rule}/{name}/999999_0_log.out"), f"output: {outputs}\n{FAILED}")
+    # The probes of a group have the same wildcards too.
+    probing = Path(f"logs/submitit/probe_together_0/{name}/999998_0_log.out")
+    touch(probing, f"input: results/demo/checkpoints/{BT[:-1]}1/, results/demo/data/manifest.json")
     jobs = Live("demo", together)._submissions
-    pending = [job for job in jobs if job.rule == "pretrain" and job.epoch == 100]
-    failed = activity("demo", pending).failed
-    assert checkpoint(RUNS[0], 100) in [one.job.file for one in failed]
-    assert len(pending) == 4
+    pending = [job for job in jobs if job.rule in ("pretrain", "probe") and job.epoch == 100]
+    assert [job.rule for job in pending] == ["pretrain"] * 4 + ["probe"] * 4
+    failed = [one.job.file for one in activity("demo", pending).failed]
+    assert failed == [checkpoint(RUNS[0], 100), checkpoint(RUNS[2], 100)]
     first = next(job for job in pending if job.file == checkpoint(RUNS[0], 100))
     log = Path("logs/demo/pretrain/bt-d256-e100-clean-s1_2/epoch_0100.log")
     assert step_file("demo", first, ".log") == log

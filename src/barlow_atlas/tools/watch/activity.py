@@ -15,7 +15,6 @@ Nobody is asked, neither Snakemake nor Slurm. What the executor leaves (docs/exe
 import functools
 import json
 import os
-import re
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -190,14 +189,18 @@ def _folders() -> Mapping[str, list[Path]]:
 
 def _folders_of(name: str, job: Job, known: Mapping[str, list[Path]]) -> Iterable[Path]:
     """Where the executor has put a job's files; none if it never started."""
-    first, *others = runs_of(job)
-    if not others:
+    first, *_ = runs_of(job)
+    if not job.makes:
         folders = known.get(_folder_name(name, "run", first, job.epoch), ())
         return [folder for folder in folders if folder.parent.name == job.rule]
     folders = known.get(_folder_name(name, "stem", stem_of(job), job.epoch), ())
     # Each group of seeds has a rule of its own, whose number depends on what Snakemake was asked.
-    names_it = re.compile(rf"\bcheckpoints/{re.escape(first)}/").search
-    return [folder for folder in folders if any(names_it(_text(f)) for f in folder.glob("*.out"))]
+    return [
+        folder
+        for folder in folders
+        if folder.parent.name.startswith(f"{job.rule}_together_")
+        and any(f"/{first}/" in _text(file) for file in folder.glob("*.out"))
+    ]
 
 
 @functools.cache
