@@ -163,13 +163,13 @@ def _is_intact(manifest: Path) -> bool:
 def _knows(records: SnakemakeRecords, job: Job) -> bool:
     """Whether Snakemake has made this very file, from the files that its job now waits for.
 
-    Not so of a file that lay here before, or of a segment that was trained with other seeds.
+    Not so of a file that lay here before, or of what was trained or probed with other seeds.
     """
     record = records.of(job.file)
     if record is None or record.ended != job.file.stat().st_mtime:
         return False
-    trained_from = {file for file in record.made_from if file.parts[0] == "results"}
-    return job.rule != "pretrain" or trained_from == set(job.after)
+    made_from = {file for file in record.made_from if file.parts[0] == "results"}
+    return job.rule not in ("pretrain", "probe") or made_from == set(job.after)
 
 
 def _record(name: str, targets: list[Path]) -> None:
