@@ -8,6 +8,7 @@ import shutil
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from barlow_atlas.errors import AtlasError
 
@@ -51,12 +52,24 @@ def write_atomically(path: Path, content: bytes) -> None:
     Raises:
         WriteError: if the folder cannot be written or is full; the old file is untouched.
     """
+    with replacing(path, len(content)) as file:
+        file.write(content)
+
+
+@contextlib.contextmanager
+def replacing(path: Path, size: int | None = None) -> Iterator[BinaryIO]:
+    """A new file, of `size` bytes if that is known, to be written bit by bit: `path` once the block
+    ends, durable and whole; if it fails, nothing.
+
+    Raises:
+        WriteError: if the folder cannot be written or is full; the old file is untouched.
+    """
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}{TEMPORARY}")
-    with writing(path, len(content)):
+    with writing(path, size):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with temporary.open("wb") as file:
-                file.write(content)
+            with temporary.open("w+b") as file:
+                yield file
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(path)

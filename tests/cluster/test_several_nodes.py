@@ -1,10 +1,17 @@
-"""A run on two nodes of a real Slurm with two processes each, by ImageNet's recipe made small."""
+"""A run on two nodes of a real Slurm with two processes each, by ImageNet's recipe made small.
+
+NODES_REPEATED=N has N such runs, one after the other.
+"""
 
 from __future__ import annotations
 
 import json
+import os
 import re
-from concurrent.futures import ThreadPoolExecutor
+import signal
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +21,7 @@ from fresh_clone import Clone
 from loopback_slurm import LoopbackSlurm
 from submitit_project import wait_for
 
+REPEATED = range(int(os.environ.get("NODES_REPEATED", "1")))
 EPOCHS = 12
 RUN = f"mix-d64-e{EPOCHS}-clean-s1"
 MANIFEST = f"results/small/checkpoints/{RUN}/epoch_{EPOCHS:04d}.json"
@@ -70,19 +78,60 @@ def said(clone: Clone) -> str:
     return log.read_text() if log.exists() else ""
 
 
-@pytest.fixture(scope="module")
+def wait_for_life(clone: Clone, running: Future[tuple[int, str]], number: int) -> psutil.Process:
+    """The last of the processes that train, once they do so for the `number`-th time."""
+    wait_for(
+        lambda: running.done() or said(clone).count("continues at epoch") == number,
+        600,
+        "training",
+    )
+    last = process(clone, 3)
+    assert last is not None, running.result() if running.done() else said(clone)
+    return last
+
+
+def stop(
+    clone: Clone, running: Future[tuple[int, str]], life: int, interrupt: Callable[[], object]
+) -> None:
+    """Interrupts the job while it trains, which takes no longer than until it is told to stop.
+
+    Until then one process stands still, and the others wait for it.
+    """
+    last = wait_for_life(clone, running, life)
+    last.suspend()
+    interrupt()
+    wait_for(lambda: told(last), 240, "a signal")
+    last.resume()
+    wait_for(lambda: said(clone).count("stopped at epoch") == life - 1, 60, "its last words")
+
+
+def told(suspended: psutil.Process) -> bool:
+    """Whether a signal waits for a process, or it goes on: Slurm sends SIGCONT before SIGTERM."""
+    if suspended.status() != psutil.STATUS_STOPPED:
+        return True
+    (waiting,) = re.findall(r"ShdPnd:\s*(\w+)", Path(f"/proc/{suspended.pid}/status").read_text())
+    return bool(int(waiting, 16) & sum(1 << (n - 1) for n in (signal.SIGUSR2, signal.SIGTERM)))
+
+
+@pytest.fixture(scope="module", params=REPEATED)
 def clone(tmp_path_factory: pytest.TempPathFactory) -> Clone:
     return clone_of(tmp_path_factory.mktemp("nodes"), ON_TWO_NODES)
+
+
+@pytest.fixture(scope="module")
+def weights_here(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The sha256 of what four processes of this machine make of the run."""
+    here = clone_of(tmp_path_factory.mktemp("here"), ON_ONE)
+    status, words = train(here, "profiles/local")
+    assert status == 0, words[-8000:]
+    sha256: str = manifest(here)["weights_sha256"]
+    return sha256
 
 
 def test_a_task_that_is_killed_ends_the_job(clone: Clone, slurm: LoopbackSlurm) -> None:
     with ThreadPoolExecutor() as pool:
         running = pool.submit(train, clone, "slurm", **slurm.environment)
-        began = "continues at epoch 0"
-        wait_for(lambda: running.done() or began in said(clone), 600, "training")
-        victim = process(clone, 3)
-        assert victim is not None, running.result() if running.done() else said(clone)
-        victim.kill()
+        wait_for_life(clone, running, 1).kill()
         status, words = running.result(timeout=300)
     assert status != 0
     assert re.search(r"(process 3 of 4|one of [\d, ]*3[\d, ]*) was ended from outside", words)
@@ -90,12 +139,34 @@ def test_a_task_that_is_killed_ends_the_job(clone: Clone, slurm: LoopbackSlurm) 
 
 
 def test_the_next_start_ends_with_the_weights_of_four_processes_here(
-    clone: Clone, slurm: LoopbackSlurm, tmp_path: Path
+    clone: Clone, slurm: LoopbackSlurm, weights_here: str
 ) -> None:
-    status, words = train(clone, "slurm", **slurm.environment)
+    """Though the job meets its time limit, goes on, and has to make room for another one."""
+    began = time.monotonic()
+    with ThreadPoolExecutor() as pool:
+        running = pool.submit(train, clone, "slurm", **slurm.environment)
+
+        def job() -> str:
+            lines = slurm.run("squeue", "--noheader", "--format=%i|%Z").splitlines()
+            (number,) = (line.split("|")[0] for line in lines if line.endswith(f"|{clone.folder}"))
+            return number
+
+        def limit(minutes: int) -> None:
+            slurm.run("scontrol", "update", f"JobId={job()}", f"TimeLimit={minutes}")
+
+        def preempt() -> None:
+            nodes = slurm.run("squeue", f"--jobs={job()}", "--noheader", "--format=%N").strip()
+            first = slurm.run("scontrol", "show", "hostnames", nodes).split()[0]
+            high = ("--partition=high", f"--nodelist={first}", "--exclusive", "--mem=100")
+            slurm.run("sbatch", *high, "--output=/dev/null", "--wrap=sleep 2")
+
+        # So near that the signal, 90 s before it, is due.
+        stop(clone, running, 2, lambda: limit(2 + int((time.monotonic() - began) / 60)))
+        limit(20)
+        stop(clone, running, 3, preempt)
+        restarts = slurm.run("scontrol", "show", "job", job())
+        status, words = running.result(timeout=600)
     assert status == 0, words[-8000:]
+    assert re.search("Restarts=[12]", restarts)
     assert manifest(clone)["made_by"]["processes"] == 4
-    here = clone_of(tmp_path / "here", ON_ONE)
-    status, words = train(here, "profiles/local")
-    assert status == 0, words[-8000:]
-    assert manifest(here)["weights_sha256"] == manifest(clone)["weights_sha256"]
+    assert manifest(clone)["weights_sha256"] == weights_here

@@ -1,15 +1,21 @@
 """Backbones with their stems, projectors, and how views pass through them."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from barlow_atlas.nn import processes
-from barlow_atlas.nn.norms import PerViewBatchNorm1d, PerViewBatchNorm2d
+from barlow_atlas.nn.norms import (
+    PerViewBatchNorm1d,
+    PerViewBatchNorm2d,
+    move_to_mean,
+    moved_apart,
+)
 from barlow_atlas.nn.processes import whole
 from barlow_atlas.settings.training import Architecture, Backbone, Precision, Projector
 
@@ -19,11 +25,18 @@ class Network(nn.Module):
 
     In training the N images of a step may be spread over processes, each with n of them. A pass
     takes a process' own images and gives the embeddings of the whole batch, unless it says
-    otherwise, and its batch norms have the statistics of the whole batch.
+    otherwise, and its batch norms have the statistics of the whole batch, or each equal part of it
+    has its own (`take_parts`).
 
     With precision "bfloat16" convolutions and products run in that type, on weights that stay in
     float32; batch-norm statistics and the embeddings that come out are float32 in any case.
     """
+
+    parts = 1
+    """Of the batch, each with batch-norm statistics of its own."""
+    accumulates = False
+    """Whether a part that passes keeps nothing for the backward pass, in which it passes again. So
+    the gradients of all embeddings are known before the activations of a part are."""
 
     def __init__(
         self, backbone: nn.Module, projector: nn.Module, precision: Precision = "float32"
@@ -44,9 +57,45 @@ class Network(nn.Module):
 
     def own_rows(self, images: Tensor) -> Tensor:
         """Embeddings (n, d) of a process' own images (n, 3, H, W) only."""
+        return self._by_parts(self._embedded, images)
+
+    def _embedded(self, images: Tensor) -> Tensor:
         with self._in_precision(images):
             embeddings: Tensor = self.projector(self.backbone(images))
         return embeddings.to(images.dtype)
+
+    def take_parts(self, count: int) -> None:
+        """Gives each of `count` equal parts of the batch batch-norm statistics of its own."""
+        self.parts = count
+        for norm in self._norms():
+            norm.of_own_rows = count == 1
+
+    def _by_parts(self, embedded: Callable[..., Tensor], *views: Tensor) -> Tensor:
+        """Own rows (V n, d) of V views (n, 3, H, W), by one pass of all, or one of each part.
+
+        The running statistics move to the mean of where the parts would have moved them.
+        """
+        if self.parts == 1 or not self.training:
+            return embedded(*views)
+        count = self.parts // processes.count()
+        norms = self._norms()
+        rows, moved = [], []
+        for part in zip(*(view.chunk(count) for view in views), strict=True):
+            with moved_apart(norms) as statistics:
+                if self.accumulates and count > 1:
+                    passed = checkpoint(
+                        embedded,
+                        *part,
+                        use_reentrant=False,
+                        preserve_rng_state=False,  # nothing is drawn in a pass
+                        context_fn=lambda: (nullcontext(), moved_apart(norms)),
+                    )
+                else:
+                    passed = embedded(*part)
+            moved.append(statistics)
+            rows.append(passed.chunk(len(views)))
+        move_to_mean(norms, moved)
+        return torch.cat([torch.cat(view) for view in zip(*rows, strict=True)])
 
     def _in_precision(self, images: Tensor) -> AbstractContextManager[Any]:
         kind = images.device.type
@@ -76,14 +125,22 @@ class Network(nn.Module):
         The backbone takes statistics of each view, the projector of all, as in the code of SimCLR's
         and W-MSE's authors.
         """
-        with self._in_precision(views[0]):
-            features = torch.cat([self.backbone(view) for view in views])
-            embeddings: Tensor = self.projector(features)
-        return _whole_of_each(embeddings.to(views[0].dtype), len(views))
+
+        def embedded(*views: Tensor) -> Tensor:
+            with self._in_precision(views[0]):
+                features = torch.cat([self.backbone(view) for view in views])
+                embeddings: Tensor = self.projector(features)
+            return embeddings.to(views[0].dtype)
+
+        return _whole_of_each(self._by_parts(embedded, *views), len(views))
 
     def as_one_view(self, *views: Tensor) -> Tensor:
         """As `together`, with statistics of all views in the backbone as well."""
-        return _whole_of_each(self.own_rows(torch.cat(views)), len(views))
+
+        def embedded(*views: Tensor) -> Tensor:
+            return self._embedded(torch.cat(views))
+
+        return _whole_of_each(self._by_parts(embedded, *views), len(views))
 
     def compile_parts(self, mode: str = "default") -> None:
         """Compiles the passes through backbone and projector; names of weights stay as they are.
@@ -97,13 +154,18 @@ class Network(nn.Module):
 
     def in_one_batch(self, *views: Tensor) -> tuple[Tensor, ...]:
         """As `own_rows_of_each`, by one forward pass."""
-        norms = self._norms()
-        for norm in norms:
-            norm.views = len(views)
-        embeddings = self.own_rows(torch.cat(views))
-        for norm in norms:
-            norm.views = 1
-        return embeddings.chunk(len(views))
+
+        def embedded(*views: Tensor) -> Tensor:
+            norms = self._norms()
+            for norm in norms:
+                norm.views = len(views)
+            try:
+                return self._embedded(torch.cat(views))
+            finally:  # also where a pass that is repeated ends before its end
+                for norm in norms:
+                    norm.views = 1
+
+        return self._by_parts(embedded, *views).chunk(len(views))
 
 
 def _whole_of_each(embeddings: Tensor, views: int) -> Tensor:

@@ -1,6 +1,7 @@
-"""Batch norm over the batch of all processes, and of several views that pass together."""
+"""Batch norm over the batch of all processes or a part of it, and of views that pass together."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
@@ -18,7 +19,7 @@ class _PerView(nn.modules.batchnorm._BatchNorm):
 
     views = 1
     of_own_rows = False
-    """Whether what comes in are a process' own rows of the batch, as in a network's pass."""
+    """Whether what comes in are a process' own rows of a batch that has statistics in common."""
 
     def forward(self, images: Tensor) -> Tensor:
         one: Callable[[Tensor], Tensor] = super().forward
@@ -29,8 +30,13 @@ class _PerView(nn.modules.batchnorm._BatchNorm):
         return torch.cat([one(view) for view in images.chunk(self.views)])
 
     def leave_uncompiled(self) -> None:
-        """Keeps what processes do together out of the graphs of a compiled pass."""
-        if processes.count() > 1:
+        """Keeps out of the graphs of a compiled pass what they cannot hold: what processes do
+        together, and running statistics that are exchanged (`moved_apart`).
+        """
+        if not self.of_own_rows:
+            alone = torch.compiler.disable(self.forward)  # type: ignore[no-untyped-call]
+            self.forward = alone  # type: ignore[method-assign]
+        elif processes.count() > 1:
             apart = torch.compiler.disable(self._over_processes)  # type: ignore[no-untyped-call]
             self._over_processes = apart  # type: ignore[method-assign]
 
@@ -56,6 +62,40 @@ class PerViewBatchNorm1d(_PerView, nn.BatchNorm1d):
 
 class PerViewBatchNorm2d(_PerView, nn.BatchNorm2d):
     pass
+
+
+@contextmanager
+def moved_apart(norms: Sequence[nn.Module]) -> Iterator[list[Tensor]]:
+    """While entered, passes move copies of the norms' running statistics, and not these themselves.
+
+    Others in their place, since a graph holds those that it was recorded with.
+
+    Yields:
+        The copies, in the order of `buffers()`.
+    """
+    stood = [(norm, *named) for norm in norms for named in norm.named_buffers(recurse=False)]
+    copies = [buffer.clone() for *_, buffer in stood]
+    try:
+        for (norm, name, _), copy in zip(stood, copies, strict=True):
+            setattr(norm, name, copy)
+        yield copies
+    finally:
+        for norm, name, buffer in stood:
+            setattr(norm, name, buffer)
+
+
+def move_to_mean(norms: Sequence[nn.Module], moved: Sequence[Sequence[Tensor]]) -> None:
+    """Moves the norms' running statistics to the mean of where parts of the batch have moved them.
+
+    Args:
+        moved: of each part of this process what `moved_apart` gave; all processes have as many.
+    """
+    buffers = [buffer for norm in norms for buffer in norm.buffers()]
+    parts = torch.stack([torch.cat([each.double().flatten() for each in one]) for one in moved])
+    mean = processes.sum_of_all(parts.mean(0)) / processes.count()
+    places = mean.split([buffer.numel() for buffer in buffers])
+    for buffer, place in zip(buffers, places, strict=True):
+        buffer.copy_(place.view_as(buffer))
 
 
 def over_batch(z: Tensor, eps: float) -> Tensor:

@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from barlow_atlas.data.image_set import ImageSet
 from barlow_atlas.data.originals import OriginalSet
@@ -45,7 +46,7 @@ def pretrain(
         ["pretrain", "--study", name, "--run", *runs, "--until", str(until)],
         device,
         save_every,
-        lambda: _train(name, trained, parent, until, 0, device, save_every),
+        lambda: _train(name, study, trained, parent, until, 0, device, save_every),
     )
 
 
@@ -72,7 +73,7 @@ def cool_down(
         ["cool-down", "--study", name, "--run", run, "--epoch", str(epoch)],
         device,
         save_every,
-        lambda: _train(name, [trained], epoch, epoch, cooldown, device, save_every),
+        lambda: _train(name, study, [trained], epoch, epoch, cooldown, device, save_every),
     )
 
 
@@ -105,7 +106,8 @@ def _trained(study: Study, name: str) -> Run:
 
 
 def _train(
-    study: str,
+    name: str,
+    study: Study,
     runs: Sequence[Run],
     parent: int | None,
     until: int,
@@ -118,7 +120,13 @@ def _train(
     images = pretraining_images(run, load(folder))
     code = fingerprint("pretrain", [type(run.settings)])
     data_sha256 = sha256_of(folder / MANIFEST)
-    segments = [segment(study, run, parent, until, cooldown, data_sha256, code) for run in runs]
+    accumulate = study.resources.pretrain.accumulate
+    segments = [
+        replace(
+            segment(name, run, parent, until, cooldown, data_sha256, code), accumulate=accumulate
+        )
+        for run in runs
+    ]
     place = device_for(device, run.threads)
     with console.StopSignals() as signals, console.Board(segments, signals) as board:
         try:

@@ -15,9 +15,13 @@ PACKAGE = Path(__file__).parents[1]
 LIBRARIES = ("torch", "torchvision", "numpy", "safetensors")
 
 
-def made_by(device: str, seconds: float, processes: int = 1) -> dict[str, Any]:
-    """Versions, commit, device name, duration and, if several, processes, for a manifest."""
-    several = {"processes": processes} if processes > 1 else {}
+def made_by(
+    device: str, seconds: float, processes: int = 1, accumulated: bool = False
+) -> dict[str, Any]:
+    """Versions, commit, device name, duration and, if not one at once, how, for a manifest."""
+    several: dict[str, Any] = {"processes": processes} if processes > 1 else {}
+    if accumulated:
+        several["accumulated"] = True
     return {
         "python": platform.python_version(),
         "libraries": {name: version(name) for name in LIBRARIES},

@@ -13,24 +13,28 @@ since branches and later segments start from them.
 
 Between milestones the trainer keeps private states of the same form in `results/resume/`.
 
-Every file appears whole or not at all, and survives a power cut once it is there. A manifest's
+Every file appears whole or not at all, and survives a power cut once it is there. It is written
+and read a tensor at a time, so that neither takes memory for a second copy. A manifest's
 `lineage` hashes the run, the code, the data, the weights and the parent's lineage, so that a state
 or a milestone that belongs to another history is never continued.
 """
 
+import contextlib
 import hashlib
-import io
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from pydantic import ValidationError
-from safetensors.torch import load as load_safetensors
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from safetensors.torch import save as save_safetensors
 from torch import Tensor
 
 from barlow_atlas.atomic import remove_temporaries as remove_temporaries
+from barlow_atlas.atomic import replacing
 from barlow_atlas.atomic import write_atomically as write_atomically
 from barlow_atlas.errors import AtlasError
 from barlow_atlas.settings.frozen import Frozen
@@ -87,8 +91,12 @@ def write_milestone(
     cooldown_epochs: int = 0,
 ) -> Manifest:
     """Stores weights, state if any and, last of all, the manifest that makes them a milestone."""
-    payload = _weights_file(weights)
-    weights_sha256 = hashlib.sha256(payload).hexdigest()
+    content = hashlib.sha256()
+    with replacing(milestone_path(folder, epoch, ".safetensors")) as file:
+        for piece in _weights_file(weights):
+            content.update(piece)
+            file.write(piece)
+    weights_sha256 = content.hexdigest()
     before = parent.lineage if parent else None
     manifest = Manifest(
         study=study,
@@ -102,7 +110,6 @@ def write_milestone(
         lineage=lineage(run, epoch, weights_sha256, data_sha256, sources_sha256, before),
         made_by=made_by,
     )
-    write_atomically(milestone_path(folder, epoch, ".safetensors"), payload)
     if state is not None:
         write_state(milestone_path(folder, epoch, ".state"), manifest.lineage, state)
     text = manifest.model_dump_json(indent=2) + "\n"
@@ -110,13 +117,32 @@ def write_milestone(
     return manifest
 
 
-def _weights_file(weights: dict[str, Tensor]) -> bytes:
-    return save_safetensors({name: t.detach().cpu().contiguous() for name, t in weights.items()})
+def _weights_file(weights: dict[str, Tensor]) -> Iterator[bytes | memoryview]:
+    """The weights in the safetensors format, piece by piece: bit for bit what the library writes.
+
+    It writes a file by itself, too, but says of a full disk nothing that a program understands.
+    """
+    without_content = save_safetensors({name: each.new_empty(0) for name, each in weights.items()})
+    # In the order of the file, each with its type.
+    header = json.loads(without_content[8 : 8 + int.from_bytes(without_content[:8], "little")])
+    end = 0
+    for name, described in header.items():
+        begin, end = end, end + weights[name].nbytes
+        described |= {"shape": list(weights[name].shape), "data_offsets": [begin, end]}
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    yield len(text).to_bytes(8, "little") + text
+    for name in header:
+        values = weights[name].detach().cpu().contiguous().flatten()
+        yield values.view(torch.uint8).numpy().data
 
 
 def weights_hash(weights: dict[str, Tensor]) -> str:
     """The sha256 that a milestone of these weights would carry."""
-    return hashlib.sha256(_weights_file(weights)).hexdigest()
+    content = hashlib.sha256()
+    for piece in _weights_file(weights):
+        content.update(piece)
+    return content.hexdigest()
 
 
 def read_manifest(path: Path) -> Manifest:
@@ -184,8 +210,13 @@ def read_weights(path: Path, manifest: Manifest) -> dict[str, Tensor]:
         SnapshotError: if the file is missing or the weights are not the manifest's.
     """
     weights = path.with_suffix(".safetensors")
+    found: dict[str, Tensor] | None = None
     try:
-        payload = weights.read_bytes()
+        with contextlib.suppress(SafetensorError):  # then its hash is not the manifest's
+            found = load_file(weights, backend="pread")
+        # After it was read: had it been exchanged meanwhile, this would be another one's.
+        with weights.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
     except FileNotFoundError as error:
         raise SnapshotError(
             f"{weights} is not here, though its manifest is. If it was shared, "
@@ -194,22 +225,29 @@ def read_weights(path: Path, manifest: Manifest) -> dict[str, Tensor]:
         ) from error
     except OSError as error:
         raise SnapshotError(f"cannot read {weights}: {error.strerror}") from error
-    digest = hashlib.sha256(payload).hexdigest()
-    if digest != manifest.weights_sha256:
+    if found is None or digest != manifest.weights_sha256:
         raise SnapshotError(
             f"{weights} is damaged: sha256 {digest[:12]}, its manifest says "
             f"{manifest.weights_sha256[:12]}. Delete both and run the study again"
         )
-    return load_safetensors(payload)
+    return found
 
 
 def write_state(path: Path, lineage: str, state: dict[str, Any]) -> None:
     """Stores a training state that belongs to the history `lineage`."""
-    buffer = io.BytesIO()
-    torch.save({"lineage": lineage, **state}, buffer)
-    payload = buffer.getvalue()
-    digest = hashlib.sha256(payload).hexdigest().encode()
-    write_atomically(path, STATE_HEADER + digest + payload)
+    with replacing(path) as file:
+        file.write(STATE_HEADER + bytes(DIGEST_LENGTH))
+        try:
+            torch.save({"lineage": lineage, **state}, file)
+        except RuntimeError as error:
+            # After a failed write torch still ends its archive, and complains of that.
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
+        file.seek(len(STATE_HEADER) + DIGEST_LENGTH)
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        file.seek(len(STATE_HEADER))
+        file.write(digest.encode())
 
 
 def read_state(path: Path) -> dict[str, Any]:
@@ -219,17 +257,18 @@ def read_state(path: Path) -> dict[str, Any]:
         SnapshotError: if the file is missing or damaged.
     """
     try:
-        content = path.read_bytes()
+        with path.open("rb") as file:
+            if file.read(len(STATE_HEADER)) != STATE_HEADER:
+                size = path.stat().st_size
+                raise SnapshotError(f"{path} is no training state of this version ({size:,} bytes)")
+            digest = file.read(DIGEST_LENGTH).decode(errors="replace")
+            if hashlib.file_digest(file, "sha256").hexdigest() != digest:
+                raise SnapshotError(f"{path} is damaged: its sha256 is not the one it carries")
+            file.seek(len(STATE_HEADER) + DIGEST_LENGTH)
+            state: dict[str, Any] = torch.load(file, weights_only=True)
+            return state
     except OSError as error:
         raise SnapshotError(f"cannot read {path}: {error.strerror}") from error
-    start = len(STATE_HEADER) + DIGEST_LENGTH
-    digest = content[len(STATE_HEADER) : start].decode(errors="replace")
-    if not content.startswith(STATE_HEADER):
-        raise SnapshotError(f"{path} is no training state of this version ({len(content):,} bytes)")
-    if hashlib.sha256(content[start:]).hexdigest() != digest:
-        raise SnapshotError(f"{path} is damaged: its sha256 is not the one it carries")
-    state: dict[str, Any] = torch.load(io.BytesIO(content[start:]), weights_only=True)
-    return state
 
 
 def prune_states(folder: Path, keep: tuple[int, ...]) -> None:

@@ -138,6 +138,11 @@ class PretrainResources(Resources):
     tasks_per_node: Positive | None = Field(
         None, description="processes on each node; left out: one for each GPU"
     )
+    accumulate: bool = Field(
+        False,
+        description="whether a process' parts of `local_statistics` pass one after another, for "
+        "the memory of one of them and the time of another forward pass",
+    )
 
     @property
     def processes_per_node(self) -> int:
@@ -153,6 +158,10 @@ class JobResources(Frozen):
 
     pretrain: PretrainResources
     probe: Resources
+
+
+def _is_one(value: int) -> bool:
+    return value == 1
 
 
 def _recipe_by_name(value: Any) -> Any:
@@ -227,6 +236,7 @@ class Run(Subject):
     epochs: int | None
     precision: Precision
     compiled: bool
+    local_statistics: Positive = Field(1, exclude_if=_is_one)
 
     @property
     def name(self) -> str:
@@ -236,14 +246,18 @@ class Run(Subject):
 
     def fault_of_processes(self, count: int) -> str | None:
         """Why `count` processes cannot train it together; None if they can."""
-        ranks = self.settings.virtual_ranks
-        shared, what = (ranks, "ranks") if ranks else (self.batch_size, "batch_size")
-        if shared % count == 0:
-            return None
-        return (
-            f"{count} processes cannot share {what} {shared} evenly: let resources.pretrain ask "
-            "for a number that divides it"
-        )
+        shared = {
+            "ranks": self.settings.virtual_ranks or count,
+            "local_statistics": self.local_statistics if self.local_statistics > 1 else count,
+            "batch_size": self.batch_size,
+        }
+        for what, number in shared.items():
+            if number % count:
+                return (
+                    f"{count} processes cannot share {what} {number} evenly: let "
+                    "resources.pretrain ask for a number that divides it"
+                )
+        return None
 
     @property
     def architecture(self) -> Architecture:
@@ -372,6 +386,12 @@ class Study(Frozen):
         description="whether views and, on a GPU, the network are compiled for training "
         "(torch.compile)",
     )
+    local_statistics: Positive = Field(
+        1,
+        exclude_if=_is_one,
+        description="equal parts of a batch that have batch-norm statistics of their own, as on so "
+        "many GPUs without synchronised batch norm; 1: the whole batch has them in common",
+    )
     seeds_together: Positive = Field(
         1,
         description="seeds that one job trains in turn, a step each, and one job probes: for runs "
@@ -435,6 +455,13 @@ class Study(Frozen):
             _check_run(run, self.milestones)
             if unfit := run.fault_of_processes(self.resources.pretrain.processes):
                 raise ValueError(f"{run.method}: {unfit}")
+        if self.resources.pretrain.accumulate and self.local_statistics == 1:
+            raise ValueError(
+                "resources.pretrain.accumulate: the whole batch has its batch-norm statistics in "
+                "common, which parts that pass one after another cannot have. Give "
+                "`local_statistics`, the number of parts with statistics of their own, such as the "
+                "GPUs of the recipe; this changes what is trained. Or leave `accumulate` out"
+            )
         ends = [run.epochs for run in runs if run.epochs is not None]
         if len(ends) == len(runs) and ends and self.milestones[-1] > max(ends):
             raise ValueError(
@@ -572,6 +599,11 @@ def _check_run(run: Run, milestones: tuple[int, ...]) -> None:
                 f"{run.method}: schedule.warmup_epochs ({warmup}) must be below epochs "
                 f"({run.epochs})"
             )
+    if run.batch_size % run.local_statistics or run.batch_size < 2 * run.local_statistics:
+        raise ValueError(
+            f"{run.method}: batch_size {run.batch_size} has no {run.local_statistics} equal parts "
+            "of two images or more; give another local_statistics"
+        )
     try:
         run.settings.check(run.batch_size, run.embedding_dim)
     except ValueError as error:

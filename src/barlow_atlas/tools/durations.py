@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from barlow_atlas.study.models import Resources, Run, Study
+from barlow_atlas.study.models import PretrainResources, Resources, Run, Study
 from barlow_atlas.study.sizes import sizes_of
 from barlow_atlas.tools.costs import (
     Cost,
@@ -25,6 +25,8 @@ from barlow_atlas.workflow.jobs import Job, read_json, step_file
 
 BETWEEN_JOBS_S = 2.5
 """Snakemake, submitit and the shell around one job: benchmarks/demo.md, CPU seconds."""
+FORWARD_AGAIN = 4 / 3
+"""A step with a second forward pass over one without: a backward pass takes as long as two."""
 Kind = Literal["pretrain", "probe"]
 KINDS: tuple[Kind, ...] = ("pretrain", "probe")
 """Of jobs, by the resources that they ask for."""
@@ -91,7 +93,9 @@ def past_jobs(name: str, study: Study, jobs: Iterable[Job]) -> Iterator[Past]:
         made_by = _made_by([job.file, *([probe.file] if probe else [])], described[job.run.name])
         if made_by is None:
             continue
-        if job.epochs and made_by.get("processes", 1) == study.resources.pretrain.processes:
+        asked = study.resources.pretrain
+        how = made_by.get("processes", 1), made_by.get("accumulated", False)
+        if job.epochs and how == (asked.processes, asked.accumulate):
             yield Past(job, made_by["device"], made_by["seconds"])
         took = benchmark_seconds(name, probe) if probe else None
         if probe and took is not None:
@@ -151,8 +155,12 @@ class Expectation:
         if took:
             return Cost(statistics.median(took), f"as {len(took)} jobs of this study took")
         cost = cost_of(shape, self._known[kind_of(job)], self.study.threads)
-        count = resources_of(self.study, kind_of(job)).processes
-        return cost if cost is None or count == 1 else _shared(cost, count)
+        asked = resources_of(self.study, kind_of(job))
+        if cost is not None and asked.processes > 1:
+            cost = _shared(cost, asked.processes)
+        if cost is not None and isinstance(asked, PretrainResources) and asked.accumulate:
+            cost = _accumulated(cost, self.study.local_statistics // asked.processes)
+        return cost
 
     def computed(self, job: Job) -> float | None:
         """Seconds that a job computes for one run, without the start of its program."""
@@ -174,6 +182,15 @@ def _shared(cost: Cost, count: int) -> Cost:
     loss = f"shared by {count} processes without any loss, an assumption that nobody measured"
     kept_mb = None if cost.kept_mb is None else cost.kept_mb / count
     return Cost(cost.seconds / count, f"{cost.basis}; {loss}", kept_mb)
+
+
+def _accumulated(cost: Cost, parts: int) -> Cost:
+    """What a process takes whose parts of the batch pass one after another, each of them twice."""
+    if parts == 1:
+        return cost
+    more = f"accumulated over {parts} parts, each with a forward pass more, taken as a third"
+    kept_mb = None if cost.kept_mb is None else cost.kept_mb / parts
+    return Cost(cost.seconds * FORWARD_AGAIN, f"{cost.basis}; {more}, not measured", kept_mb)
 
 
 def wall_seconds(jobs: Sequence[Job], seconds: Callable[[Job], float], at_once: int) -> float:

@@ -71,6 +71,7 @@ class State:
 def initial_state(run: Run, device: torch.device) -> State:
     """The run's untrained network, the method's own parts, and an optimizer over both."""
     network = build(run.architecture, generator(run.seed, "weights")).to(device)
+    network.take_parts(run.local_statistics)
     with initialised_from(generator(run.seed, "parts")):
         parts = run.settings.parts(network, run.embedding_dim).to(device)
     constant = run.settings.constant_rate_parameters(parts)

@@ -59,6 +59,8 @@ class Segment:
     resume: Path
     data_sha256: str
     sources_sha256: str
+    accumulate: bool = False
+    """Whether the parts of `run.local_statistics` pass one after another, to need less memory."""
 
     @property
     def end(self) -> int:
@@ -233,6 +235,7 @@ class _Trainer:
         self.parent = _read_parent(segment)
         with self._turn():
             self.state = initial_state(segment.run, images.device)
+            self.state.network.accumulates = segment.accumulate
             if self.parent is not None:
                 self._go_on_from_stored(self.parent)
         self._steps = _steps(segment, self.parent, self.state, images)
@@ -322,7 +325,12 @@ class _Trainer:
             cooldown_epochs=segment.cooldown,
             data_sha256=segment.data_sha256,
             sources_sha256=segment.sources_sha256,
-            made_by=made_by(device_name(self.images.device), self.seconds, processes.count()),
+            made_by=made_by(
+                device_name(self.images.device),
+                self.seconds,
+                processes.count(),
+                segment.accumulate,
+            ),
         )
 
     def clear(self) -> None:

@@ -1,11 +1,18 @@
 """Checkpoint files appear whole, are verified, and never mix histories."""
 
+import hashlib
+import io
 import os
+import resource
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save
+from torch import Tensor
 
 from barlow_atlas import atomic
 from barlow_atlas.atomic import WriteError
@@ -16,9 +23,14 @@ from barlow_atlas.study.models import Run
 
 
 def write(
-    folder: Path, run: Run, epoch: int = 0, parent: Any = None, made_by: Any = None
+    folder: Path,
+    run: Run,
+    epoch: int = 0,
+    parent: Any = None,
+    made_by: Any = None,
+    weights: dict[str, Tensor] | None = None,
 ) -> snapshot.Manifest:
-    weights = {"w": torch.arange(4.0) + epoch, "n": torch.tensor(epoch)}
+    weights = weights or {"w": torch.arange(4.0) + epoch, "n": torch.tensor(epoch)}
     return snapshot.write_milestone(
         folder,
         study="demo",
@@ -182,3 +194,91 @@ def test_states_of_older_milestones_are_pruned(tmp_path: Path, tiny_run: Run) ->
         "epoch_0010.state",
     ]
     assert len(list(tmp_path.glob("*.safetensors"))) == 3
+
+
+def test_weights_are_written_as_the_library_writes_them(tmp_path: Path, tiny_run: Run) -> None:
+    weights = {
+        "b.weight": torch.randn(2, 3, 5, 5).contiguous(memory_format=torch.channels_last),
+        "a": torch.tensor(3),
+        "ä": torch.randn(3, 2).T,
+        "half": torch.randn(5).bfloat16(),
+        "flags": torch.tensor([True, False]),
+        "none": torch.empty(0, 3),
+    }
+    expected = save({name: each.contiguous() for name, each in weights.items()})
+    manifest = write(tmp_path, tiny_run, weights=weights)
+    assert (tmp_path / "epoch_0000.safetensors").read_bytes() == expected
+    sha256 = hashlib.sha256(expected).hexdigest()
+    assert manifest.weights_sha256 == snapshot.weights_hash(weights) == sha256
+    found = snapshot.read_weights(tmp_path / "epoch_0000.json", manifest)
+    assert found.keys() == weights.keys()
+    assert all(torch.equal(found[name], weights[name]) for name in weights)
+
+
+def test_a_state_is_written_as_ever(tmp_path: Path) -> None:
+    content = {"lineage": "history", "a": torch.randn(3, 4), "b": [1, {"c": torch.ones(2)}]}
+    snapshot.write_state(tmp_path / "x.state", "history", content)
+    whole = io.BytesIO()
+    torch.save(content, whole)
+    payload = whole.getvalue()
+    head = b"barlow-atlas state 1\n" + hashlib.sha256(payload).hexdigest().encode()
+    assert (tmp_path / "x.state").read_bytes() == head + payload
+
+
+def test_a_state_that_finds_no_room_leaves_the_old_one(tmp_path: Path) -> None:
+    path = tmp_path / "x.state"
+    snapshot.write_state(path, "history", {"a": torch.zeros(3)})
+    old = path.read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        with pytest.raises(WriteError, match=r"cannot write .*File too large.*ulimit -f"):
+            snapshot.write_state(path, "history", {"a": torch.zeros(10), "b": torch.zeros(99_999)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert list(tmp_path.iterdir()) == [path]
+    assert path.read_bytes() == old
+
+
+STREAMED = """
+import resource, sys
+from pathlib import Path
+import torch
+from barlow_atlas.store import snapshot
+from barlow_atlas.study.models import Run
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
+
+folder, run = Path(sys.argv[1]), Run.model_validate_json(sys.argv[2])
+snapshot.write_state(folder / "first.state", "", {"a": torch.zeros(3)})
+snapshot.read_state(folder / "first.state")
+before = peak()
+weights, moments = ({str(k): torch.full((1 << 25,), float(k)) for k in range(6)} for _ in range(2))
+manifest = snapshot.write_milestone(
+    folder, study="s", run=run, epoch=0, parent=None, weights=weights,
+    state={"network": weights, "moments": moments},
+    data_sha256="", sources_sha256="", made_by={},
+)
+assert snapshot.weights_hash(weights) == manifest.weights_sha256
+size = sum(each.nbytes for each in (*weights.values(), *moments.values()))
+del weights, moments
+state = snapshot.read_state(folder / "epoch_0000.state")
+del state
+snapshot.read_weights(folder / "epoch_0000.json", manifest)
+print(size, peak() - before)
+"""
+
+
+@pytest.mark.slow
+def test_saving_and_loading_take_no_memory_for_another_copy(tmp_path: Path, tiny_run: Run) -> None:
+    command = [sys.executable, "-c", STREAMED, str(tmp_path), tiny_run.model_dump_json()]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    finally:
+        for file in tmp_path.iterdir():
+            file.unlink()
+    assert done.returncode == 0, done.stderr
+    size, taken = map(int, done.stdout.split())
+    assert size == 3 << 29
+    assert taken <= size + (1 << 29)

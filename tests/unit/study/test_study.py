@@ -156,6 +156,25 @@ def test_foreign_weights_are_runs_that_are_not_trained(tmp_path: Path) -> None:
     assert study.run(theirs.name) == theirs
 
 
+def test_parts_of_a_batch_belong_to_the_run_and_how_they_pass_does_not(tmp_path: Path) -> None:
+    path = tmp_path / "demo.yaml"
+
+    def runs_of(more: str, pretrain: str = "pretrain: {") -> list[Run]:
+        path.write_text(DEMO.replace("pretrain: {", pretrain) + more)
+        return load_study(path).trained()
+
+    plain, local = runs_of(""), runs_of("local_statistics: 4")
+    assert "local_statistics" not in plain[0].model_dump_json()  # as runs on record
+    assert [run.local_statistics for run in local] == [4] * len(plain)
+    assert runs_of("local_statistics: 4", "pretrain: {accumulate: true, ") == local
+    with pytest.raises(StudyError, match=r"accumulate: the whole batch .*Give `local_statistics`"):
+        runs_of("", "pretrain: {accumulate: true, ")
+    with pytest.raises(StudyError, match=r"batch_size 128 has no 3 equal parts"):
+        runs_of("local_statistics: 3")
+    with pytest.raises(StudyError, match=r"8 processes cannot share local_statistics 4 evenly"):
+        runs_of("local_statistics: 4", "pretrain: {tasks_per_node: 8, ")
+
+
 def test_an_unknown_run_names_the_nearest() -> None:
     with pytest.raises(StudyError, match="mean 'bt-d256-e100-clean-s1'"):
         load_study(PARAMS / "demo.yaml").run("bt-d256-e10-clean-s1")

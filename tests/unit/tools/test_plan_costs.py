@@ -445,6 +445,33 @@ def test_several_processes_share_a_step_and_that_is_said(demo: Study, empty: Pat
     assert "2 x 2 " in said  # CPUs of a job
 
 
+def test_accumulation_costs_a_forward_pass_and_saves_memory(demo: Study, empty: Path) -> None:
+    in_parts = demo.model_copy(update={"local_statistics": 4})
+    runs = in_parts.trained()
+    steps = [measured(step_shape(run), 0.3, kept_mb=800.0) for run in runs]
+    costs.append_measurements([*steps, measured(probes_shape(demo, runs[0]), 1.0)])
+
+    def asking(**words: object) -> Study:
+        asked = demo.resources.pretrain.model_copy(update=words)
+        resources = demo.resources.model_copy(update={"pretrain": asked})
+        return in_parts.model_copy(update={"resources": resources})
+
+    job = next(job for job in jobs_of("demo", in_parts) if job.rule == "pretrain" and job.epochs)
+    known = costs.read_measurements()
+    plain, accumulated, by_two = (
+        Expectation(asking(**words), known).once(job)
+        for words in ({}, {"accumulate": True}, {"accumulate": True, "tasks_per_node": 2})
+    )
+    assert plain is not None
+    assert accumulated is not None
+    assert by_two is not None
+    assert (plain.seconds, plain.kept_mb) == (0.3, 800.0)
+    assert (accumulated.seconds, accumulated.kept_mb) == (pytest.approx(0.4), 200.0)
+    assert (by_two.seconds, by_two.kept_mb) == (pytest.approx(0.2), 200.0)
+    said = "\n".join(plan.describe("demo", asking(accumulate=True), 8))
+    assert "accumulated over 4 parts, each with a forward pass more, taken as a third" in said
+
+
 def as_probed(recorded: Content) -> Content:
     """A milestone with what its record leaves out of the probe file, in its size."""
     content = deepcopy(recorded)

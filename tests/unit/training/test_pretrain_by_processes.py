@@ -1,9 +1,13 @@
-"""A segment that several processes train: equal to the bit whatever happens to one of them."""
+"""A segment that several processes train: equal to the bit whatever happens to one of them.
+
+PROCESSES_KILLED=N kills a process at N random steps of a run.
+"""
 
 from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -21,7 +25,8 @@ from barlow_atlas.training.loop import PretrainError, Progress
 from barlow_atlas.training.segment import Interrupted, Monitor, Segment, pretrain_together
 
 CPU = torch.device("cpu")
-UNTIL = 3
+KILLS = int(os.environ.get("PROCESSES_KILLED", "5"))
+UNTIL = max(3, KILLS // 2)
 STEPS = 4 * UNTIL
 WITHIN_S = 30.0
 
@@ -107,18 +112,23 @@ def test_a_process_that_is_killed_ends_the_others_and_nothing_is_lost(
     tmp_path: Path, tiny_run: Run, images: np.ndarray, undisturbed: tuple[str, Path]
 ) -> None:
     lives = random.Random(0)
-    left, kills = STEPS, 0
-    while kills < 5:
-        victim, after = lives.randrange(2), lives.randint(1, max(1, left // 2))
+    left, folder = STEPS, tmp_path / "killed"
+    for kills_to_come in range(KILLS, 0, -1):
+        victim = lives.randrange(2)
+        after = lives.randint(1, max(1, 2 * left // (kills_to_come + 1)))
         ((words, steps, seconds),) = by_processes(
-            2, train, tmp_path, tiny_run, images, victim, after, "kill", killed=(victim,)
+            2, train, folder, tiny_run, images, victim, after, "kill", killed=(victim,)
         )
         assert words.startswith("PeerLost")
         assert seconds < WITHIN_S
         left -= steps - 1
-        kills += 1
-    for words, *_ in by_processes(2, train, tmp_path, tiny_run, images):
+    shutil.copytree(folder, tmp_path / "alone")
+    for words, *_ in by_processes(2, train, folder, tiny_run, images):
         assert words == undisturbed[0]
+    words, steps, _ = train(tmp_path / "alone", tiny_run, images)
+    assert len(words) == 64
+    assert steps < STEPS
+    assert relative(weights(tmp_path / "alone"), weights(undisturbed[1])) < 1e-5
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from functools import cache
 from typing import Any
 
@@ -103,6 +104,9 @@ CASES: dict[str, tuple[int, dict[str, Any]]] = {
     "vicreg": (24, {"objective": "vicreg"}),
 }
 """Every method, with an embedding wider and narrower than the batch where that matters."""
+PARTS = 4
+LOCAL = {f"{name} in parts": CASES[name] for name in ("mix", "simclr", "swav", "byol")}
+"""One for each way in which views pass, where each quarter of the batch has its own statistics."""
 
 
 def test_every_method_is_tried() -> None:
@@ -120,13 +124,22 @@ def smooth_network(d: int) -> Network:
         return Network(backbone, nn.Sequential(*smooth))
 
 
-def steps_of(name: str, dtype: torch.dtype, steps: int, rate: float) -> dict[str, Tensor]:
+def steps_of(
+    name: str,
+    dtype: torch.dtype,
+    steps: int,
+    rate: float,
+    parts_of_batch: int = 1,
+    accumulates: bool = False,
+) -> dict[str, Tensor]:
     """Losses, gradients and buffers of steps of a small network on own rows, and its weights."""
-    d, given = CASES[name]
+    d, given = {**CASES, **LOCAL}[name]
     method = METHODS[given["objective"]].model_validate(given)
     network = smooth_network(d).to(dtype)
+    network.take_parts(PARTS if name in LOCAL else parts_of_batch)
     with initialised_from(generator(0, "parts")):
         parts = method.parts(network, d).to(dtype)
+    network.accumulates = accumulates
     both = nn.ModuleDict({"network": network, "parts": parts})
     gradients = processes.SummedGradients(both.parameters())
     trained = [parameter for parameter in both.parameters() if parameter.requires_grad]
@@ -150,12 +163,16 @@ def steps_of(name: str, dtype: torch.dtype, steps: int, rate: float) -> dict[str
             for key, parameter in both.named_parameters()
             if parameter.grad is not None
         }
-    return found | {f"buffer {key}": value for key, value in both.named_buffers()}
+    weights = {f"weight {key}": value.detach() for key, value in both.named_parameters()}
+    return found | weights | {f"buffer {key}": value for key, value in both.named_buffers()}
 
 
 def two_steps(name: str, dtype: torch.dtype) -> dict[str, Tensor]:
-    """At a rate of 0, so that the second step's gradients differ by one rounding only."""
-    return steps_of(name, dtype, 2, 0.0)
+    """At a rate of 0, so that the second step's gradients differ by one rounding only.
+
+    Parts of the batch are accumulated wherever a process of several has more than one.
+    """
+    return steps_of(name, dtype, 2, 0.0, accumulates=processes.count() > 1)
 
 
 def losses(name: str) -> Tensor:
@@ -165,7 +182,7 @@ def losses(name: str) -> Tensor:
 
 
 def all_of_it() -> tuple[dict[tuple[str, torch.dtype], dict[str, Tensor]], dict[str, Tensor]]:
-    steps = {(name, dtype): two_steps(name, dtype) for name in CASES for dtype in DTYPES}
+    steps = {(name, dtype): two_steps(name, dtype) for name in CASES | LOCAL for dtype in DTYPES}
     return steps, {name: losses(name) for name in CASES}
 
 
@@ -177,7 +194,7 @@ def found_by(count: int) -> list[Any]:
 @pytest.mark.slow
 @pytest.mark.parametrize("count", [2, 4])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", CASES | LOCAL)
 def test_losses_gradients_and_statistics(name: str, dtype: torch.dtype, count: int) -> None:
     tolerance = 1e-10 if dtype == torch.float64 else 1e-5
     # In float32 one process rounds too: what is right is told by float64.
@@ -222,3 +239,73 @@ def test_weights_of_virtual_ranks_get_their_share_of_the_gradient() -> None:
 def test_losses_of_twenty_steps(name: str, count: int) -> None:
     for _, curves in found_by(count):
         torch.testing.assert_close(curves[name], losses(name), rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_accumulation_changes_nothing(name: str) -> None:
+    at_once, accumulated = (
+        steps_of(name, torch.float64, 3, 0.002, PARTS, accumulates) for accumulates in (False, True)
+    )
+    assert at_once.keys() == accumulated.keys()
+    for key, value in at_once.items():
+        assert (accumulated[key] - value).double().norm() <= 1e-10 * value.double().norm(), key
+
+
+def test_each_part_has_statistics_of_its_own() -> None:
+    network, plain = smooth_network(6), smooth_network(6)
+    network.take_parts(PARTS)
+    views = torch.randn(2, N, 3, 8, 8)
+    passed = network.each(*views)
+    stood = {key: value.clone() for key, value in plain.named_buffers()}
+    for view, rows in zip(views, passed, strict=True):
+        moved = []
+        for images, part in zip(view.chunk(PARTS), rows.chunk(PARTS), strict=True):
+            plain.load_state_dict(stood, strict=False)
+            assert torch.equal(plain(images), part)
+            moved.append({key: value.clone() for key, value in plain.named_buffers()})
+        stood = {key: torch.stack([one[key].double() for one in moved]).mean(0) for key in stood}
+    for key, value in network.named_buffers():
+        torch.testing.assert_close(value.double(), stood[key].double(), msg=key)
+    assert network.get_buffer("backbone.1.num_batches_tracked") == len(views)
+    assert not torch.allclose(plain.train().own_rows(views[0]), passed[0], atol=0.1)
+
+
+@pytest.mark.parametrize("views", [2, 3])
+def test_parts_pass_alike_with_all_views_in_one_batch(views: int) -> None:
+    """As on a GPU."""
+    one_by_one, at_once = smooth_network(6).double(), smooth_network(6).double()
+    for network in (one_by_one, at_once):
+        network.take_parts(PARTS)
+    at_once.accumulates = True
+    images = torch.randn(views, N, 3, 8, 8, dtype=torch.float64)
+    expected, given = one_by_one.own_rows_of_each(*images), at_once.in_one_batch(*images)
+    for a, b in zip(expected, given, strict=True):
+        torch.testing.assert_close(a, b)
+    for embeddings in (expected, given):
+        torch.stack(embeddings).square().cumsum(1).sum().backward()
+    for (key, a), (_, b) in zip(
+        one_by_one.named_parameters(), at_once.named_parameters(), strict=True
+    ):
+        torch.testing.assert_close(a.grad, b.grad, msg=key)
+    for (key, a), (_, b) in zip(one_by_one.named_buffers(), at_once.named_buffers(), strict=True):
+        torch.testing.assert_close(a, b, msg=key)
+
+
+@pytest.mark.parametrize("accumulates", [False, True])
+def test_the_activations_of_one_part_are_held_at_a_time(accumulates: bool) -> None:
+    network = smooth_network(6)
+    network.take_parts(PARTS)
+    network.accumulates = accumulates
+    passed: list[weakref.ref[Tensor]] = []
+    held = []
+
+    def note(module: nn.Module, given: Any, result: Tensor) -> None:
+        passed.append(weakref.ref(result))
+        held.append(sum(one() is not None for one in passed))
+
+    network.backbone[0].register_forward_hook(note)
+    z_a, z_b = network.each(*torch.randn(2, N, 3, 8, 8))
+    assert len(held) == 2 * PARTS
+    (z_a * z_b).sum().backward()
+    assert len(held) == (4 if accumulates else 2) * PARTS
+    assert max(held) == (1 if accumulates else 2 * PARTS)
