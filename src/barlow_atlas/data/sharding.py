@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,8 +22,9 @@ from PIL import Image
 
 from barlow_atlas.atomic import write_atomically, writing
 from barlow_atlas.data.catalog import Part
+from barlow_atlas.data.entries import Entry, contents
 from barlow_atlas.data.errors import DataError
-from barlow_atlas.data.listing import Entry, Listing
+from barlow_atlas.data.listing import Listing
 from barlow_atlas.data.originals import INDEX, Originals, shard_name
 from barlow_atlas.data.pictures import (
     MOST_BYTES,
@@ -181,7 +182,7 @@ def write_shard(shard: Shard, folder: Path, records: Path) -> ShardRecord:
     path = folder / shard.name
     temporary = path.with_name(f".{path.name}.tmp")
     with writing(path), temporary.open("wb") as out:
-        for k, (entry, content) in enumerate(_contents(shard)):
+        for k, (entry, content) in enumerate(contents(shard.place, shard.entries)):
             try:
                 content, height, width = checked(content, shown(entry.name), shard.turned)
             except DataError as error:
@@ -207,24 +208,6 @@ def write_shard(shard: Shard, folder: Path, records: Path) -> ShardRecord:
     )
     write_atomically(records / shard.name, record.model_dump_json().encode())
     return record
-
-
-def _contents(shard: Shard) -> Iterator[tuple[Entry, bytes]]:
-    """The images of a shard with their bytes; a file that holds several is opened once."""
-    opened: tuple[str, IO[bytes]] | None = None
-    try:
-        for entry in shard.entries:
-            if opened is None or opened[0] != entry.file:
-                if opened:
-                    opened[1].close()
-                opened = entry.file, (shard.place / entry.file).open("rb")
-            opened[1].seek(entry.offset)
-            yield entry, opened[1].read(entry.size)
-    except OSError as error:
-        raise DataError(f"{shard.place} cannot be read: {error}") from error
-    finally:
-        if opened:
-            opened[1].close()
 
 
 def checked(content: bytes, what: str, turned: bool) -> tuple[bytes, int, int]:
