@@ -5,7 +5,7 @@ and then without, checks every count, and prints a table in Markdown; benchmarks
 one.
 
 With the word `killed` it stores 30,000 such images as their files have them, once undisturbed and
-once in a preparation that is ended twenty times by SIGKILL, and compares the checksums of all files.
+once in a preparation that is ended twenty times by SIGKILL, and compares the checksums of all.
 """
 
 import multiprocessing
@@ -134,7 +134,7 @@ def checksums(folder: Path) -> dict[str, str]:
 
 
 def killed(root: Path) -> str:
-    """Ends a preparation `KILLS` times, at moments drawn, and compares it with an undisturbed one."""
+    """Ends a preparation `KILLS` times, at moments drawn; compares it with an undisturbed one."""
     make_plain(root / "many")
     preparation.SHARD_BYTES = SHARD_BYTES
     forked, draw = multiprocessing.get_context("fork"), random.Random(0)
@@ -159,8 +159,8 @@ def killed(root: Path) -> str:
     assert checksums(root / "ended") == expected
     shards = sum(name.endswith(".shard") for name in expected)
     return (
-        f"killed {kills} times in {lives} lives: the same sha256 of {len(expected)} files, of which "
-        f"{shards} are shards, as undisturbed in {seconds:.0f} s"
+        f"killed {kills} times in {lives} lives: the same sha256 of {len(expected)} files, of "
+        f"which {shards} are shards, as undisturbed in {seconds:.0f} s"
     )
 
 
