@@ -3,10 +3,17 @@
 Makes class folders as people have them, prepares them twice, first with damaged images among them
 and then without, checks every count, and prints a table in Markdown; benchmarks/preparation.md has
 one.
+
+With the word `killed` it stores 30,000 such images as their files have them, once undisturbed and
+once in a preparation that is ended twenty times by SIGKILL, and compares the checksums of all.
 """
 
+import multiprocessing
 import os
+import random
 import resource
+import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -17,15 +24,20 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from barlow_atlas.data import preparation
 from barlow_atlas.data.catalog import class_folder
 from barlow_atlas.data.errors import DataError
 from barlow_atlas.data.preparation import prepare
+from barlow_atlas.data.prepared import sha256_of
 from barlow_atlas.data.survey import read_sources
 from barlow_atlas.data.tree import SHOWN
 
 CLASSES, TRAIN, TEST, SIDE, STORED = 10, 2_500, 500, 64, 32
 EACH = 50
 """Odd files of a kind."""
+KILLS = 20
+SHARD_BYTES = 2 << 20
+"""Of these small images, so that there are some tens of shards."""
 
 
 def image(place: int) -> Image.Image:
@@ -73,11 +85,16 @@ LEFT_OUT: dict[str, Callable[[Path, int], None]] = {
 }
 
 
-def make(root: Path) -> list[Path]:
-    """The folders; returns the damaged images in them."""
+def make_plain(root: Path) -> None:
+    """The folders without what is no plain image."""
     for place, name in enumerate(places()):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         image(place).save(root / name, quality=85)
+
+
+def make(root: Path) -> list[Path]:
+    """The folders; returns the damaged images in them."""
+    make_plain(root)
     for odd in LEFT_OUT.values():
         for place in range(EACH):
             odd(root, place)
@@ -108,7 +125,50 @@ def told(root: Path, damaged: int) -> str:
     return f"prepared: {sources.images:,} images; left out: {counted}"
 
 
+def originals(root: Path, destination: str) -> None:
+    prepare(class_folder("many", str(root / "many"), None), root / destination, root)
+
+
+def checksums(folder: Path) -> dict[str, str]:
+    return {path.name: sha256_of(path) for path in sorted(folder.iterdir())}
+
+
+def killed(root: Path) -> str:
+    """Ends a preparation `KILLS` times, at moments drawn; compares it with an undisturbed one."""
+    make_plain(root / "many")
+    preparation.SHARD_BYTES = SHARD_BYTES
+    forked, draw = multiprocessing.get_context("fork"), random.Random(0)
+    began = time.monotonic()
+    whole = forked.Process(target=originals, args=(root, "undisturbed"))
+    whole.start()
+    whole.join()
+    seconds = time.monotonic() - began
+    kills = lives = 0
+    while kills < KILLS:
+        life = forked.Process(target=originals, args=(root, "ended"))
+        life.start()
+        life.join(draw.uniform(0.1, 1.5) * seconds / 4)
+        life.kill()
+        life.join()
+        lives += 1
+        kills += life.exitcode == -signal.SIGKILL
+        if life.exitcode == 0:  # whole before the last of the kills: it begins anew
+            shutil.rmtree(root / "ended")
+    originals(root, "ended")
+    expected = checksums(root / "undisturbed")
+    assert checksums(root / "ended") == expected
+    shards = sum(name.endswith(".shard") for name in expected)
+    return (
+        f"killed {kills} times in {lives} lives: the same sha256 of {len(expected)} files, of "
+        f"which {shards} are shards, as undisturbed in {seconds:.0f} s"
+    )
+
+
 def main() -> None:
+    if sys.argv[1:] == ["killed"]:
+        with tempfile.TemporaryDirectory() as folder:
+            print(killed(Path(folder)))
+        return
     if len(sys.argv) == 3:
         began = time.monotonic()
         said = told(Path(sys.argv[1]), int(sys.argv[2]))

@@ -1,6 +1,7 @@
 """Class folders and archives of small photographs, as people have ImageNet."""
 
 import io
+import random
 import tarfile
 from pathlib import Path
 
@@ -21,6 +22,17 @@ def encoded(image: Image.Image, kind: str = "JPEG", **options: object) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, kind, **options)
     return buffer.getvalue()
+
+
+def damaged(content: bytes, draw: random.Random) -> bytes:
+    """Cut, or with some bytes changed, most of them in its header."""
+    if draw.random() < 0.2:
+        return content[: draw.randrange(len(content))]
+    changed = bytearray(content)
+    for _ in range(draw.choice((1, 1, 2, 4, 8))):
+        place = draw.randrange(min(len(changed), draw.choice((64, 200, len(changed)))))
+        changed[place] = draw.choice((0, 1, 2, 127, 128, 255, draw.randrange(256)))
+    return bytes(changed)
 
 
 def class_folders(root: Path, train: int = 6, val: int = 2) -> Path:

@@ -633,9 +633,9 @@ def class_folder(
 
     Its images are stored as squares of `stored_size` pixels: the shorter side is resized to it
     (bicubic with antialiasing), the longer one cropped to its centre. Without a size they are
-    stored as their files have them, and the folder may hold ImageNet's archives instead. Raises
-    DataError if the name is one of the catalogue's: a folder must not pass for a published data
-    set.
+    stored as their files have them, and the folder may hold ImageNet's archives instead, or images
+    as others packed them. Raises DataError if the name is one of the catalogue's: a folder must not
+    pass for a published data set.
     """
     if name in CATALOG:
         raise DataError(

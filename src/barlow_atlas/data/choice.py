@@ -24,7 +24,7 @@ class Data(Frozen):
     path: str | None = Field(
         None,
         description="folder with `train/<class>/` and `test/<class>/` (or `val/<class>/`); with "
-        "`stored: original` also one with ImageNet's archives",
+        "`stored: original` also one with ImageNet's archives or images that others packed",
     )
     stored_size: Positive | None = Field(
         None, description="pixels a side at which images of `path` are stored"

@@ -1,4 +1,4 @@
-"""Where the bytes of every image lie: in files of class folders, or in ImageNet's archives.
+"""Where the bytes of every image lie: class folders, ImageNet's archives, or packed by others.
 
 The archives are read where they are: a tar archive of uncompressed members is a file in which every
 image has a place, the nested one of ImageNet's training images as well.
@@ -10,14 +10,17 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO
 
 from barlow_atlas.data.catalog import LABEL_LISTS, DataSet, Part
+from barlow_atlas.data.entries import Entry
 from barlow_atlas.data.errors import DataError
+from barlow_atlas.data.packed import packed_entries
 from barlow_atlas.data.survey import (
+    ARCHIVES,
     Survey,
-    archives_in,
     check_classes,
+    holders_in,
     some,
     survey,
 )
@@ -25,18 +28,6 @@ from barlow_atlas.data.survey import (
 DEVKIT = "ILSVRC2012_devkit_t12"
 TRUTH = f"{DEVKIT}/data/ILSVRC2012_validation_ground_truth.txt"
 META = f"{DEVKIT}/data/meta.mat"
-
-
-class Entry(NamedTuple):
-    """One image among its files."""
-
-    name: str
-    """Of the image, below the folder or within its archive."""
-    file: str
-    """That holds its bytes, below the folder."""
-    offset: int
-    size: int
-    label: int
 
 
 @dataclass(frozen=True)
@@ -57,16 +48,21 @@ class Listing:
 
 
 def listing_of(data_set: DataSet, place: Path) -> Listing:
-    """The images of a folder: `train/<class>/` and `val/<class>/`, or ImageNet's archives.
+    """The images of a folder: `train/<class>/` and `val/<class>/`, ImageNet's archives, or packed.
 
-    Class by class in the order of their names, in a class by the name of the file. Only classes
-    that `data_set.class_names` lists are taken, if it lists any.
+    Class by class in the order of their names, in a class by the name of the file; packed ones as
+    they come. Only classes that `data_set.class_names` lists are taken, if it lists any.
 
     Raises:
         DataError: something is missing, or cannot be read.
     """
-    archives = archives_in(place)
-    listed = _of_archives(data_set, place, archives) if archives else _of_folders(data_set, place)
+    holders = holders_in(data_set.title, place)
+    if holders is None:
+        listed = _of_folders(data_set, place)
+    elif ARCHIVES[0] in holders.states:
+        listed = _of_archives(data_set, place, holders)
+    else:
+        listed = _of_packed(data_set, place, holders)
     chosen = data_set.class_names
     if not chosen:
         return listed
@@ -128,6 +124,12 @@ def _of_archives(data_set: DataSet, place: Path, archives: Survey) -> Listing:
         turned=False,
         source=f"ImageNet's archives {', '.join(archives.states)}, read where they are",
     )
+
+
+def _of_packed(data_set: DataSet, place: Path, packed: Survey) -> Listing:
+    classes, entries = packed_entries(data_set.title, place, packed)
+    source = f"{len(packed.states):,} files of packed images, such as {min(packed.states)}"
+    return Listing(place, classes, entries, packed, turned=True, source=source)
 
 
 def _nested(archive: Path) -> dict[str, list[Entry]]:

@@ -1,7 +1,7 @@
 """Image files -> pixels: one rule each for turned, transparent, deep and extreme pictures."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, TypeVar
 
@@ -29,7 +29,7 @@ BACKGROUND = (255, 255, 255)
 
 _Pixels = TypeVar("_Pixels")
 ORIENTATION = 0x0112
-_START_OF_SCAN = b"\xff\xda"
+START_OF_SCAN = b"\xff\xda"
 _TURNED = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -115,14 +115,17 @@ def _in_several_scans(image: Image.Image, file: IO[bytes]) -> bool:
     if not isinstance(image, JpegImageFile) or image.info.get("progressive"):
         return True
     place = file.tell()
-    file.seek(2)
-    while (marker := file.read(2)) != _START_OF_SCAN:
-        if len(marker) < 2:
-            return True
-        file.seek(int.from_bytes(file.read(2), "big") - 2, 1)
-    colours_of_scan = file.read(3)[2]
+    marker, scan = list(jpeg_segments(file))[-1]
     file.seek(place)
-    return colours_of_scan < image.layers
+    return marker != START_OF_SCAN or scan[0] < image.layers
+
+
+def jpeg_segments(file: IO[bytes]) -> Iterator[tuple[bytes, bytes]]:
+    """The segments of a JPEG, marker and content, up to the head of its first scan."""
+    file.seek(2)
+    marker = b""
+    while marker != START_OF_SCAN and (marker := file.read(2)):
+        yield marker, file.read(max(int.from_bytes(file.read(2), "big") - 2, 0))
 
 
 def _square_pixels(image: Image.Image, size: int) -> NDArray[np.uint8]:

@@ -9,11 +9,12 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import re
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,14 +22,17 @@ from PIL import Image
 
 from barlow_atlas.atomic import write_atomically, writing
 from barlow_atlas.data.catalog import Part
+from barlow_atlas.data.entries import Entry, contents
 from barlow_atlas.data.errors import DataError
-from barlow_atlas.data.listing import Entry, Listing
+from barlow_atlas.data.listing import Listing
 from barlow_atlas.data.originals import INDEX, Originals, shard_name
 from barlow_atlas.data.pictures import (
     MOST_BYTES,
     MOST_PIXELS,
     ORIENTATION,
+    START_OF_SCAN,
     decoded,
+    jpeg_segments,
     opaque,
     upright,
 )
@@ -43,6 +47,19 @@ if TYPE_CHECKING:
 SHARD_BYTES = 1 << 30
 _FORMAT = 1
 """Of what is stored: another one makes all shards anew."""
+_BASELINE = b"\xff\xc0"
+"""Begins the frame of such a JPEG (ITU-T T.81, table B.1)."""
+_SAMPLINGS = slice(10, None, 3)
+"""Where the frame tells how often colours other than the first are sampled (T.81, B.2.2)."""
+_ONCE = b"\x11"
+_OF_ONE_SCAN = {
+    *(START_OF_SCAN, _BASELINE, b"\xff\xc4", b"\xff\xdb", b"\xff\xdd", b"\xff\xfe"),
+    *(bytes((0xFF, application)) for application in range(0xE0, 0xF0)),
+}
+"""Markers before the first scan of a JPEG that is baseline: that may have no more scans."""
+_MARKER = re.compile(rb"\xff[^\0\xd0-\xd7\xff]")
+"""Any but those that may stand within a scan, where they are no damage."""
+_END = b"\xff\xd9"
 
 
 class Fault(Frozen):
@@ -165,7 +182,7 @@ def write_shard(shard: Shard, folder: Path, records: Path) -> ShardRecord:
     path = folder / shard.name
     temporary = path.with_name(f".{path.name}.tmp")
     with writing(path), temporary.open("wb") as out:
-        for k, (entry, content) in enumerate(_contents(shard)):
+        for k, (entry, content) in enumerate(contents(shard.place, shard.entries)):
             try:
                 content, height, width = checked(content, shown(entry.name), shard.turned)
             except DataError as error:
@@ -191,24 +208,6 @@ def write_shard(shard: Shard, folder: Path, records: Path) -> ShardRecord:
     )
     write_atomically(records / shard.name, record.model_dump_json().encode())
     return record
-
-
-def _contents(shard: Shard) -> Iterator[tuple[Entry, bytes]]:
-    """The images of a shard with their bytes; a file that holds several is opened once."""
-    opened: tuple[str, IO[bytes]] | None = None
-    try:
-        for entry in shard.entries:
-            if opened is None or opened[0] != entry.file:
-                if opened:
-                    opened[1].close()
-                opened = entry.file, (shard.place / entry.file).open("rb")
-            opened[1].seek(entry.offset)
-            yield entry, opened[1].read(entry.size)
-    except OSError as error:
-        raise DataError(f"{shard.place} cannot be read: {error}") from error
-    finally:
-        if opened:
-            opened[1].close()
 
 
 def checked(content: bytes, what: str, turned: bool) -> tuple[bytes, int, int]:
@@ -237,25 +236,51 @@ def checked(content: bytes, what: str, turned: bool) -> tuple[bytes, int, int]:
 
 
 def _plain(content: bytes, turned: bool) -> tuple[int, int] | None:
-    """Height and width of a whole JPEG in grey or colour that is shown as it is; else None.
-
-    Pillow reads its head, and the loader's decoder all of it. Its grey values are asked for, which
-    come of the same bytes and take a quarter less time.
-    """
-    from torchvision.io import ImageReadMode, decode_jpeg
-
+    """Height and width of a whole JPEG in grey or colour that is shown as it is; else None."""
     try:
         with Image.open(io.BytesIO(content), formats=("JPEG",)) as image:
-            (width, height), mode = image.size, image.mode
+            width, height = image.size
             exif = turned and "exif" in image.info
             if exif and image.getexif().get(ORIENTATION, 1) != 1:
                 return None
-        if mode not in ("L", "RGB") or width * height > MOST_PIXELS or len(content) > MOST_BYTES:
-            return None
-        grey = decode_jpeg(_tensor(content), ImageReadMode.GRAY)
-        return (height, width) if grey.shape == (1, height, width) else None
+            small = width * height <= MOST_PIXELS and len(content) <= MOST_BYTES
+            if not small or image.mode not in ("L", "RGB"):
+                return None
+            whole = _is_whole(image, content) or _shape(content) == (height, width)
+            return (height, width) if whole else None
     except Exception:  # whatever a damaged file makes them raise: the slow way says what it is
         return None
+
+
+def _is_whole(image: Image.Image, content: bytes) -> bool:
+    """Whether an opened JPEG can be decoded to its end; False too where this way does not tell.
+
+    An eighth of its grey values is asked for, of which all bytes must be decoded, but few blocks
+    made pixels. The loader's decoder refuses what Pillow's does and, with whole blocks and colours,
+    what leads it behind the end of the file or has colours sampled in odd ratios. So it is told of
+    baseline JPEGs of the common samplings alone, whose end comes right behind their only scan.
+    """
+    file = io.BytesIO(content)
+    segments = dict(jpeg_segments(file))
+    end = _MARKER.search(content, file.tell())
+    if not segments.keys() <= _OF_ONE_SCAN or end is None or end[0] != _END:
+        return False
+    if segments[_BASELINE][_SAMPLINGS].strip(_ONCE):
+        return False
+    try:
+        image.draft("L", (1, 1))
+        image.load()
+    except OSError:
+        return False
+    return True
+
+
+def _shape(content: bytes) -> tuple[int, int]:
+    """Height and width of what the loader decodes a file to."""
+    from barlow_atlas.data.loader import decode
+
+    _, height, width = decode(_tensor(content)).shape
+    return height, width
 
 
 def _is_decoded_as(content: bytes, pixels: NDArray[np.uint8]) -> bool:

@@ -39,6 +39,14 @@ ARCHIVES = (
 )
 """ImageNet as its authors publish it; the last tells the classes of the validation images."""
 
+WEBDATASET, TFRECORDS, TABLES = "WebDataset shards", "TFDS's records", "Arrow or Parquet tables"
+PACKED = {
+    WEBDATASET: re.compile(r"\.tar$"),
+    TFRECORDS: re.compile(r"\.tfrecord(-\d+-of-\d+)?$"),
+    TABLES: re.compile(r"\.(arrow|parquet)$"),
+}
+"""Kinds of packed images, and how the names of their files end."""
+
 ByClass = dict[str, list[str]]
 
 
@@ -133,26 +141,82 @@ def survey(title: str, place: Path) -> Survey:
     return Survey(place, composed, {name: tree.files[name] for name in taken}, skipped)
 
 
-def archives_in(place: Path) -> Survey | None:
-    """ImageNet's archives, if they lie in a folder; their images are not looked at.
+def holders_in(title: str, place: Path) -> Survey | None:
+    """The files of a folder that hold many images each, if it has such; none is opened.
+
+    They are ImageNet's archives, or what others packed (`PACKED`). A folder with `train/<class>/`
+    has class folders, whatever else lies there.
 
     Raises:
-        DataError: only some of them are there.
+        DataError: only some of ImageNet's archives are there, or packed files of several kinds.
     """
     there = [name for name in ARCHIVES if (place / name).is_file()]
-    if not there:
-        return None
     missing = sorted(set(ARCHIVES) - set(there))
-    if missing:
+    if there and missing:
         raise DataError(
             f"{place} holds {', '.join(there)}, but not {', '.join(missing)}: bring the official "
             "files there, or put class folders in another place."
         )
-    states = {}
-    for name in ARCHIVES:
-        status = (place / name).stat()
-        states[name] = State(status.st_size, status.st_mtime_ns)
-    return Survey(place, {}, states, Counter())
+    if there:
+        return Survey(place, {}, {name: _state(place / name) for name in ARCHIVES}, Counter())
+    train = place / "train"
+    if not place.is_dir() or (train.is_dir() and any(each.is_dir() for each in train.iterdir())):
+        return None
+    return _packed_in(title, place)
+
+
+def _packed_in(title: str, place: Path) -> Survey | None:
+    tree = read_tree(place)
+    packed = {name for name in tree.files if kind_of(name)}
+    if not packed:
+        return None
+    refuse(
+        f"{title}: not all that lies in {place} can be read:",
+        tree.faults,
+        "Mount, fetch or repair what is missing. Then start the same command again.",
+    )
+    kinds = sorted({str(kind_of(name)) for name in packed})
+    if len(kinds) > 1:
+        raise DataError(
+            f"{title}: {place} holds {' and '.join(kinds)}, which may be the same images twice: "
+            "move all but one kind away."
+        )
+    skipped = Counter(
+        "beside packed images" if name not in packed else "names no part"
+        for name in tree.files
+        if name not in packed or part_of(name) is None
+    )
+    states = {name: tree.files[name] for name in sorted(packed) if part_of(name)}
+    present = {part_of(name) for name in states}
+    if len(present) != 2 or "train" not in present:
+        told = ", ".join(sorted(filter(None, present))) or "none"
+        raise DataError(
+            f"{title}: {place} holds {kinds[0]}; expected the word train in the names of some, and "
+            f"either val (valid, validation) or test in those of the others, found {told}. "
+            "Rename them or put them into folders of these names; if there are three parts, move "
+            "one away, which for ImageNet is test: it has no labels."
+        )
+    return Survey(place, {}, states, tree.skipped + skipped)
+
+
+def kind_of(name: str) -> str | None:
+    """Which kind of packed images a file holds, by its name; None if none."""
+    return next((kind for kind, ending in PACKED.items() if ending.search(name)), None)
+
+
+def part_of(name: str) -> str | None:
+    """The part of a data set that a file's name tells, by the last such word in it; None if none.
+
+    >>> part_of("data/imagenet_train-00000-of-00294.parquet")
+    'train'
+    """
+    words = re.findall(r"(?<![a-z])(train|validation|valid|val|test)(?![a-z])", name.lower())
+    return re.sub("^val.*", "val", words[-1]) if words else None
+
+
+def _state(path: Path) -> State:
+    status = path.stat()
+    return State(status.st_size, status.st_mtime_ns)
 
 
 def skipped_told(skipped: Mapping[str, int]) -> str:
@@ -169,8 +233,8 @@ def outdated(data_set: DataSet, folder: Path) -> str:
     if known is None or data_set.path is None or not place.is_dir():
         return ""
     try:
-        class_folders = archives_in(place) or survey(data_set.title, place)
-        change = _change(class_folders, known)
+        contents = holders_in(data_set.title, place) or survey(data_set.title, place)
+        change = _change(contents, known)
     except DataError as error:
         change = str(error)
     if not change:
@@ -181,13 +245,14 @@ def outdated(data_set: DataSet, folder: Path) -> str:
     )
 
 
-def _change(class_folders: Survey, known: Sources) -> str:
-    if class_folders.digest == known.digest:
+def _change(contents: Survey, known: Sources) -> str:
+    if contents.digest == known.digest:
         return ""
-    size = sum(state.size for state in class_folders.states.values())
+    size = sum(state.size for state in contents.states.values())
     told = []
-    if len(class_folders.states) != known.images:
-        told.append(f"{len(class_folders.states):,} images, {known.images:,} were prepared")
+    if len(contents.states) != known.images:
+        what = "images" if contents.images else "files of images"
+        told.append(f"{len(contents.states):,} {what}, {known.images:,} were prepared")
     if size != known.size:
         told.append(f"{size:,} bytes, {known.size:,} were prepared")
     return "; ".join(told) or "names or times of files are others, number and size are the same"
@@ -294,6 +359,11 @@ def annotated(
 
 def _misplaced(title: str, place: Path, train: ByClass, present: list[str]) -> str:
     """What is wrong with the parts of a folder, and which folder may be meant."""
+    if not train and holders_in(title, place):
+        return (
+            f"{title}: {place} holds files of many images each, which are read with "
+            "`stored: original` in place of `stored_size`."
+        )
     if not train:
         text = f"expected at least two class folders with images in {place}/train, found none."
     else:

@@ -26,7 +26,7 @@ from barlow_atlas.data.download import public
 from barlow_atlas.data.errors import DataError
 from barlow_atlas.data.prepared import load
 from barlow_atlas.data.sources import folder_of, lacking, official_files_of, parse_mirrors
-from barlow_atlas.data.survey import archives_in, outdated, read_sources, skipped_told, survey
+from barlow_atlas.data.survey import holders_in, outdated, read_sources, skipped_told, survey
 from barlow_atlas.errors import AtlasError
 from barlow_atlas.study.errors import StudyError
 from barlow_atlas.study.models import Resources, Study
@@ -364,11 +364,11 @@ def check_taken(name: str, study: Study) -> Iterator[Check]:
 def check_class_folders(data_set: DataSet, place: Path) -> Check:
     """Whether a folder holds what can be prepared, and what would be left out of it."""
     try:
-        archives = None if data_set.image_size else archives_in(place)
-        contents = archives or survey(data_set.title, place)
+        holders = None if data_set.image_size else holders_in(data_set.title, place)
+        contents = holders or survey(data_set.title, place)
     except AtlasError as error:
         return Check("missing", "data", str(error))
-    what = "archives" if archives else "images"
+    what = "files of many images" if holders else "images"
     told = f"{data_set.name} will be prepared from {place}: {len(contents.states):,} {what}"
     left_out = f", left out: {skipped_told(contents.skipped)}" if contents.skipped else ""
     return Check("ok", "data", told + left_out)

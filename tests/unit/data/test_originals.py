@@ -3,6 +3,7 @@
 import io
 import json
 import multiprocessing
+import random
 import shutil
 import signal
 import tarfile
@@ -11,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from photographs import CLASSES, archives, class_folders, encoded, picture
+from photographs import CLASSES, archives, class_folders, damaged, encoded, picture
 from PIL import Image
 from small_data import flip_a_byte, tree
 
@@ -133,6 +134,64 @@ def test_whatever_a_file_is_the_stored_one_shows_its_colours(folders: Path, tmp_
         pixels = decode(torch.from_numpy(stored)).permute(1, 2, 0).numpy()
         np.testing.assert_array_equal(pixels, np.asarray(shown), err_msg=name)
         assert (stored.tobytes() == KINDS[name]) == (name in KEPT), name
+
+
+JPEGS = {
+    "baseline": {},
+    "whole colours": {"subsampling": 0},
+    "progressive": {"progressive": True},
+    "optimised": {"optimize": True},
+    "with restarts": {"restart_marker_blocks": 2},
+    "red, green, blue": {"keep_rgb": True},
+}
+
+
+@pytest.mark.parametrize("kind", [*JPEGS, "grey", "cmyk"])
+def test_an_eighth_of_the_pixels_tells_of_damage_what_all_of_them_do(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same images are taken, stored as the same bytes, and refused in the same words."""
+    draw = random.Random(kind)
+    mode = {"grey": "L", "cmyk": "CMYK"}.get(kind, "RGB")
+    content = encoded(picture(1, (30, 24), mode), **JPEGS.get(kind, {}))
+    images = [content, *(damaged(content, draw) for _ in range(120))]
+    by_an_eighth = [outcome(image) for image in images]
+    monkeypatch.setattr(sharding, "_is_whole", lambda *_: False)
+    assert by_an_eighth == [outcome(image) for image in images]
+    assert any(isinstance(each, str) for each in by_an_eighth)
+
+
+def outcome(content: bytes) -> object:
+    try:
+        return sharding.checked(content, "x", turned=True)
+    except DataError as error:
+        return str(error)
+
+
+def test_baseline_jpegs_are_decoded_at_an_eighth_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the test above compares what is slow with itself."""
+    monkeypatch.setattr(sharding, "_shape", lambda _: (0, 0))
+    for kind in ("baseline", "whole colours", "optimised", "with restarts", "red, green, blue"):
+        content = encoded(picture(1), **JPEGS[kind])
+        assert sharding.checked(content, kind, turned=True) == (content, 30, 40)
+
+
+def test_a_length_that_leads_behind_the_end_is_no_file_of_the_loader_s() -> None:
+    """Pillow shows the picture all the same, so its pixels are stored."""
+    content = bytearray(encoded(picture(1)))
+    content[-40:-36] = b"\xff\xe0\xff\xff"
+    stored, *_ = sharding.checked(bytes(content), "x", turned=True)
+    assert stored.startswith(b"\x89PNG")
+
+
+def test_colours_in_odd_ratios_are_refused() -> None:
+    """Three to two: their grey values can be decoded, and the loader wants colours."""
+    content = encoded(picture(1), subsampling=0)
+    ratios = content.index(b"\xff\xc0") + 11
+    odd = bytearray(content)
+    odd[ratios], odd[ratios + 3] = 0x31, 0x21
+    with pytest.raises(DataError, match="is not a readable image"):
+        sharding.checked(bytes(odd), "x", turned=True)
 
 
 def turned_picture() -> bytes:

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 from numpy.typing import NDArray
+from photographs import damaged
 from PIL import Image
 
 from barlow_atlas.data.errors import DataError
@@ -301,17 +302,6 @@ def made(kind: str) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, **MAKERS[kind], **noted)  # type: ignore[arg-type]
     return buffer.getvalue()
-
-
-def damaged(content: bytes, draw: random.Random) -> bytes:
-    """Cut, or with some bytes changed, most of them in its header."""
-    if draw.random() < 0.2:
-        return content[: draw.randrange(len(content))]
-    changed = bytearray(content)
-    for _ in range(draw.choice((1, 1, 2, 4, 8))):
-        place = draw.randrange(min(len(changed), draw.choice((64, 200, len(changed)))))
-        changed[place] = draw.choice((0, 1, 2, 127, 128, 255, draw.randrange(256)))
-    return bytes(changed)
 
 
 @pytest.mark.parametrize("kind", MAKERS)

@@ -566,6 +566,30 @@ def test_a_run_is_written_checked_and_found_wanting(
     assert '"name":"knn/time"' in said.out
 
 
+def test_single_benchmarks_join_an_earlier_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their records and origin alone are new; measured once more they replace themselves."""
+    file = tmp_path / "performance.json"
+    earlier = read(Path("benchmarks/performance.json"))
+    file.write_text(earlier.to_json())
+    for seconds in (2.0, 3.0):
+        made = partial(faster, "knn/time", (seconds, 6.0), "made up")
+        monkeypatch.setitem(bench.BENCHMARKS, "knn", lambda _, made=made: iter([made()]))
+        bench.run(["knn"], CPU, file, None, "bench --only knn", lambda _: None)
+    joined = read(file)
+    assert joined.records == [one for one in earlier.records if one.benchmark != "knn"]
+    assert [(one.name, one.ours) for one in joined.later[-1].records] == [("knn/time", 3.0)]
+    assert len(joined.later) == len(earlier.later) + 1
+    assert joined.model_dump(exclude={"records", "later"}) == earlier.model_dump(
+        exclude={"records", "later"}
+    )
+    page = file.with_suffix(".md").read_text()
+    assert page == markdown(joined)
+    assert "Measured later, by `bench --only knn`" in page
+    assert page.count("## knn") == 1
+
+
 def test_an_unknown_benchmark_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "--only", "speed"]) == 1
     assert "no benchmark speed: there are objective, views," in capsys.readouterr().err
@@ -578,7 +602,7 @@ def test_the_committed_page_and_table_belong_to_the_committed_report() -> None:
     folder = Path("benchmarks")
     committed = read(folder / "performance.json")
     assert (folder / "performance.md").read_text() == markdown(committed)
-    measured = {one.name.partition("/")[0] for one in committed.records}
+    measured = {one.benchmark for one in committed.all_records}
     not_yet = {"photographs"}  # has come since the committed run
     assert measured | not_yet == set(bench.NAMES)
     assert not measured & not_yet
@@ -586,5 +610,5 @@ def test_the_committed_page_and_table_belong_to_the_committed_report() -> None:
         rows = [*csv.reader(table)][1:]
     found = [Point(a, b, float(c), float(d), e, f) for a, b, c, d, e, f in rows]
     fitted = {one.name: one.ours for one in scaling.records(found)}
-    stored = {one.name: one.ours for one in committed.records if one.name in fitted}
+    stored = {one.name: one.ours for one in committed.all_records if one.name in fitted}
     assert stored == pytest.approx(fitted, rel=1e-3)

@@ -61,7 +61,7 @@ def run(
     Args:
         only: names of benchmarks; all if empty.
         output: where the report goes as JSON; its page (.md) and, if it was asked for, scaling.csv
-            go beside it.
+            go beside it. What a report there tells of benchmarks other than `only` is kept.
         committed: an earlier report; ratios that fell below a share of its ones are returned.
 
     Raises:
@@ -90,7 +90,7 @@ def run(
         say(f"{name}: {time.monotonic() - began:.0f} s")
     new = report(records, device, command)
     if output is not None:
-        write(new, points, output)
+        write(read(output).followed_by(new) if only and output.is_file() else new, points, output)
     else:
         say(new.to_json())
     return [] if earlier is None else regressions(new, earlier, asked)

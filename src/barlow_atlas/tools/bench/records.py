@@ -43,6 +43,10 @@ class Record(Frozen):
     met: bool | None
     settings: str
 
+    @property
+    def benchmark(self) -> str:
+        return self.name.partition("/")[0]
+
 
 def faster(
     name: str, seconds: Sequence[float], settings: str, target: float | None = None
@@ -149,12 +153,31 @@ class Report(Frozen):
     date: str
     command: str
     records: list[Record]
+    later: tuple["Report", ...] = ()
+    """Of single benchmarks that were measured since, each with its own machine and date."""
+
+    @property
+    def all_records(self) -> list[Record]:
+        return [*self.records, *(record for each in self.later for record in each.records)]
+
+    def followed_by(self, new: "Report") -> "Report":
+        """This and a later report, whose benchmarks take the place of the same ones here."""
+        measured = {record.benchmark for record in new.records}
+
+        def others(report: Report) -> Report:
+            kept = [record for record in report.records if record.benchmark not in measured]
+            return report.model_copy(update={"records": kept})
+
+        later = [each for each in map(others, self.later) if each.records]
+        return others(self).model_copy(update={"later": (*later, new)})
 
     def to_json(self) -> str:
         """JSON with one record a line."""
-        head = self.model_dump(exclude={"records"})
+        head = self.model_dump(exclude={"records", "later"})
         rows = ",\n".join(f"  {record.model_dump_json()}" for record in self.records)
-        return f'{json.dumps(head, indent=1)[:-2]},\n "records": [\n{rows}\n ]\n}}\n'
+        later = ",\n".join(each.to_json().rstrip() for each in self.later)
+        since = f',\n "later": [\n{later}\n ]' if self.later else ""
+        return f'{json.dumps(head, indent=1)[:-2]},\n "records": [\n{rows}\n ]{since}\n}}\n'
 
 
 def report(records: Sequence[Record], device: torch.device, command: str) -> Report:
@@ -206,8 +229,8 @@ def regressions(new: Report, committed: Report, benchmarks: Iterable[str]) -> li
     asked = set(benchmarks)
     ratios = {record.name: record.ratio for record in new.records}
     worse = []
-    for record in committed.records:
-        if record.ratio is None or record.name.partition("/")[0] not in asked:
+    for record in committed.all_records:
+        if record.ratio is None or record.benchmark not in asked:
             continue
         ratio = ratios.get(record.name)
         if ratio is None:
@@ -226,27 +249,41 @@ MET = {True: "yes", False: "**no**", None: ""}
 
 def markdown(report: Report) -> str:
     """The page: where and how it was measured, then a table for each benchmark."""
-    versions = ", ".join(f"{name} {number}" for name, number in report.versions.items())
     lines = [
         "# How fast it is",
         "",
         f"Written by `{report.command}` on {report.date}; do not edit.",
         "",
-        f"Machine: {report.machine}, {report.device}. {versions}. Commit {report.commit}.",
+        _origin(report),
         "",
         "Ours and the yardstick were measured by turns in one run. The ratio says how many times "
         "better ours is; where the yardstick is a ceiling or a whole, it is a share.",
+        *_tables(report.records),
     ]
+    for later in report.later:
+        lines += ["", f"Measured later, by `{later.command}` on {later.date}. {_origin(later)}"]
+        lines += _tables(later.records)
+    return "\n".join(lines) + "\n"
+
+
+def _origin(report: Report) -> str:
+    versions = ", ".join(f"{name} {number}" for name, number in report.versions.items())
+    return f"Machine: {report.machine}, {report.device}. {versions}. Commit {report.commit}."
+
+
+def _tables(records: Sequence[Record]) -> list[str]:
+    """The lines of a table for each benchmark."""
+    lines: list[str] = []
     groups: dict[str, list[Record]] = {}
-    for record in report.records:
-        groups.setdefault(record.name.partition("/")[0], []).append(record)
+    for record in records:
+        groups.setdefault(record.benchmark, []).append(record)
     for benchmark, records in groups.items():
         lines += ["", f"## {benchmark}", "", _row(HEAD), _row(["---"] * len(HEAD))]
         lines += [_row(_cells(record)) for record in records]
         for settings in dict.fromkeys(record.settings for record in records):
             names = [r.name.partition("/")[2] for r in records if r.settings == settings]
             lines += ["", f"{', '.join(names)}: {settings}."]
-    return "\n".join(lines) + "\n"
+    return lines
 
 
 def _cells(record: Record) -> list[str]:
