@@ -5,6 +5,7 @@ and run without Snakemake. All work from any folder of a clone.
 """
 
 import argparse
+import contextlib
 import io
 import json
 import os
@@ -325,8 +326,20 @@ def completion(options: argparse.Namespace) -> None:
 def prepare_data(options: argparse.Namespace) -> None:
     """Brings a study's data set into results/data/ as arrays; checksums are verified."""
     from barlow_atlas.steps.prepare_data import prepare_data
+    from barlow_atlas.study.paths import data_manifest
+    from barlow_atlas.workflow.turns import once
 
-    prepare_data(options.study, _study(options), options.data, _log)
+    study = _study(options)
+    name = options.data or study.data.name
+    facts = {one.name: one.model_dump_json() for one in study.data_sets()}
+
+    def make() -> None:
+        prepare_data(options.study, study, name, _log)
+
+    if name in facts:
+        once(f"data/{name}", facts[name], data_manifest(name), _log, make)
+    else:
+        make()  # says which there are
 
 
 def pretrain(options: argparse.Namespace) -> int:
@@ -439,8 +452,10 @@ def report(options: argparse.Namespace) -> None:
 def ledger(options: argparse.Namespace) -> None:
     """Writes what is said over all studies: the claims, the papers' tables, the first page."""
     from barlow_atlas.steps.ledger import write_ledger
+    from barlow_atlas.workflow.turns import in_turn
 
-    write_ledger()
+    with in_turn("ledger", _log):
+        write_ledger()
 
 
 def paper(options: argparse.Namespace) -> None:
@@ -506,18 +521,21 @@ def adopt(options: argparse.Namespace) -> None:
     With --prove or --accept the results of other code first count as made by today's.
     """
     from barlow_atlas.workflow.adopt import adopt
+    from barlow_atlas.workflow.turns import hold_study
 
     study = _study(options)
-    if options.prove is not None:
-        from barlow_atlas.steps.prove import prove
+    with contextlib.ExitStack() as held:
+        hold_study(options.study, held, _log)
+        if options.prove is not None:
+            from barlow_atlas.steps.prove import prove
 
-        how = options.prove, options.tolerance, options.beside, options.device
-        prove(options.study, study, *how, _log)
-    elif options.accept is not None:
-        from barlow_atlas.steps.prove import accept
+            how = options.prove, options.tolerance, options.beside, options.device
+            prove(options.study, study, *how, _log)
+        elif options.accept is not None:
+            from barlow_atlas.steps.prove import accept
 
-        accept(options.study, study, options.accept, _log)
-    adopt(options.study, study, _log)
+            accept(options.study, study, options.accept, _log)
+        adopt(options.study, study, _log)
 
 
 def verify(options: argparse.Namespace) -> int:
