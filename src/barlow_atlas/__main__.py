@@ -9,7 +9,9 @@ import contextlib
 import io
 import json
 import os
+import signal
 import sys
+import threading
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +21,8 @@ from barlow_atlas.errors import EXIT_INTERRUPTED, AtlasError, not_allowed
 # Each import that takes long belongs to the command that needs it: help is there at once.
 if TYPE_CHECKING:
     from barlow_atlas.study.models import Study
+
+TRACKERS = ("tensorboard", "dvclive", "wandb")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -96,6 +100,7 @@ def _parser() -> tuple[argparse.ArgumentParser, Collection[str]]:
     added.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="as a study of its own name"
     )
+    added.add_argument("--track", choices=TRACKERS, help="live, into logs/tracking/")
     added.add_argument("more", nargs="*", metavar="-- ...", help="further options of Snakemake")
     added = add("new", new)
     added.add_argument("name", metavar="NAME", help="lower-case words joined by - or _")
@@ -159,9 +164,17 @@ def _parser() -> tuple[argparse.ArgumentParser, Collection[str]]:
     carded.add_argument("run", metavar="RUN", help="name of a run, as `runs` lists them")
     carded.add_argument("--study", default="demo", help="name of a file in params/, no ending")
     carded.add_argument("--epoch", type=int, help="a milestone (default: the last one)")
+    published = add("publish", publish)
+    published.add_argument("run", metavar="RUN", help="name of a run, as `runs` lists them")
+    published.add_argument("--study", default="demo", help="name of a file in params/, no ending")
+    published.add_argument("--epoch", type=int, help="a milestone (default: the last one)")
+    published.add_argument("--to", required=True, type=Path, metavar="DIR", help="a new folder")
+    published.add_argument("--hub", metavar="OWNER/NAME", help="is put there, too")
+    published.add_argument("--private", action="store_true", help="for its owner alone")
     tracked = add_with_study("track", track)
-    tracked.add_argument("--writer", required=True, choices=("tensorboard", "dvclive"))
+    tracked.add_argument("--writer", required=True, choices=TRACKERS)
     tracked.add_argument("--to", required=True, type=Path, metavar="DIR", help="is replaced")
+    tracked.add_argument("--follow", action="store_true", help="go on while the study runs")
     watched = add_with_study("watch", watch)
     watched.add_argument("--host", default="127.0.0.1", help="(default: 127.0.0.1, this machine)")
     watched.add_argument("--port", type=int, default=8000, help="0: any free one (default: 8000)")
@@ -246,16 +259,29 @@ def run(options: argparse.Namespace) -> int:
     finished is never trained again unasked: see --replace.
     """
     from barlow_atlas.tools.own import one_off
-    from barlow_atlas.tools.running import snakemake
+    from barlow_atlas.tools.running import snakemake, tracked
+    from barlow_atlas.tools.unchanged import is_unchanged, note_finished, sources
 
     studies = options.study
     if options.set:
         studies = [one_off(name, options.set) for name in studies]
-    for name in studies:
-        _load(name)  # a wrong name or key is said in our words, before Snakemake starts
+    # A wrong name or key is said in our words, before Snakemake starts.
+    loaded = {name: _load(name) for name in studies}
     profile = options.profile or ("slurm" if options.slurm else "profiles/local")
     more = [*(["--dry-run"] if options.dry_run else []), *options.more]
-    return snakemake(studies, profile, options.replace, more)
+    plain = not (more or options.replace or options.track)
+    if plain and all(is_unchanged(name, study) for name, study in loaded.items()):
+        for name in loaded:
+            _log(f"{name}: nothing to be done, all is as its last run left it")
+            _log(f"`atlas answer {name}` says what was found, `atlas open {name}` shows it")
+        return 0
+    before = {name: sources(name) for name in loaded}
+    with tracked(studies, options.track) if options.track else contextlib.nullcontext():
+        status = snakemake(studies, profile, options.replace, more)
+    if status == 0 and not more:
+        for name, study in loaded.items():
+            note_finished(name, study, before[name])
+    return status
 
 
 def new(options: argparse.Namespace) -> None:
@@ -507,11 +533,34 @@ def card(options: argparse.Namespace) -> None:
     print(card_of(options.study, _study(options), options.run, options.epoch), end="")
 
 
-def track(options: argparse.Namespace) -> None:
-    """Writes a study's stored history for TensorBoard or DVCLive, a folder a run."""
-    from barlow_atlas.tools.export.tracking import track
+def publish(options: argparse.Namespace) -> None:
+    """Writes a milestone with its card as a model's repository, also on the Hugging Face hub."""
+    from barlow_atlas.tools.export.hub import push, write_repository
 
-    folders = track(options.study, _study(options), options.writer, options.to)
+    milestone = options.run, options.epoch
+    place = write_repository(options.study, _study(options), *milestone, options.to)
+    _log(f"{options.to} holds weights, manifest and card; `barlow_atlas.load({str(place)!r})`")
+    if options.hub:
+        _log(f"published: {push(options.to, options.hub, options.private)}")
+
+
+def track(options: argparse.Namespace) -> None:
+    """Writes a study's history for TensorBoard, DVCLive or W&B, a folder a run.
+
+    With --follow it goes on while the study runs, until Ctrl-C.
+    """
+    over = threading.Event()
+    if options.follow:
+        # Before anything that takes long: it may be over at once.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: over.set())
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})  # see `running.tracked`
+    from barlow_atlas.tools.export.tracking import follow, track
+
+    if options.follow:
+        folders = follow(options.study, _study(options), options.writer, options.to, over.wait)
+    else:
+        folders = track(options.study, _study(options), options.writer, options.to)
     _log(f"{options.to} holds {len(folders)} runs of {options.study}")
 
 
