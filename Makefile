@@ -80,9 +80,12 @@ derive: $(INSTALLED)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	    { echo "Python 3.11 or newer is needed, $(PYTHON) is $$($(PYTHON) --version 2>&1)." \
 	           "Name another one: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	@echo "Setting up .venv from requirements.lock: $$(wc -l < requirements.lock) packages, several GB to" \
+	      "download, 6.5 GB on disk, of which torch's CUDA build takes five. Minutes; once."
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet -r requirements.lock
 	$(BIN)/python -m pip install --quiet --no-deps --editable ./$(PLUGIN) --editable .
+	-$(BIN)/python -m barlow_atlas doctor
 	touch $@
 
 # Local version labels such as +cpu are dropped, and what only a CUDA build of torch asks for, at the

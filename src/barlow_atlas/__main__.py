@@ -496,7 +496,7 @@ def verify_results(options: argparse.Namespace) -> int:
     from barlow_atlas.steps.verify_results import differences
 
     wrong = equal = besides = 0
-    for file, fault in differences(options.study):
+    for file, fault in differences(options.study, _log):
         if fault == "is not kept":
             besides += 1
         elif fault:
