@@ -261,6 +261,7 @@ def run(options: argparse.Namespace) -> int:
     from barlow_atlas.tools.own import one_off
     from barlow_atlas.tools.running import snakemake, tracked
     from barlow_atlas.tools.unchanged import is_unchanged, note_finished, sources
+    from barlow_atlas.workflow.turns import hold_study
 
     studies = options.study
     if options.set:
@@ -275,6 +276,10 @@ def run(options: argparse.Namespace) -> int:
             _log(f"{name}: nothing to be done, all is as its last run left it")
             _log(f"`atlas answer {name}` says what was found, `atlas open {name}` shows it")
         return 0
+    if not options.dry_run:
+        with contextlib.ExitStack() as held:  # as is who works on one of them
+            for name in loaded:
+                hold_study(name, held, _log)
     before = {name: sources(name) for name in loaded}
     with tracked(studies, options.track) if options.track else contextlib.nullcontext():
         status = snakemake(studies, profile, options.replace, more)
