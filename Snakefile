@@ -4,9 +4,11 @@
 paper's studies on a cluster, and `--config study=NAME[,NAME]` any others from params/.
 """
 
+import atexit
 import hashlib
 import os
 import time
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
@@ -24,8 +26,6 @@ if not workflow.remote_exec:
     from barlow_atlas.atlas.published import read_tables
     from barlow_atlas.atlas.studies import claims_of, is_analysed
     from barlow_atlas.data.survey import outdated
-    from barlow_atlas.tools.running import ending
-    from barlow_atlas.workflow.replacing import check_replaced
 
 min_version("9.27")
 
@@ -71,16 +71,29 @@ wildcard_constraints:
 report: "workflow/report/workflow.rst"
 
 
+HELD = ExitStack()
+atexit.register(HELD.close)
+
+
+# What hooks need is imported in them: where nothing is to be done it would only take time.
 onstart:
-    if not REPLACE:
-        for name in STUDIES:
-            try:
+    from barlow_atlas.workflow.private import files_to_make
+    from barlow_atlas.workflow.replacing import check_replaced
+    from barlow_atlas.workflow.turns import hold_study, tell_wanted
+
+    for name in STUDIES:
+        try:
+            hold_study(name, HELD, logger.warning)
+            if not REPLACE:
                 check_replaced(name, STUDIES[name])
-            except AtlasError as error:
-                raise WorkflowError(str(error))
+            tell_wanted(name, files_to_make(workflow), HELD)
+        except AtlasError as error:
+            raise WorkflowError(str(error))
 
 
 onsuccess:
+    from barlow_atlas.tools.running import ending
+
     # Of the studies that have a new report.
     for name in STUDIES:
         page = paths.REPORTS / name / paths.PAGE

@@ -5,10 +5,13 @@ and run without Snakemake. All work from any folder of a clone.
 """
 
 import argparse
+import contextlib
 import io
 import json
 import os
+import signal
 import sys
+import threading
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +21,8 @@ from barlow_atlas.errors import EXIT_INTERRUPTED, AtlasError, not_allowed
 # Each import that takes long belongs to the command that needs it: help is there at once.
 if TYPE_CHECKING:
     from barlow_atlas.study.models import Study
+
+TRACKERS = ("tensorboard", "dvclive", "wandb")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -95,6 +100,7 @@ def _parser() -> tuple[argparse.ArgumentParser, Collection[str]]:
     added.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="as a study of its own name"
     )
+    added.add_argument("--track", choices=TRACKERS, help="live, into logs/tracking/")
     added.add_argument("more", nargs="*", metavar="-- ...", help="further options of Snakemake")
     added = add("new", new)
     added.add_argument("name", metavar="NAME", help="lower-case words joined by - or _")
@@ -158,9 +164,17 @@ def _parser() -> tuple[argparse.ArgumentParser, Collection[str]]:
     carded.add_argument("run", metavar="RUN", help="name of a run, as `runs` lists them")
     carded.add_argument("--study", default="demo", help="name of a file in params/, no ending")
     carded.add_argument("--epoch", type=int, help="a milestone (default: the last one)")
+    published = add("publish", publish)
+    published.add_argument("run", metavar="RUN", help="name of a run, as `runs` lists them")
+    published.add_argument("--study", default="demo", help="name of a file in params/, no ending")
+    published.add_argument("--epoch", type=int, help="a milestone (default: the last one)")
+    published.add_argument("--to", required=True, type=Path, metavar="DIR", help="a new folder")
+    published.add_argument("--hub", metavar="OWNER/NAME", help="is put there, too")
+    published.add_argument("--private", action="store_true", help="for its owner alone")
     tracked = add_with_study("track", track)
-    tracked.add_argument("--writer", required=True, choices=("tensorboard", "dvclive"))
+    tracked.add_argument("--writer", required=True, choices=TRACKERS)
     tracked.add_argument("--to", required=True, type=Path, metavar="DIR", help="is replaced")
+    tracked.add_argument("--follow", action="store_true", help="go on while the study runs")
     watched = add_with_study("watch", watch)
     watched.add_argument("--host", default="127.0.0.1", help="(default: 127.0.0.1, this machine)")
     watched.add_argument("--port", type=int, default=8000, help="0: any free one (default: 8000)")
@@ -245,16 +259,34 @@ def run(options: argparse.Namespace) -> int:
     finished is never trained again unasked: see --replace.
     """
     from barlow_atlas.tools.own import one_off
-    from barlow_atlas.tools.running import snakemake
+    from barlow_atlas.tools.running import snakemake, tracked
+    from barlow_atlas.tools.unchanged import is_unchanged, note_finished, sources
+    from barlow_atlas.workflow.turns import hold_study
 
     studies = options.study
     if options.set:
         studies = [one_off(name, options.set) for name in studies]
-    for name in studies:
-        _load(name)  # a wrong name or key is said in our words, before Snakemake starts
+    # A wrong name or key is said in our words, before Snakemake starts.
+    loaded = {name: _load(name) for name in studies}
     profile = options.profile or ("slurm" if options.slurm else "profiles/local")
     more = [*(["--dry-run"] if options.dry_run else []), *options.more]
-    return snakemake(studies, profile, options.replace, more)
+    plain = not (more or options.replace or options.track)
+    if plain and all(is_unchanged(name, study) for name, study in loaded.items()):
+        for name in loaded:
+            _log(f"{name}: nothing to be done, all is as its last run left it")
+            _log(f"`atlas answer {name}` says what was found, `atlas open {name}` shows it")
+        return 0
+    if not options.dry_run:
+        with contextlib.ExitStack() as held:  # as is who works on one of them
+            for name in loaded:
+                hold_study(name, held, _log)
+    before = {name: sources(name) for name in loaded}
+    with tracked(studies, options.track) if options.track else contextlib.nullcontext():
+        status = snakemake(studies, profile, options.replace, more)
+    if status == 0 and not more:
+        for name, study in loaded.items():
+            note_finished(name, study, before[name])
+    return status
 
 
 def new(options: argparse.Namespace) -> None:
@@ -325,8 +357,20 @@ def completion(options: argparse.Namespace) -> None:
 def prepare_data(options: argparse.Namespace) -> None:
     """Brings a study's data set into results/data/ as arrays; checksums are verified."""
     from barlow_atlas.steps.prepare_data import prepare_data
+    from barlow_atlas.study.paths import data_manifest
+    from barlow_atlas.workflow.turns import once
 
-    prepare_data(options.study, _study(options), options.data, _log)
+    study = _study(options)
+    name = options.data or study.data.name
+    facts = {one.name: one.model_dump_json() for one in study.data_sets()}
+
+    def make() -> None:
+        prepare_data(options.study, study, name, _log)
+
+    if name in facts:
+        once(f"data/{name}", facts[name], data_manifest(name), _log, make)
+    else:
+        make()  # says which there are
 
 
 def pretrain(options: argparse.Namespace) -> int:
@@ -439,8 +483,10 @@ def report(options: argparse.Namespace) -> None:
 def ledger(options: argparse.Namespace) -> None:
     """Writes what is said over all studies: the claims, the papers' tables, the first page."""
     from barlow_atlas.steps.ledger import write_ledger
+    from barlow_atlas.workflow.turns import in_turn
 
-    write_ledger()
+    with in_turn("ledger", _log):
+        write_ledger()
 
 
 def paper(options: argparse.Namespace) -> None:
@@ -455,7 +501,7 @@ def verify_results(options: argparse.Namespace) -> int:
     from barlow_atlas.steps.verify_results import differences
 
     wrong = equal = besides = 0
-    for file, fault in differences(options.study):
+    for file, fault in differences(options.study, _log):
         if fault == "is not kept":
             besides += 1
         elif fault:
@@ -492,11 +538,34 @@ def card(options: argparse.Namespace) -> None:
     print(card_of(options.study, _study(options), options.run, options.epoch), end="")
 
 
-def track(options: argparse.Namespace) -> None:
-    """Writes a study's stored history for TensorBoard or DVCLive, a folder a run."""
-    from barlow_atlas.tools.export.tracking import track
+def publish(options: argparse.Namespace) -> None:
+    """Writes a milestone with its card as a model's repository, also on the Hugging Face hub."""
+    from barlow_atlas.tools.export.hub import push, write_repository
 
-    folders = track(options.study, _study(options), options.writer, options.to)
+    milestone = options.run, options.epoch
+    place = write_repository(options.study, _study(options), *milestone, options.to)
+    _log(f"{options.to} holds weights, manifest and card; `barlow_atlas.load({str(place)!r})`")
+    if options.hub:
+        _log(f"published: {push(options.to, options.hub, options.private)}")
+
+
+def track(options: argparse.Namespace) -> None:
+    """Writes a study's history for TensorBoard, DVCLive or W&B, a folder a run.
+
+    With --follow it goes on while the study runs, until Ctrl-C.
+    """
+    over = threading.Event()
+    if options.follow:
+        # Before anything that takes long: it may be over at once.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: over.set())
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})  # see `running.tracked`
+    from barlow_atlas.tools.export.tracking import follow, track
+
+    if options.follow:
+        folders = follow(options.study, _study(options), options.writer, options.to, over.wait)
+    else:
+        folders = track(options.study, _study(options), options.writer, options.to)
     _log(f"{options.to} holds {len(folders)} runs of {options.study}")
 
 
@@ -506,18 +575,21 @@ def adopt(options: argparse.Namespace) -> None:
     With --prove or --accept the results of other code first count as made by today's.
     """
     from barlow_atlas.workflow.adopt import adopt
+    from barlow_atlas.workflow.turns import hold_study
 
     study = _study(options)
-    if options.prove is not None:
-        from barlow_atlas.steps.prove import prove
+    with contextlib.ExitStack() as held:
+        hold_study(options.study, held, _log)
+        if options.prove is not None:
+            from barlow_atlas.steps.prove import prove
 
-        how = options.prove, options.tolerance, options.beside, options.device
-        prove(options.study, study, *how, _log)
-    elif options.accept is not None:
-        from barlow_atlas.steps.prove import accept
+            how = options.prove, options.tolerance, options.beside, options.device
+            prove(options.study, study, *how, _log)
+        elif options.accept is not None:
+            from barlow_atlas.steps.prove import accept
 
-        accept(options.study, study, options.accept, _log)
-    adopt(options.study, study, _log)
+            accept(options.study, study, options.accept, _log)
+        adopt(options.study, study, _log)
 
 
 def verify(options: argparse.Namespace) -> int:

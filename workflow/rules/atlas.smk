@@ -106,7 +106,8 @@ rule ledger:
         tables=paths.PAPER_TABLES,
         claims=paths.CLAIMS,
     output:
-        ledger_files(),
+        # Not removed before: another study's ledger may just have been written.
+        update(ledger_files()),
     log:
         "logs/ledger.log",
     conda:

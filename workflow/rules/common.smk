@@ -77,13 +77,13 @@ def parent_manifests(wildcards, seeds=None):
 
 
 def data_manifest(wildcards):
-    return paths.DATA / STUDIES[wildcards.study].data.name / "manifest.json"
+    return paths.data_manifest(STUDIES[wildcards.study].data.name)
 
 
 def other_manifests(wildcards):
     """The data sets that a study's probes look at beside its own."""
     _, *others = STUDIES[wildcards.study].data_sets()
-    return [paths.DATA / other.name / "manifest.json" for other in others]
+    return [paths.data_manifest(other.name) for other in others]
 
 
 def probe_facts(wildcards):

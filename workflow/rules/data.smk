@@ -3,7 +3,8 @@
 
 rule prepare_data:
     output:
-        manifest="results/data/{dataset}/manifest.json",
+        # Not removed before: another study may just have had it made, and read it.
+        manifest=update("results/data/{dataset}/manifest.json"),
     log:
         "logs/data/{dataset}.log",
     benchmark:

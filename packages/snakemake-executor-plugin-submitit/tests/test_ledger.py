@@ -84,6 +84,11 @@ def test_what_a_killed_call_of_sbatch_left_is_removed_and_nothing_else(tmp_path:
     with ledger.submitting(logs) as unique:
         for name in (f"{unique}.sh", f"{unique}_0.pkl", "7_0_log.out"):
             (logs / name).touch()
+        left = sorted(path.name for path in logs.iterdir())
+        Ledger(tmp_path / "ledger").remove_rests()
+        assert left == sorted(path.name for path in logs.iterdir()), "another one may be at work"
+        (note,) = (tmp_path / "ledger").iterdir()
+        os.utime(note, (0, 0))
         Ledger(tmp_path / "ledger").remove_rests()
         assert [path.name for path in logs.iterdir()] == ["7_0_log.out"]
         assert list((tmp_path / "ledger").iterdir()) == []

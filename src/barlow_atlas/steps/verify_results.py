@@ -1,6 +1,9 @@
 """Is what is kept in git what the records give?"""
 
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -13,10 +16,13 @@ from barlow_atlas.study.file import find_studies, load_study, study_file
 from barlow_atlas.study.paths import PARAMS, is_kept
 
 
-def differences(names: list[str]) -> Iterator[tuple[Path, str]]:
+def differences(names: list[str], say: Callable[[str], None]) -> Iterator[tuple[Path, str]]:
     """Makes the tables, figures and pages of studies anew from their records, and compares.
 
-    Over all studies, with none named, the ledger too.
+    Over all studies, with none named, the ledger too. Studies are made on all cores.
+
+    Args:
+        say: is told of each study that is made.
 
     Yields:
         Each file that was made, and what is wrong with the stored one: "" if it is the same to the
@@ -24,17 +30,28 @@ def differences(names: list[str]) -> Iterator[tuple[Path, str]]:
     """
     with TemporaryDirectory() as folder:
         root = Path(folder)
-        for name in names or filter(is_analysed, find_studies(PARAMS)):
-            study = load_study(study_file(PARAMS, name))
-            for step in (collect, analyse, report):
-                step(name, study, root)
+        wanted = names or [*filter(is_analysed, find_studies(PARAMS))]
+        cores = max(1, min(len(wanted), len(os.sched_getaffinity(0))))
+        # Started afresh: a copy of a process that has threads may wait for ever.
+        with ProcessPoolExecutor(cores, get_context("spawn")) as pool:
+            making = {pool.submit(_make, name, root): name for name in wanted}
+            for number, made in enumerate(as_completed(making), start=1):
+                made.result()
+                say(f"{number} of {len(wanted)} studies made anew: {making[made]}")
         if not names:
             write_ledger(root)
-        for made in sorted(path for path in root.rglob("*") if path.is_file()):
-            stored = made.relative_to(root)
+            say("the ledger made anew")
+        for file in sorted(path for path in root.rglob("*") if path.is_file()):
+            stored = file.relative_to(root)
             if not is_kept(stored):
                 yield stored, "is not kept"
             elif not stored.is_file():
                 yield stored, "is not here"
             else:
-                yield stored, "" if stored.read_bytes() == made.read_bytes() else "differs"
+                yield stored, "" if stored.read_bytes() == file.read_bytes() else "differs"
+
+
+def _make(name: str, root: Path) -> None:
+    study = load_study(study_file(PARAMS, name))
+    for step in (collect, analyse, report):
+        step(name, study, root)

@@ -1,4 +1,4 @@
-"""One trainer at a time: who holds a run's private folder, and whether it still lives.
+"""One process at a time: who holds a folder, such as a run's own, and whether it still lives.
 
 The holder is a file `holder_<n>.json`, created exclusively, which shared file systems do rightly
 where they may not do flock. Whoever finds a dead holder creates number n + 1: of several that find
@@ -33,11 +33,11 @@ POLL = 1.0
 
 
 class LockError(AtlasError):
-    """A run that another trainer holds, or holds by now; the message says who."""
+    """A folder that another process holds, or holds by now; the message says who."""
 
 
 class Holder(Frozen):
-    """Who trains, as the file says."""
+    """Who holds a folder, as the file says."""
 
     token: str
     host: str
@@ -51,6 +51,21 @@ class Holder(Frozen):
     def __str__(self) -> str:
         job = f" (Slurm job {self.slurm_job})" if self.slurm_job else ""
         return f"process {self.process} on {self.host}{job} since {self.since}"
+
+
+class HeldError(LockError):
+    """A folder that another process holds now.
+
+    Attributes:
+        holder: who holds it, for a message.
+    """
+
+    def __init__(self, folder: Path, holder: str) -> None:
+        super().__init__(
+            f"another trainer holds {folder}: {holder}. Two never share a run: wait for that one "
+            "or stop it, then start the same command again"
+        )
+        self.holder = holder
 
 
 def this_process() -> Holder:
@@ -107,7 +122,7 @@ def lives(holder: Holder, asking: Holder) -> bool | None:
 
 
 class RunLock:
-    """Holds a folder against other trainers while it is entered.
+    """Holds a folder against other processes while it is entered.
 
     Args:
         say: is told of a holder that was found dead.
@@ -127,7 +142,7 @@ class RunLock:
         self._ended = threading.Event()
 
     def __enter__(self) -> "RunLock":
-        """Raises LockError if another trainer holds the folder, or the folder takes no files."""
+        """Raises HeldError if another holds the folder, LockError if the folder takes no files."""
         try:
             self.path = self._acquire()
         except OSError as error:
@@ -202,12 +217,9 @@ class RunLock:
         alive = lives(holder, self._me) if holder else None
         if alive is None:
             alive = self._hears(path)
-        name = holder or "a trainer that did not come to say who it is"
+        name = holder or "a process that did not come to say who it is"
         if alive:
-            raise LockError(
-                f"another trainer holds {self.folder}: {name}. Two never share a run: wait for "
-                "that one or stop it, then start the same command again"
-            )
+            raise HeldError(self.folder, str(name))
         self._say(f"{self.folder} was held by {name}, which is dead: taken over")
 
     def _hears(self, path: Path) -> bool:

@@ -13,6 +13,8 @@ RAW_DATA = DATA / "raw"
 FEATURES = RESULTS / "features"
 """Of encoded images, while a milestone is probed."""
 SCHEMA = Path("workflow/schemas/study.schema.json")
+LOCKS = Path(".snakemake/atlas")
+"""Who works on a study, on images, on the ledger."""
 
 CLAIMS = PARAMS / "claims.yaml"
 PUBLISHED = PARAMS / "published.csv"
@@ -74,6 +76,11 @@ COOLED = "cooled"
 def milestone_path(folder: Path, epoch: int, suffix: str) -> Path:
     """`folder/epoch_0100<suffix>` (suffix with its dot)."""
     return folder / f"epoch_{epoch:04d}{suffix}"
+
+
+def data_manifest(data_set: str) -> Path:
+    """What says that a data set is prepared, and what it is."""
+    return DATA / data_set / "manifest.json"
 
 
 def of_run(kind: str, study: str, run: str) -> Path:

@@ -17,7 +17,7 @@ from barlow_atlas.probes.fine_tuned import FineTuned
 from barlow_atlas.probes.knn import KNN
 from barlow_atlas.study.errors import StudyError
 from barlow_atlas.study.models import ForeignRun, Run, Study
-from barlow_atlas.study.paths import DATA
+from barlow_atlas.study.paths import DATA, data_manifest
 
 if TYPE_CHECKING:
     from barlow_atlas.data.prepared import Manifest
@@ -104,7 +104,7 @@ def counted(data_set: DataSet) -> Counted:
     Raises:
         UnknownImages: nothing is prepared and the catalog does not know, or what is is damaged.
     """
-    prepared = DATA / data_set.name / "manifest.json"
+    prepared = data_manifest(data_set.name)
     if prepared.is_file():
         return _prepared(prepared)
     if data_set.counts is None or data_set.classes is None:
@@ -164,7 +164,7 @@ def check_sizes(name: str, study: Study) -> None:
     except UnknownImages:
         return
     faults = dict.fromkeys(fault for run in study.runs() for fault in _faults(study, run, known))
-    if (DATA / data_set.name / "manifest.json").is_file():
+    if data_manifest(data_set.name).is_file():
         faults |= dict.fromkeys(
             f"probes.fine_tuned.labels = {name}: {data_set.name} was prepared without this list: "
             f"put {name}.txt beside the images' files, remove {DATA / data_set.name} and prepare "
@@ -215,7 +215,7 @@ def unlisted(study: Study) -> tuple[str, ...]:
     """
     asked = (probe.labels for probe in study.probes.asked() if isinstance(probe, FineTuned))
     wanted = dict.fromkeys(labels for labels in asked if isinstance(labels, str))
-    prepared = DATA / study.data.name / "manifest.json"
+    prepared = data_manifest(study.data.name)
     if prepared.is_file():
         there = set(_manifest(prepared).files)
         return tuple(name for name in wanted if f"labelled_{name}.npy" not in there)

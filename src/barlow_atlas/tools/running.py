@@ -1,15 +1,19 @@
 """Studies run through Snakemake, and what is said at their end."""
 
+import contextlib
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from barlow_atlas.atlas.frames import probe_table, table_of
-from barlow_atlas.atlas.records import contents
 from barlow_atlas.study.models import Study
 from barlow_atlas.study.paths import KEPT_TABLES, PAGE, REPORTS, RESULTS, probed_milestone
+
+TRACKED = Path("logs/tracking")
+SECONDS_TO_TELL = 60.0
+"""Until a tracker that does not end is given up."""
 
 
 def snakemake(studies: Sequence[str], profile: str, replace: bool, more: Sequence[str]) -> int:
@@ -31,6 +35,40 @@ def snakemake(studies: Sequence[str], profile: str, replace: bool, more: Sequenc
                 continue  # Snakemake has it too, and ends its jobs first
 
 
+@contextlib.contextmanager
+def tracked(studies: Sequence[str], writer: str) -> Iterator[None]:
+    """While it is entered, studies are followed for a tracker: each by a process of its own.
+
+    What becomes of these is said at the end, and changes nothing of the studies.
+
+    Args:
+        writer: a name of `export.tracking.WRITERS`.
+    """
+    followers = {}
+    # None is to be lost: each hears them once it is ready to.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    for name in studies:
+        folder = TRACKED / writer / name
+        told = ("--study", name, "--writer", writer, "--to", str(folder), "--follow")
+        command = (sys.executable, "-m", "barlow_atlas", "track", *told)
+        # Ctrl-C is for Snakemake, whose last results are still to be told.
+        followers[folder] = subprocess.Popen(command, start_new_session=True)
+    signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    try:
+        yield
+    finally:
+        for follower in followers.values():
+            follower.terminate()
+        for folder, follower in followers.items():
+            try:
+                status = follower.wait(SECONDS_TO_TELL)
+            except subprocess.TimeoutExpired:
+                follower.kill()
+                status = follower.wait()
+            if status:
+                print(f"{writer} was not told all: {folder}; the study is none the worse for it")
+
+
 def ending(name: str, study: Study) -> Iterator[str]:
     """What a study that has run says: both answers, what they rest on, and where its page is.
 
@@ -40,6 +78,8 @@ def ending(name: str, study: Study) -> Iterator[str]:
         RecordError: a record is damaged.
     """
     from barlow_atlas.atlas.curves import mean_curves
+    from barlow_atlas.atlas.frames import probe_table, table_of
+    from barlow_atlas.atlas.records import contents
     from barlow_atlas.report.answer import answer
 
     page = REPORTS / name / PAGE

@@ -11,16 +11,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from barlow_atlas.data.prepared import MANIFEST, sha256_of
 from barlow_atlas.store.adoptions import standing
 from barlow_atlas.study.models import ForeignRun, Run, Study
 from barlow_atlas.study.paths import (
     COOLED,
-    DATA,
     LEDGER,
     REPORTED,
     REPORTS,
     RESULTS,
+    data_manifest,
     milestone_path,
     of_run,
     probe_file,
@@ -51,7 +50,7 @@ class Job:
 
 def jobs_of(name: str, study: Study) -> list[Job]:
     """All jobs of a study, each after those that it waits for; `all` itself is none."""
-    data, *others = (DATA / data_set.name / MANIFEST for data_set in study.data_sets())
+    data, *others = (data_manifest(each.name) for each in study.data_sets())
     jobs = [Job("prepare_data", file) for file in (data, *others)]
     probes: list[Job] = []
     for group in study.groups():
@@ -190,6 +189,8 @@ def stale_milestones(name: str, jobs: Sequence[Job]) -> dict[Path, str]:
 
     Those that follow from them are left out: `to_run` finds them.
     """
+    from barlow_atlas.data.prepared import sha256_of  # loads numpy, which takes a while
+
     manifests = {
         job.file: read_json(job.file)
         for job in jobs

@@ -16,6 +16,11 @@ class Record(NamedTuple):
     made_from: frozenset[Path]
 
 
+def files_to_make(workflow: Any) -> list[str]:
+    """What the Snakemake that reads a Snakefile is going to make; known once its hooks are run."""
+    return [str(file) for job in workflow.dag.needrun_jobs() for file in job.output]
+
+
 class SnakemakeRecords:
     """What Snakemake remembers of the files here; none of its commands tells it file by file."""
 

@@ -106,6 +106,7 @@ def test_verify_results_sees_every_byte(
     monkeypatch.chdir(gappy)
     assert main(["verify-results", "--study", "demo"]) == 0
     told = capsys.readouterr().out
+    assert "1 of 1 studies made anew: demo" in told
     assert "0 are not" in told
     besides = {file for file in REPORTED if not is_kept(Path("reports/demo") / file)}
     tables = {*COLLECTED, *ANALYSED} - {*KEPT_TABLES}

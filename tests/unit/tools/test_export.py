@@ -24,6 +24,8 @@ from demo_results import JOB_FILES, RECORDED, RECORDS, milestone_of, write
 from rocrate.rocrate import ROCrate
 from ruamel.yaml import YAML
 
+import barlow_atlas
+from barlow_atlas.__main__ import TRACKERS
 from barlow_atlas.atlas.curves import mean_curves
 from barlow_atlas.atlas.frames import probe_table
 from barlow_atlas.atlas.records import RecordError, encoded
@@ -40,12 +42,23 @@ from barlow_atlas.study.paths import DATA, of_run, record_file
 from barlow_atlas.tools.export.cards import card_of, model_card
 from barlow_atlas.tools.export.citation import CitationError, read_citation
 from barlow_atlas.tools.export.crate import METADATA, CrateError, check_crate, export_crate
+from barlow_atlas.tools.export.hub import HubError, push, write_repository
 from barlow_atlas.tools.export.stored import Stored, StoredError
-from barlow_atlas.tools.export.tracking import EVENTS, WRITERS, TrackingError, history_of, track
+from barlow_atlas.tools.export.tracking import (
+    EVENTS,
+    WRITERS,
+    TrackingError,
+    follow,
+    history_of,
+    track,
+)
+from barlow_atlas.tools.running import tracked
 from barlow_atlas.training.loop import initial_state
 
 REPOSITORY = Path.cwd()
 NAME = "bt-d256-e100-clean-s1"
+SAME_BYTES = ("tensorboard", "dvclive")
+"""Writers that write the same on another day."""
 HOSTILE = 'A <script>alert(1)</script> | `rm` & "q" \\ $x$\n---\nlicense: gpl\n# 100 %'
 
 
@@ -459,6 +472,64 @@ def test_the_code_of_a_card_gives_the_accuracy_of_the_trained_network(
     assert accuracy_by(card_of("demo", study, NAME)) == pytest.approx(recorded(content), abs=1e-9)
 
 
+class LocalHub:
+    """A hub that is a folder: what `push` asks of huggingface_hub's `HfApi`."""
+
+    def create_repo(self, repository: str, private: bool, exist_ok: bool) -> str:
+        assert private
+        assert exist_ok
+        if repository.count("/") != 1:
+            raise ValueError("Repo id must be in the form 'repo_name' or 'namespace/repo_name'")
+        Path("hub", repository).mkdir(parents=True)
+        return f"hub/{repository}"
+
+    def upload_folder(self, repo_id: str, folder_path: Path) -> None:
+        shutil.copytree(folder_path, Path("hub", repo_id), dirs_exist_ok=True)
+
+
+def test_a_milestone_goes_to_the_hub_with_its_card_and_comes_back(
+    workspace: Path, study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = study.run(NAME)
+    assert isinstance(run, Run)
+    with pytest.raises(HubError, match=r"epoch_0000.json is not here. .*`atlas run demo`"):
+        write_repository("demo", study, NAME, 0, Path("out"))
+    checkpoint = milestone_of(NAME, 0)["checkpoint"]
+    weights = initial_state(run, torch.device("cpu")).network.state_dict()
+    write_milestone(
+        of_run("checkpoints", "demo", NAME),
+        study="demo",
+        run=run,
+        epoch=0,
+        parent=None,
+        weights=weights,
+        state=None,
+        data_sha256=checkpoint["data_sha256"],
+        sources_sha256=checkpoint["sources_sha256"],
+        made_by=checkpoint["made_by"],
+    )
+    place = write_repository("demo", study, NAME, 0, Path("out"))
+    assert {path.name for path in Path("out").iterdir()} == {
+        *("README.md", "epoch_0000.json", "epoch_0000.safetensors")
+    }
+    assert Path("out/README.md").read_text() == card_of("demo", study, NAME, 0)
+    monkeypatch.setattr("huggingface_hub.HfApi", LocalHub)
+    assert push(Path("out"), "me/barlow", private=True) == "hub/me/barlow"
+    network = barlow_atlas.load(Path("hub/me/barlow") / place.name).network
+    for name, value in network.state_dict().items():
+        assert torch.equal(value, weights[name])
+    with pytest.raises(HubError, match=r"the hub did not take a/b/c: .*out holds what was to go"):
+        push(Path("out"), "a/b/c", private=True)
+    with pytest.raises(HubError, match="not an empty folder"):
+        write_repository("demo", study, NAME, 0, Path("out"))
+
+
+def test_a_hub_without_its_package_is_said(without: Callable[[str], None]) -> None:
+    without("huggingface_hub")
+    with pytest.raises(HubError, match=re.escape("pip install 'barlow-atlas[hub]'")):
+        push(Path("out"), "me/barlow", private=False)
+
+
 def test_a_card_says_what_is_recorded(study: Study) -> None:
     contents = demo_contents(study)
     content = next(c for c in contents if (c["name"], c["epoch"]) == (NAME, 100))
@@ -624,6 +695,34 @@ def plotted(folder: Path) -> dict[str, list[tuple[int, str]]]:
     return found
 
 
+def _name(item: Any) -> str:
+    return item.key or "/".join(item.nested_key)
+
+
+def wandb_rows(folder: Path) -> list[dict[str, Any]]:
+    """What W&B's own file of a run holds: each row that was logged.
+
+    The file is LevelDB's log after a head of 7 bytes; its records are W&B's own messages.
+    """
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    (file,) = folder.glob("wandb/offline-run-*/run-*.wandb")
+    content, place, told, rows = file.read_bytes(), 7, b"", []
+    while place + 7 <= len(content):
+        if 0x8000 - place % 0x8000 < 7:  # no head of a record fits into what is left of the block
+            place += 0x8000 - place % 0x8000
+            continue
+        size, kind = int.from_bytes(content[place + 4 : place + 6], "little"), content[place + 6]
+        told += content[place + 7 : place + 7 + size]
+        place += 7 + size
+        if kind in (1, 4):  # whole, or the last part
+            items = Record.FromString(told).history.item
+            if row := {_name(item): json.loads(item.value_json) for item in items}:
+                rows.append(row)
+            told = b""
+    return rows
+
+
 def test_tensorboard_reads_back_what_is_stored(workspace: Path, seed_one: Study) -> None:
     folders = track("demo", seed_one, "tensorboard", Path("runs"))
     assert [folder.name for folder in folders] == [run.name for run in seed_one.runs()]
@@ -673,7 +772,7 @@ def test_dvclive_holds_what_is_stored(workspace: Path, seed_one: Study) -> None:
     history = history_of("demo", seed_one, seed_one.run(NAME))
     expected: dict[str, list[tuple[int, float]]] = {}
     for point in history.points:
-        expected.setdefault(point.name, []).append((point.epoch, point.value))
+        expected.setdefault(point.name, []).append((point.step, point.value))
     assert {
         name: [(step, float(value)) for step, value in rows] for name, rows in found.items()
     } == expected
@@ -687,7 +786,7 @@ def test_dvclive_holds_what_is_stored(workspace: Path, seed_one: Study) -> None:
 
 
 def test_both_writers_tell_the_same_points(workspace: Path, seed_one: Study) -> None:
-    for writer in WRITERS:
+    for writer in SAME_BYTES:
         track("demo", seed_one, writer, Path(writer))
     for run in seed_one.runs():
         events = scalars(Path("tensorboard") / run.name)
@@ -697,7 +796,7 @@ def test_both_writers_tell_the_same_points(workspace: Path, seed_one: Study) -> 
             assert [step for step, _, _ in rows] == [step for step, _ in files[name]]
 
 
-@pytest.mark.parametrize("writer", list(WRITERS))
+@pytest.mark.parametrize("writer", SAME_BYTES)
 def test_writing_again_replaces_and_gives_the_same_bytes(
     workspace: Path, seed_one: Study, writer: str
 ) -> None:
@@ -758,7 +857,7 @@ def test_a_signal_that_is_not_defined_is_left_out(workspace: Path, seed_one: Stu
         record["values"]["alpha_req"] = None
     write({path: json.dumps(content).encode()})
     history = history_of("demo", seed_one, seed_one.run(NAME))
-    epochs = [p.epoch for p in history.points if p.name == "signals/backbone/train/alpha_req"]
+    epochs = [p.step for p in history.points if p.name == "signals/backbone/train/alpha_req"]
     assert epochs == [5, 10, 25, 50, 100]
 
 
@@ -805,7 +904,8 @@ def test_dvclive_touches_nothing_but_its_folder(
 
 
 @pytest.mark.parametrize(
-    ("writer", "package"), [("tensorboard", "tensorboard"), ("dvclive", "dvclive")]
+    ("writer", "package"),
+    [("tensorboard", "tensorboard"), ("dvclive", "dvclive"), ("wandb", "wandb")],
 )
 def test_a_missing_package_is_named_with_its_remedy(
     workspace: Path, seed_one: Study, without: Callable[[str], None], writer: str, package: str
@@ -819,6 +919,69 @@ def test_a_missing_package_is_named_with_its_remedy(
 
 def test_an_unknown_writer_is_refused(workspace: Path, seed_one: Study) -> None:
     with pytest.raises(
-        TrackingError, match=r"unknown writer 'wandb'\. Known: tensorboard, dvclive"
+        TrackingError, match=r"unknown writer 'mlflow'\. Known: tensorboard, dvclive, wandb"
     ):
-        track("demo", seed_one, "wandb", Path("out"))
+        track("demo", seed_one, "mlflow", Path("out"))
+
+
+def test_the_command_line_knows_all_writers() -> None:
+    assert tuple(WRITERS) == TRACKERS
+
+
+LINE = '{"time": "t", "run": "%s", "epoch": %d, "step": 2, "of": 3, "loss": %s}\n'
+
+
+@pytest.mark.parametrize("writer", SAME_BYTES)
+def test_a_study_is_followed_while_it_runs(workspace: Path, seed_one: Study, writer: str) -> None:
+    """What its segments say now, then what they have stored, each point once."""
+    shutil.rmtree("results/demo/runs")
+    log = Path(f"logs/demo/pretrain/{NAME}/epoch_0005.log")
+    log.parent.mkdir(parents=True)
+    log.write_text("no JSON\n" + LINE % (NAME, 1, 0.5) + LINE[:20])
+    stages = iter([lambda: None, lambda: log.write_text(log.read_text()), lambda: None])
+
+    def goes_on(seconds: float) -> bool:
+        stage = next(stages, None)
+        if stage is None:
+            return True
+        stage()
+        with log.open("a") as file:
+            file.write("\n" + LINE % (NAME, 2, 0.25))
+        write({path: text for path, text in JOB_FILES.items() if NAME in str(path)}, "training")
+        return False
+
+    assert follow("demo", seed_one, writer, Path("out"), goes_on) == [Path("out") / NAME]
+    found = scalars(Path("out") / NAME) if writer == "tensorboard" else plotted(Path("out") / NAME)
+    assert [row[0] for row in found["training/loss"]] == list(range(1, 101))
+    assert [(row[0], float(row[-1])) for row in found["now/loss"]] == [(2, 0.5), (5, 0.25)]
+
+
+def test_a_run_is_tracked_to_its_end_by_a_process_of_its_own(workspace: Path) -> None:
+    with tracked(["demo"], "tensorboard"):
+        pass
+    assert len(scalars(Path("logs/tracking/tensorboard/demo") / NAME)["training/loss"]) == 100
+
+
+def test_a_tracker_that_fails_costs_a_study_nothing(
+    workspace: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    somebodys = Path("logs/tracking/tensorboard/demo") / NAME / "mine.txt"
+    somebodys.parent.mkdir(parents=True)
+    somebodys.write_text("mine")
+    with tracked(["demo"], "tensorboard"):
+        pass
+    told = capfd.readouterr()
+    assert "holds mine.txt, which this writer did not write" in told.err
+    assert "tensorboard was not told all: logs/tracking/tensorboard/demo" in told.out
+
+
+def test_wandb_writes_a_run_a_run_and_sends_nothing(
+    workspace: Path, seed_one: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("wandb", reason="W&B is not installed: barlow-atlas[tracking]")
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    track("demo", seed_one, "wandb", Path("out"))
+    history = history_of("demo", seed_one, seed_one.run(NAME))
+    rows = wandb_rows(Path("out") / NAME)
+    written = {(row["epoch"], name): row[name] for row in rows for name in row if "/" in name}
+    assert written == {(point.step, point.name): point.value for point in history.points}

@@ -30,6 +30,7 @@ from barlow_atlas.tools.watch.activity import activity
 from barlow_atlas.tools.watch.live import SECONDS_BETWEEN_QUESTIONS, TimeLeft, load
 from barlow_atlas.tools.watch.server import Server, is_loopback, url
 from barlow_atlas.workflow.jobs import step_file
+from barlow_atlas.workflow.turns import wanted_file
 
 ROOT = Path.cwd()
 RUNS = [f"{method}-d256-e100-clean-s{seed}" for method in ("bt", "mix") for seed in (1, 2, 3)]
@@ -148,9 +149,9 @@ def test_what_is_recorded_is_shown_and_a_file_goes_before_it(finished: Study) ->
 
 def test_what_snakemake_was_started_to_make_again_waits(finished: Study) -> None:
     """Such as in a clone: its probe files are there, and Snakemake trains and probes again."""
-    lock = touch(Path(".snakemake/locks/0.output.lock"), f"{probe(BT, 0)}\n{probe(BT, 5)}\n")
+    started_for = touch(wanted_file("demo"), f"{probe(BT, 0)}\n{probe(BT, 5)}\n")
     started = time.time() - 100
-    os.utime(lock, (started, started))
+    os.utime(started_for, (started, started))
     os.utime(probe(BT, 0), (started - 1, started - 1))
     os.utime(probe(BT, 5), (started + 1, started + 1))
     assert counts(told(finished)) == (1 + BEHIND, 0, JOBS - 1 - BEHIND, 0)
@@ -271,7 +272,7 @@ def test_a_failed_job_says_so_in_its_log(finished: Study, last: str, failed: int
         assert one["command"].endswith(f"-- {checkpoint(BT, 100)}")
     assert not found["snakemake"]
     # A Snakemake that was started since tries it again.
-    touch(Path(".snakemake/locks/0.output.lock"))
+    touch(wanted_file("demo"), f"{checkpoint(BT, 100)}\n")
     earlier = time.time() - 10
     os.utime(log, (earlier, earlier))
     assert told(finished)["failed"] == 0
@@ -286,14 +287,14 @@ def test_a_snakemake_that_works_is_told_from_one_that_was_killed(finished: Study
     try:
         wait_for(lambda: "snakemake" in Path(f"/proc/{process.pid}/cmdline").read_text())
         assert not told(finished)["snakemake"], "it works on nothing of this study"
-        lock = touch(Path(".snakemake/locks/0.output.lock"), "results/other/probes.csv\n")
+        touch(wanted_file("other"), f"{probe(BT, 100)}\n")
         assert not told(finished)["snakemake"]
-        lock.write_text(f"{probe(BT, 100)}\n")
+        touch(wanted_file("demo"), f"{probe(BT, 100)}\n")
         assert told(finished)["snakemake"]
     finally:
         process.kill()
         process.wait()
-    assert not told(finished)["snakemake"], "its lock is left behind"
+    assert not told(finished)["snakemake"], "what it was to make is left behind"
 
 
 @pytest.mark.parametrize(

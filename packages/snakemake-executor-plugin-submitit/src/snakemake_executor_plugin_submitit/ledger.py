@@ -10,11 +10,15 @@ import contextlib
 import hashlib
 import json
 import os
+import time
 import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
+
+# What is younger may be of a Snakemake that runs beside this one in the same folder.
+SETTLED_S = 3600.0
 
 # Files up to this size are compared by content, as Snakemake does by default; others by size and
 # modification time.
@@ -110,7 +114,7 @@ class Ledger:
 
     def remove_rests(self) -> None:
         """Removes the files of calls of sbatch in which an earlier Snakemake was killed."""
-        for note in self._folder.glob("*.submitting"):
+        for note in filter(is_settled, self._folder.glob("*.submitting")):
             for left in Path(note.read_text()).glob(f"{note.stem}*"):
                 left.unlink(missing_ok=True)
             note.unlink(missing_ok=True)
@@ -122,6 +126,11 @@ class Ledger:
     def file(self, outputs: Sequence[str]) -> Path:
         """The entry of the job that makes ``outputs``."""
         return self._folder / f"{_digest(json.dumps(list(outputs)))[:32]}.json"
+
+
+def is_settled(file: Path) -> bool:
+    """Whether a file that is there has been left alone for so long that nobody will see to it."""
+    return time.time() - file.stat().st_mtime > SETTLED_S
 
 
 def _read_all(folder: Path) -> list[Entry]:

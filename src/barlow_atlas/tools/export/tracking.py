@@ -1,7 +1,10 @@
-"""A study's history for TensorBoard and DVCLive: training metrics, accuracies, label-free signals.
+"""A study's history for TensorBoard, DVCLive and W&B: training metrics, accuracies, signals.
 
 Written from what is stored, while a study runs as well as afterwards, and as often as one likes:
-what an earlier call wrote is replaced. Both are optional: `pip install 'barlow-atlas[tracking]'`.
+what an earlier call wrote is replaced. `follow` goes on writing while a study runs. It only reads
+what the study's jobs leave, in a process of its own: whatever becomes of it, no job notices.
+
+The writers are optional: `pip install 'barlow-atlas[tracking]'`.
 """
 
 import contextlib
@@ -10,17 +13,24 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from barlow_atlas.atlas.frames import probe_rows, signal_rows
 from barlow_atlas.atlas.records import Metrics, current
 from barlow_atlas.atomic import replace_folder, sync_tree, writing
 from barlow_atlas.errors import AtlasError
 from barlow_atlas.study.models import ForeignRun, Run, Study
+from barlow_atlas.workflow.jobs import jobs_of, step_file, submissions
 
+NOW = "now"
+ABOUT_PROGRESS = ("time", "run", "epoch", "step", "of", "seconds_left")
+"""What a line of progress says beside its numbers."""
+SECONDS_BETWEEN_LOOKS = 10.0
 EVENTS = "events.out.tfevents.0000000000.barlow-atlas"
 """TensorBoard finds a file by the middle of this name; its own writers put time and host around."""
 
@@ -31,9 +41,10 @@ class TrackingError(AtlasError):
 
 @dataclass(frozen=True)
 class Point:
-    """A value at a pre-training epoch; `name` has slashes between its parts."""
+    """A value of a run; `name` has slashes between its parts."""
 
-    epoch: int
+    step: int
+    """Pre-training epoch; of what is told while an epoch is trained, steps of the optimizer."""
     name: str
     value: float
 
@@ -47,6 +58,7 @@ class History:
         points: in the order of epoch and name, each pair once.
     """
 
+    study: str
     run: str
     parameters: Mapping[str, bool | int | float | str]
     points: tuple[Point, ...]
@@ -67,8 +79,7 @@ def track(name: str, study: Study, writer: str, folder: Path) -> list[Path]:
         TrackingError: if the writer is unknown or not installed, a folder holds something else,
             or nothing is stored.
     """
-    if writer not in WRITERS:
-        raise TrackingError(f"unknown writer {writer!r}. Known: {', '.join(WRITERS)}")
+    session, names = _writer(writer)
     told = [history for run in study.runs() if (history := history_of(name, study, run)).points]
     if not told:
         raise TrackingError(
@@ -76,8 +87,90 @@ def track(name: str, study: Study, writer: str, folder: Path) -> list[Path]:
             f"`snakemake --profile profiles/local --config study={name} -- all`"
         )
     for history in told:
-        WRITERS[writer](history, folder / history.run)
+        with _replacing(folder / history.run, names) as place, session(history, place) as add:
+            add(history.points)
     return [folder / history.run for history in told]
+
+
+def follow(
+    name: str, study: Study, writer: str, folder: Path, is_over: Callable[[float], bool]
+) -> list[Path]:
+    """As `track`, and goes on with what is added, until it is over.
+
+    Beside what is stored it tells what a segment says of itself while it is trained:
+    `now/<term>`, by the optimizer's steps.
+
+    Args:
+        is_over: waits for so many seconds, or until it is over, and says whether it is.
+
+    Raises:
+        TrackingError: if the writer is unknown or not installed, or a folder holds something else.
+    """
+    session, names = _writer(writer)
+    logs = Logs(name, study)
+    adds: dict[str, Add] = {}
+    told: dict[str, set[tuple[int, str]]] = defaultdict(set)
+    with contextlib.ExitStack() as sessions:
+        over = False
+        while True:
+            begin = time.monotonic()
+            now = logs.read()
+            for run in study.runs():
+                history = history_of(name, study, run)
+                new = [
+                    point
+                    for point in (*history.points, *now.get(run.name, ()))
+                    if (point.step, point.name) not in told[run.name]
+                ]
+                if not new:
+                    continue
+                if run.name not in adds:
+                    with _replacing(folder / run.name, names):
+                        pass
+                    adds[run.name] = sessions.enter_context(session(history, folder / run.name))
+                adds[run.name](new)
+                told[run.name].update((point.step, point.name) for point in new)
+            if over:
+                return [folder / run for run in adds]
+            # Where many files make looking slow, it is done less often; once more at the end.
+            over = is_over(max(SECONDS_BETWEEN_LOOKS, 20 * (time.monotonic() - begin)))
+
+
+class Logs:
+    """What the logs of a study's segments say while they are trained, each line once."""
+
+    def __init__(self, name: str, study: Study) -> None:
+        trained = (job for job in submissions(jobs_of(name, study)) if job.rule == "pretrain")
+        self._read = {step_file(name, job, ".log"): 0 for job in trained}
+
+    def read(self) -> dict[str, list[Point]]:
+        """By run, what was added since the last call."""
+        new: dict[str, list[Point]] = defaultdict(list)
+        for file, before in self._read.items():
+            try:
+                with file.open("rb") as log:
+                    # A segment that goes on after it was stopped has a new log.
+                    begin = before if before <= file.stat().st_size else 0
+                    log.seek(begin)
+                    whole = log.read().rpartition(b"\n")[0]
+            except OSError:
+                continue
+            self._read[file] = begin + len(whole)
+            for line in whole.splitlines():
+                for run, point in _told_now(line):
+                    new[run].append(point)
+        return new
+
+
+def _told_now(line: bytes) -> Iterator[tuple[str, Point]]:
+    """The numbers of a line of progress, with the run that it is of; none of any other line."""
+    with contextlib.suppress(ValueError):
+        told = json.loads(line)
+        if isinstance(told, dict) and {"run", "epoch", "step", "of"} <= told.keys():
+            step = (told["epoch"] - 1) * told["of"] + told["step"]
+            for term, value in told.items():
+                if term not in ABOUT_PROGRESS and value is not None:
+                    yield told["run"], Point(step, f"{NOW}/{_plain(term)}", value)
 
 
 def history_of(name: str, study: Study, run: Run | ForeignRun) -> History:
@@ -97,8 +190,8 @@ def history_of(name: str, study: Study, run: Run | ForeignRun) -> History:
         ),
         *(point for content in known.milestones.values() for point in _probed(content)),
     ]
-    points.sort(key=lambda point: (point.epoch, point.name))
-    return History(run.name, dict(_flat(run.model_dump(mode="json"))), tuple(points))
+    points.sort(key=lambda point: (point.step, point.name))
+    return History(name, run.name, dict(_flat(run.model_dump(mode="json"))), tuple(points))
 
 
 def _trained(metrics: Metrics) -> Iterator[Point]:
@@ -136,8 +229,13 @@ def _flat(
             yield f"{prefix}{key}", value
 
 
-def write_tensorboard(history: History, folder: Path) -> None:
-    """Writes one event file. Its times are epochs, so that it is the same on another day.
+Add = Callable[[Sequence[Point]], None]
+"""Adds points to what a writer has written of a run."""
+
+
+@contextlib.contextmanager
+def _tensorboard(history: History, folder: Path) -> Iterator[Add]:
+    """One event file. Its times are steps, so that it is the same on another day.
 
     TensorBoard's record format is used directly: its own SummaryWriter names the file after time,
     host and process, and begins it with the present time.
@@ -158,39 +256,101 @@ def write_tensorboard(history: History, folder: Path) -> None:
     )
     parameters.metadata.plugin_data.plugin_name = metadata.PLUGIN_NAME
     parameters.metadata.plugin_data.content = session.SerializeToString(deterministic=True)
-    with _replacing(folder, (EVENTS,)) as place, (place / EVENTS).open("wb") as file:
+    with (folder / EVENTS).open("wb") as file:
         writer = records.RecordWriter(file)
 
         def write(**fields: Any) -> None:
             writer.write(events.Event(**fields).SerializeToString(deterministic=True))
 
+        def add(points: Sequence[Point]) -> None:
+            for point in points:
+                value = summaries.Summary.Value(tag=point.name, simple_value=point.value)
+                summary = summaries.Summary(value=[value])
+                write(wall_time=point.step, step=point.step, summary=summary)
+            file.flush()
+
         write(wall_time=0, file_version="brain.Event:2")
         write(wall_time=0, summary=summaries.Summary(value=[parameters]))
-        for point in history.points:
-            value = summaries.Summary.Value(tag=point.name, simple_value=point.value)
-            summary = summaries.Summary(value=[value])
-            write(wall_time=point.epoch, step=point.epoch, summary=summary)
+        yield add
 
 
-def write_dvclive(history: History, folder: Path) -> None:
-    """Writes a DVCLive folder: metrics.json, params.yaml and plots/metrics/, a step an epoch."""
+@contextlib.contextmanager
+def _dvclive(history: History, folder: Path) -> Iterator[Add]:
+    """A DVCLive folder: metrics.json, params.yaml and plots/metrics/."""
     live: Any = _needed("dvclive")
-    names = ("metrics.json", "params.yaml", "plots")
-    with (
-        _replacing(folder, names) as place,
-        _apart(),
-        live.Live(str(place), save_dvc_exp=False, dvcyaml=None) as log,
-    ):
+    place = str(folder.absolute())
+    with _apart():
+        log = live.Live(place, save_dvc_exp=False, dvcyaml=None)
         log.log_params(dict(history.parameters))
-        for point in history.points:
-            log.step = point.epoch
-            log.log_metric(point.name, point.value)
+
+    def add(points: Sequence[Point]) -> None:
+        with _apart():
+            for point in points:
+                log.step = point.step
+                log.log_metric(point.name, point.value)
+            log.make_summary()
+
+    try:
+        yield add
+    finally:
+        with _apart():
+            log.end()
 
 
-WRITERS: dict[str, Callable[[History, Path], None]] = {
-    "tensorboard": write_tensorboard,
-    "dvclive": write_dvclive,
+@contextlib.contextmanager
+def _wandb(history: History, folder: Path) -> Iterator[Add]:
+    """A run of W&B, which sends nothing unless WANDB_MODE says `online`."""
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # is read when it is imported
+    wandb: Any = _needed("wandb")
+    run = wandb.init(
+        project="barlow-atlas",
+        group=history.study,
+        name=history.run,
+        dir=str(folder.absolute()),
+        config=dict(history.parameters),
+        mode=os.environ.get("WANDB_MODE", "offline"),
+        reinit="create_new",
+        settings=wandb.Settings(
+            silent=True, console="off", disable_git=True, disable_code=True, x_disable_stats=True
+        ),
+    )
+    # Its own steps may only rise, and a milestone is probed while later epochs are trained.
+    run.define_metric("*", step_metric="epoch")
+    run.define_metric(f"{NOW}/*", step_metric="optimizer_step")
+
+    def add(points: Sequence[Point]) -> None:
+        rows: dict[tuple[str, int], dict[str, float]] = defaultdict(dict)
+        for point in points:
+            axis = "optimizer_step" if point.name.startswith(f"{NOW}/") else "epoch"
+            rows[axis, point.step][point.name] = point.value
+        for (axis, step), values in rows.items():
+            run.log({axis: step, **values})
+
+    try:
+        yield add
+    finally:
+        run.finish()
+
+
+class Writer(NamedTuple):
+    """What writes a run's history into an empty folder, and keeps it open for more."""
+
+    session: Callable[[History, Path], contextlib.AbstractContextManager[Add]]
+    names: tuple[str, ...]
+    """Of what it puts there; what else a folder holds is somebody's."""
+
+
+WRITERS = {
+    "tensorboard": Writer(_tensorboard, (EVENTS,)),
+    "dvclive": Writer(_dvclive, ("metrics.json", "params.yaml", "plots")),
+    "wandb": Writer(_wandb, ("wandb",)),
 }
+
+
+def _writer(name: str) -> Writer:
+    if name not in WRITERS:
+        raise TrackingError(f"unknown writer {name!r}. Known: {', '.join(WRITERS)}")
+    return WRITERS[name]
 
 
 def _needed(module: str) -> Any:

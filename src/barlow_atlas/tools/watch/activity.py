@@ -3,7 +3,7 @@
 Nobody is asked, neither Snakemake nor Slurm. What the executor leaves (docs/executor.md):
 
 ==============================================  ==================================================
-`.snakemake/locks/*.output.lock`                 what the Snakemake that runs was started to make
+`.snakemake/atlas/studies/<study>/wanted`        what the Snakemake that runs was started to make
 `.snakemake/submitit/*.json`                     Slurm jobs whose end has not been reported
 `logs/submitit/<rule>/<wildcards>/`              `<id>_submitted.pkl` from the start of a job of
                                                  this machine to its end, `<id>_0_log.out` from its
@@ -22,13 +22,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from snakemake_executor_plugin_submitit.job import process_lives
-from snakemake_executor_plugin_submitit.ledger import Ledger
-from snakemake_executor_plugin_submitit.submission import log_folder
-
 from barlow_atlas.workflow.jobs import Job, runs_of, stem_of, step_file
+from barlow_atlas.workflow.turns import wanted_file
 
-LOCKS = Path(".snakemake/locks")
+# The executor's modules are imported where a job is looked at: they take long.
 LEDGER = Path(".snakemake/submitit")
 SUBMISSIONS = Path("logs/submitit")
 SUBMITTED = "_submitted.pkl"
@@ -92,7 +89,7 @@ def activity(name: str, pending: Sequence[Job]) -> Activity:
     """
     slurm = dict(_slurm_jobs())
     known = _folders()
-    since = max(_locks().values(), default=0.0)
+    since = max(wanted(name).values(), default=0.0)
     running, failed = [], []
     for job in pending:
         if job.run is None:
@@ -113,19 +110,19 @@ def activity(name: str, pending: Sequence[Job]) -> Activity:
     return Activity(tuple(running), tuple(failed))
 
 
-def wanted() -> dict[Path, float]:
-    """What a Snakemake that runs here is to make, with the time of its start."""
-    started_at: dict[Path, float] = {}
-    for lock, started in _locks().items():
-        with suppress(OSError):
-            started_at |= {Path(line): started for line in lock.read_text().splitlines()}
-    return started_at
+def wanted(name: str) -> dict[Path, float]:
+    """What a Snakemake that runs a study here is to make, with the time of its start."""
+    told = wanted_file(name)
+    with suppress(OSError):
+        return dict.fromkeys(map(Path, told.read_text().splitlines()), told.stat().st_mtime)
+    return {}
 
 
 def snakemake_lives() -> bool:
-    """Whether a Snakemake runs in this folder on this machine; a killed one leaves its locks.
+    """Whether a Snakemake runs in this folder on this machine; a killed one leaves word of what
+    it was to make.
 
-    Where processes cannot be seen, the locks are believed.
+    Where processes cannot be seen, that word is believed.
     """
     if not Path("/proc/self/cwd").exists():
         return True
@@ -164,14 +161,12 @@ def files_in(folders: Iterable[Path]) -> dict[Path, os.stat_result]:
     return stats
 
 
-def _locks() -> dict[Path, float]:
-    """Lists of what each Snakemake that runs is to make, with the times of their starts."""
-    files = files_in([LOCKS])
-    return {file: files[file].st_mtime for file in files if file.name.endswith(".output.lock")}
-
-
 def _slurm_jobs() -> Iterator[tuple[Path, Path]]:
     """Files that Slurm jobs make whose end has not been reported, with the log of the job."""
+    if not LEDGER.is_dir():
+        return
+    from snakemake_executor_plugin_submitit.ledger import Ledger
+
     for entry in Ledger(LEDGER).unclaimed():
         log = Path(entry.folder) / f"{entry.job_id}_0_log.out"
         if not log.with_name(f"{entry.job_id}_0_result.pkl").exists():
@@ -206,6 +201,8 @@ def _folders_of(name: str, job: Job, known: Mapping[str, list[Path]]) -> Iterabl
 @functools.cache
 def _folder_name(study: str, wildcard: str, value: str, epoch: int) -> str:
     """As the executor makes it of a job's wildcards."""
+    from snakemake_executor_plugin_submitit.submission import log_folder
+
     wildcards = {"study": study, wildcard: value, "epoch": f"{epoch:04d}"}
     return log_folder(SUBMISSIONS, "any rule", wildcards).name
 
@@ -219,6 +216,8 @@ def _text(log: Path) -> str:
 
 def _lives(submitted: Path, beside: Collection[Path]) -> bool:
     """Whether a job of this machine runs; its id is that of the process around its command."""
+    from snakemake_executor_plugin_submitit.job import process_lives
+
     job_id = submitted.name.removesuffix(SUBMITTED)
     if not job_id.isdigit() or submitted.with_name(f"{job_id}_0_result.pkl") in beside:
         return False

@@ -233,7 +233,7 @@ class Live:
             active = activity(self.name, waiting)
             left = self._left({job.file for job in waiting}, active)
             updated = datetime.now().strftime("%H:%M:%S")
-            started = wanted()
+            started = wanted(self.name)
             works = any(job.file in started for job in self._jobs) and snakemake_lives()
             jobs = self._submissions
             return status(self.name, jobs, pending, active, left, updated, load(), works)
@@ -248,7 +248,7 @@ class Live:
             file = self._probe_files.get((content["name"], content["epoch"]))
             if file is not None:
                 made.setdefault(file, made.get(record_file(self.name, content["name"]), -math.inf))
-        return pending_files(self._jobs, made, wanted())
+        return pending_files(self._jobs, made, wanted(self.name))
 
     def data(self) -> bytes:
         """data.json."""
