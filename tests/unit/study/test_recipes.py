@@ -518,6 +518,25 @@ def test_the_fixed_rate_is_that_of_mixs_sweep(data: str) -> None:
         assert learning_rate(each, 975, 0, 195) == pytest.approx(4e-5)
 
 
+@pytest.mark.parametrize("data", COMPARISONS)
+def test_the_reference_is_that_of_mixs_readme(data: str) -> None:
+    """README 3.1, 3.2, main.py (kNN every 5 epochs), linear.py, the first upload's scripts."""
+    this, probed = study(f"reference/{data}"), study(f"reference/{data}-linear")
+    assert (this.protocol, probed.milestones_from) == ("reference", f"reference/{data}")
+    assert this.milestones == tuple(range(0, 2001, 5))
+    assert this.probes.variants() == [("knn", "k=200 T=0.5 cosine backbone")]
+    assert probed.probes.variants() == [("linear", "mix-small"), ("linear", "mix-small-500")]
+    assert probed.trained() == this.trained()
+    for method in ("bt", "mix"):
+        small, large = (run(f"reference/{data}", name) for name in (method, f"{method}-r50"))
+        assert changed(small, run(data, method)) == {"protocol"}
+        shorter = {"epochs"} if data == "cifar10" else set()
+        assert changed(small, large) == {"backbone.name"} | shorter
+        assert large.backbone.name == "resnet50"
+        assert large.epochs == (1000 if data == "cifar10" else 2000)
+        assert probed.milestones_of(large)[-1] == large.epochs
+
+
 def test_the_small_fixed_rate_study_has_the_rate_of_the_large_one() -> None:
     small, large = study("fixed-rate/small"), study("fixed-rate/cifar10")
     assert (small.schedule, small.epochs) == (large.schedule, large.epochs)
