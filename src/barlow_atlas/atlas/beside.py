@@ -41,7 +41,6 @@ is missing."""
 NOT_YET_RUN = "not yet run"
 _REAL = ("ours", "low", "high", "difference", "difference_low", "difference_high")
 _WHOLE = ("embedding_dim", "epochs", "n")
-_BACKBONES = {"resnet18": "ResNet-18", "resnet50": "ResNet-50", "small": "small backbone"}
 _STATISTICS = {"last": "", "best_on_test": ", best on test"}
 # Published names of a method, letters and digits only, that its objective does not spell out.
 _ALSO_KNOWN_AS = {"w_mse": ("wmse2",)}
@@ -258,7 +257,7 @@ def what_differs(theirs: Published, study: Study, run: Run, variant: str) -> tup
 
 def _comparable(theirs: Published, study: Study, run: Run) -> Iterator[tuple[Fact, Any, bool]]:
     """Our fact, the published value, and whether it matters even where it is not stated."""
-    epochs, backbone = _epochs(study, run), _BACKBONES[run.backbone.name]
+    epochs, backbone = _epochs(study, run), _in_words(run.backbone.name)
     yield Fact(epochs, f"{epochs} epochs"), theirs.pretrain_epochs, True
     yield Fact(run.embedding_dim, f"width {run.embedding_dim}"), theirs.embedding_dim, True
     yield Fact(backbone, backbone), theirs.backbone, True
@@ -267,6 +266,13 @@ def _comparable(theirs: Published, study: Study, run: Run) -> Iterator[tuple[Fac
         value = getattr(run.settings, weight, None)
         if value is not None:
             yield Fact(value, f"{weight} {value:g}"), getattr(theirs, weight), False
+
+
+def _in_words(backbone: str) -> str:
+    """A backbone as the published numbers name it: ResNet-18 for resnet18."""
+    if backbone == "small":
+        return "small backbone"
+    return re.sub(r"^resnet(\d+)$", r"ResNet-\1", backbone)
 
 
 def _ours_alone(run: Run) -> Iterator[str]:

@@ -458,6 +458,11 @@ class Study(Frozen):
                     f"foreign.{foreign.method}: the backbone small exists in this project only; "
                     "give `backbone`, the one that the weights were trained in"
                 )
+            if foreign.backbone.timm is not None:
+                raise ValueError(
+                    f"foreign.{foreign.method}: files are read into torchvision's ResNets, "
+                    f"not into {foreign.backbone.name}: give one of these as `backbone`"
+                )
         for fault in self.probes.faults(self.protocol):
             raise ValueError(fault)
         runs = self.trained()
