@@ -137,7 +137,7 @@ def test_the_demo_and_the_stand_ins_say_what_they_are() -> None:
         *data_sets,
         *(f"fixed-rate/{name}-clean" for name in data_sets),
         *(f"reference/{name}{probes}" for name in data_sets for probes in ("", "-linear")),
-        "semi-supervised/imagenet",
+        *("imagenet", "imagenet-reference", "semi-supervised/imagenet"),
     }
     assert "no data set of the papers" in settings["demo"].note
 
