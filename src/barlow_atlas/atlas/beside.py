@@ -41,7 +41,7 @@ is missing."""
 NOT_YET_RUN = "not yet run"
 _REAL = ("ours", "low", "high", "difference", "difference_low", "difference_high")
 _WHOLE = ("embedding_dim", "epochs", "n")
-_BACKBONES = {"resnet18": "ResNet-18", "resnet50": "ResNet-50", "small": "small backbone"}
+_STATISTICS = {"last": "", "best_on_test": ", best on test"}
 # Published names of a method, letters and digits only, that its objective does not spell out.
 _ALSO_KNOWN_AS = {"w_mse": ("wmse2",)}
 
@@ -166,7 +166,7 @@ def _joined(
         "epochs": _epochs(study, run),
         "protocol": run.protocol,
         "probe": ours.probe,
-        "variant": ours.variant,
+        "variant": f"{ours.variant}{_STATISTICS[ours.statistic]}",
     }
     if theirs:
         shown["differs"] = what_differs(theirs, study, run, str(ours.variant))
@@ -176,24 +176,24 @@ def _joined(
 def _measured(
     ours: Ours, theirs: Published | None, effects: Mapping[str, pd.DataFrame], note: str
 ) -> dict[str, Any]:
-    """Our accuracy at the last milestone, and its difference to theirs, with intervals."""
+    """Our accuracy and its difference to theirs, with intervals."""
     of_study = effects.get(str(ours.study))
     if of_study is None or of_study.empty:
         return {"note": "; ".join(filter(None, [note, NOT_YET_RUN]))}
     keys = ("method", "embedding_dim", "probe", "variant")
-    last = of_study[of_study["statistic"] == "last"]
+    lines = of_study[of_study["statistic"] == ours.statistic]
     for key in keys:
-        last = last[last[key] == getattr(ours, key)]
-    if last.empty:
+        lines = lines[lines[key] == getattr(ours, key)]
+    if lines.empty:
         return {"note": "; ".join(filter(None, [note, f"{NOT_YET_RUN}: no finished run"]))}
-    if len(last) > 1:
-        raise TableError(f"{len(last)} lines of the study {ours.study!r} are {ours}: expected one")
-    estimate, low, high = (float(last.iloc[0][key]) for key in ("estimate", "low", "high"))
+    if len(lines) > 1:
+        raise TableError(f"{len(lines)} lines of the study {ours.study!r} are {ours}: expected one")
+    estimate, low, high = (float(lines.iloc[0][key]) for key in ("estimate", "low", "high"))
     measured: dict[str, Any] = {
         "ours": estimate,
         "low": low,
         "high": high,
-        "n": int(last.iloc[0]["n"]),
+        "n": int(lines.iloc[0]["n"]),
     }
     if theirs is None or theirs.percent is None:
         return measured
@@ -257,7 +257,7 @@ def what_differs(theirs: Published, study: Study, run: Run, variant: str) -> tup
 
 def _comparable(theirs: Published, study: Study, run: Run) -> Iterator[tuple[Fact, Any, bool]]:
     """Our fact, the published value, and whether it matters even where it is not stated."""
-    epochs, backbone = _epochs(study, run), _BACKBONES[run.backbone.name]
+    epochs, backbone = _epochs(study, run), _in_words(run.backbone.name)
     yield Fact(epochs, f"{epochs} epochs"), theirs.pretrain_epochs, True
     yield Fact(run.embedding_dim, f"width {run.embedding_dim}"), theirs.embedding_dim, True
     yield Fact(backbone, backbone), theirs.backbone, True
@@ -266,6 +266,13 @@ def _comparable(theirs: Published, study: Study, run: Run) -> Iterator[tuple[Fac
         value = getattr(run.settings, weight, None)
         if value is not None:
             yield Fact(value, f"{weight} {value:g}"), getattr(theirs, weight), False
+
+
+def _in_words(backbone: str) -> str:
+    """A backbone as the published numbers name it: ResNet-18 for resnet18."""
+    if backbone == "small":
+        return "small backbone"
+    return re.sub(r"^resnet(\d+)$", r"ResNet-\1", backbone)
 
 
 def _ours_alone(run: Run) -> Iterator[str]:

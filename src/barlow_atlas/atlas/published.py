@@ -137,6 +137,9 @@ class Ours(Frozen):
     embedding_dim: Positive | None = None
     probe: Probe | None = None
     variant: str | None = Field(None, description="the probe's short name in the study's tables")
+    statistic: Literal["last", "best_on_test"] = Field(
+        "last", description="at the last milestone, or at the one that is best on the test images"
+    )
     none: str | None = Field(None, min_length=1, description="why there is none")
 
     @model_validator(mode="after")

@@ -9,8 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from barlow_atlas.errors import AtlasError
 from barlow_atlas.nn import processes
 from barlow_atlas.nn.norms import (
+    PerView,
     PerViewBatchNorm1d,
     PerViewBatchNorm2d,
     move_to_mean,
@@ -48,9 +50,8 @@ class Network(nn.Module):
         for norm in self._norms():
             norm.of_own_rows = True
 
-    def _norms(self) -> list[PerViewBatchNorm1d | PerViewBatchNorm2d]:
-        kinds = PerViewBatchNorm1d | PerViewBatchNorm2d
-        return [module for module in self.modules() if isinstance(module, kinds)]
+    def _norms(self) -> list[PerView]:
+        return [module for module in self.modules() if isinstance(module, PerView)]
 
     def forward(self, images: Tensor) -> Tensor:
         return whole(self.own_rows(images))
@@ -209,6 +210,13 @@ def build_backbone(settings: Backbone) -> tuple[nn.Module, int]:
     if settings.name == "small":
         assert settings.width is not None  # guaranteed by the settings' own check
         return small(settings.stem, settings.width)
+    if settings.timm is not None:
+        from barlow_atlas.nn import timm_models
+
+        network, features = timm_models.build(settings.timm, settings.options or {})
+        if settings.stem != "own":
+            _change_stem(network, settings)
+        return network, features
     # Here, since its import takes as long as torch's own, in each of a study's many jobs.
     from torchvision import models
 
@@ -220,11 +228,28 @@ def build_backbone(settings: Backbone) -> tuple[nn.Module, int]:
     features = resnet.fc.in_features
     resnet.fc = nn.Identity()
     if settings.stem != "7x7-maxpool":
-        padding = 2 if settings.stem == "3x3-pad2" else 1
-        resnet.conv1 = nn.Conv2d(3, 64, kernel_size=3, stride=1, padding=padding, bias=False)
+        _change_stem(resnet, settings)
+    return resnet, features
+
+
+def _change_stem(resnet: nn.Module, settings: Backbone) -> None:
+    """Gives a ResNet the stem for small images: a 3x3 convolution, with or without max-pool.
+
+    Raises:
+        AtlasError: a network whose stem is another one.
+    """
+    first, pool = (getattr(resnet, name, None) for name in ("conv1", "maxpool"))
+    if not isinstance(first, nn.Conv2d) or first.kernel_size != (7, 7) or pool is None:
+        raise AtlasError(
+            f"{settings.name} does not begin with a 7x7 convolution and a max-pool, which the stem "
+            f"{settings.stem} would replace: give `stem: own`"
+        )
+    padding = 2 if settings.stem == "3x3-pad2" else 1
+    resnet.conv1 = nn.Conv2d(
+        3, first.out_channels, kernel_size=3, stride=1, padding=padding, bias=False
+    )
     if not settings.stem.endswith("maxpool"):
         resnet.maxpool = nn.Identity()
-    return resnet, features
 
 
 def small(stem: str, width: int) -> tuple[nn.Module, int]:

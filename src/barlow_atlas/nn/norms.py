@@ -11,7 +11,7 @@ from torch.nn.functional import batch_norm
 from barlow_atlas.nn import processes
 
 
-class _PerView(nn.modules.batchnorm._BatchNorm):
+class PerView(nn.modules.batchnorm._BatchNorm):
     """Batch norm of a batch that holds `views` views, one after another: statistics of each view.
 
     The running statistics see the views in this order, as if each had passed alone.
@@ -56,11 +56,11 @@ class _PerView(nn.modules.batchnorm._BatchNorm):
         return normalised
 
 
-class PerViewBatchNorm1d(_PerView, nn.BatchNorm1d):
+class PerViewBatchNorm1d(PerView, nn.BatchNorm1d):
     pass
 
 
-class PerViewBatchNorm2d(_PerView, nn.BatchNorm2d):
+class PerViewBatchNorm2d(PerView, nn.BatchNorm2d):
     pass
 
 

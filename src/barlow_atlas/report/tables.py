@@ -329,6 +329,7 @@ def milestone_table(curves: pd.DataFrame, title: str) -> Table:
 STATISTICS = {
     "first": "untrained network",
     "last": "end of training",
+    "best_on_test": "best on test",
     "peak": "peak",
     "gain": "gain: end minus untrained",
     "drop": "drop: peak minus end",
@@ -505,9 +506,10 @@ def beside_table(rows: pd.DataFrame, title: str, notes: Sequence[str] = ()) -> T
             else []
         ),
         *notes,
-        "Ours is the mean over n seeds at the last epoch, in brackets its 95 % interval; the "
-        "difference, in points, is ours minus published. A published number is a single one of "
-        "unknown uncertainty, so the interval of a difference is ours, shifted by it.",
+        "Ours is the mean over n seeds at the last epoch, unless its probe says best on test, in "
+        "brackets its 95 % interval; the difference, in points, is ours minus published. A "
+        "published number is a single one of unknown uncertainty, so the interval of a difference "
+        "is ours, shifted by it.",
         *(f"{number} {place}." for place, number in numbers.items()),
         *(
             f"{name.removeprefix('also ')}: {'; '.join(origins)}."

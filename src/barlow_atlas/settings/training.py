@@ -1,9 +1,11 @@
 """Parameters of what is trained and how: networks, optimizers, schedules. Loads no torch."""
 
+import re
 from typing import Annotated, Literal, NamedTuple
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from barlow_atlas.errors import not_allowed
 from barlow_atlas.settings.frozen import Frozen
 
 Positive = Annotated[int, Field(gt=0)]
@@ -12,13 +14,31 @@ NotNegative = Annotated[float, Field(ge=0)]
 Precision = Literal["float32", "bfloat16"]
 
 
+TIMM = "timm/"
+RESNETS = (
+    *("resnet18", "resnet34", "resnet50", "resnet101", "resnet152"),
+    *("resnext50_32x4d", "resnext101_32x8d", "resnext101_64x4d"),
+    *("wide_resnet50_2", "wide_resnet101_2"),
+)
+"""torchvision's, by its names."""
+
+
 class Backbone(Frozen):
     """The encoder whose features are probed."""
 
-    name: Literal["resnet18", "resnet50", "small"]
-    stem: Literal["3x3", "3x3-pad2", "3x3-maxpool", "7x7-maxpool"] = Field(
+    name: str = Field(
+        description="a ResNet of torchvision, `small`, or a model of timm as `timm/<model>`",
+        json_schema_extra={
+            "anyOf": [
+                {"enum": [*RESNETS, "small"]},
+                {"type": "string", "pattern": f"^{TIMM}[A-Za-z0-9_]+$"},
+            ]
+        },
+    )
+    stem: Literal["3x3", "3x3-pad2", "3x3-maxpool", "7x7-maxpool", "own"] = Field(
         description="first convolution (stride 1 for 3x3, 2 for 7x7) and whether max-pool follows; "
-        "3x3-pad2 is padded by 2 instead of 1, as solo-learn's networks for CIFAR"
+        "3x3-pad2 is padded by 2 instead of 1, as solo-learn's networks for CIFAR; own: as timm's "
+        "model has it"
     )
     # With 4 channels oneDNN's backward pass through the strided shortcut writes past its memory on
     # CPUs with AVX2 and no AVX-512 (torch 2.13.0 and 2.14.1).
@@ -29,8 +49,34 @@ class Backbone(Frozen):
         False, description="each residual branch starts at zero, as in Barlow Twins' ImageNet code"
     )
 
+    options: dict[str, bool | int | float | str] | None = Field(
+        None,
+        exclude_if=lambda options: options is None,
+        description="further arguments of timm's model, such as {img_size: 32, patch_size: 4}",
+    )
+
+    @property
+    def timm(self) -> str | None:
+        """The name by which timm knows it; None if it is none of timm's."""
+        return self.name.removeprefix(TIMM) if self.name.startswith(TIMM) else None
+
+    @field_validator("name")
+    @classmethod
+    def _is_known(cls, value: str) -> str:
+        known = [*RESNETS, "small"]
+        if value not in known and not re.fullmatch(rf"{TIMM}[A-Za-z0-9_]+", value):
+            raise not_allowed("backbone", value, known, " Or timm/<model>, one of timm's.")
+        return value
+
     @model_validator(mode="after")
-    def _width_belongs_to_small(self) -> "Backbone":
+    def _parts_fit(self) -> "Backbone":
+        if self.timm is None and (self.stem == "own" or self.options is not None):
+            raise ValueError("the stem own and `options` belong to timm's models, timm/<model>")
+        if self.timm is not None and (self.stem == "7x7-maxpool" or self.zero_init_residual):
+            raise ValueError(
+                "timm's models begin as timm has it: give `stem: own` in place of 7x7-maxpool, and "
+                "no `zero_init_residual`"
+            )
         if (self.name == "small") != (self.width is not None):
             raise ValueError("`width` must be given for the backbone small, and for no other")
         if self.name == "small" and (self.zero_init_residual or self.stem == "3x3-pad2"):

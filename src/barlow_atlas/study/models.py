@@ -18,6 +18,7 @@ from pydantic import (
     BeforeValidator,
     Field,
     SerializerFunctionWrapHandler,
+    ValidationError,
     create_model,
     field_validator,
     model_serializer,
@@ -316,6 +317,29 @@ class Foreign(Frozen):
         return value
 
 
+class Every(Frozen):
+    """Milestones at equal distances."""
+
+    every: Positive = Field(description="epochs between two milestones")
+    to: Positive = Field(description="the last one at most")
+
+    def epochs(self) -> tuple[int, ...]:
+        """From 0 on."""
+        return tuple(range(0, self.to + 1, self.every))
+
+
+def _spelled_out(value: Any) -> Any:
+    if not isinstance(value, dict):
+        return value
+    try:
+        return Every.model_validate(value).epochs()
+    except ValidationError as error:
+        raise ValueError("expected a list of epochs, or such as {every: 5, to: 100}") from error
+
+
+Epochs = tuple[Annotated[int, Field(ge=0)], ...]
+
+
 class Overrides(Frozen):
     """What one method of a study has otherwise than the study says."""
 
@@ -366,8 +390,14 @@ class Study(Frozen):
         discriminator="name", description="what a step does with gradients"
     )
     schedule: Schedule = Field(discriminator="name", description="learning rate along training")
-    milestones: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(strict=False)] = Field(
-        min_length=2, description="epochs that are kept and probed, rising from 0"
+    milestones: Annotated[
+        Epochs,
+        BeforeValidator(_spelled_out, json_schema_input_type=Epochs | Every),
+        Field(strict=False),
+    ] = Field(
+        min_length=2,
+        description="epochs that are kept and probed, rising from 0: a list, or `every` so many "
+        "`to` the last",
     )
     protocol: Protocol = Field(
         "clean", description="what is held out, and how probes are trained; see docs/fidelity.md"
@@ -447,6 +477,11 @@ class Study(Frozen):
                 raise ValueError(
                     f"foreign.{foreign.method}: the backbone small exists in this project only; "
                     "give `backbone`, the one that the weights were trained in"
+                )
+            if foreign.backbone.timm is not None:
+                raise ValueError(
+                    f"foreign.{foreign.method}: files are read into torchvision's ResNets, "
+                    f"not into {foreign.backbone.name}: give one of these as `backbone`"
                 )
         for fault in self.probes.faults(self.protocol):
             raise ValueError(fault)

@@ -111,6 +111,7 @@ def checks_of(name: str, study: Study, profile: str | None) -> Iterator[Check]:
         yield check_data(data_set, mirrors)
     yield from check_sizes_of(name, study)
     yield from check_label_lists(study)
+    yield from check_backbones(study, _installed("timm"))
     yield from check_taken(name, study)
     yield check_room(name, study)
     asked = study.resources
@@ -334,6 +335,22 @@ def check_label_lists(study: Study) -> Iterator[Check]:
             f"{study.data.name} has no list of labels {name}",
             f"put the published {name}.txt, a file name a line, into {place} before the images are "
             "prepared; or draw a share: probes.fine_tuned.labels: 0.01",
+        )
+
+
+def check_backbones(study: Study, timm: str | None) -> Iterator[Check]:
+    """Whether timm is there where one of its models is asked for.
+
+    Args:
+        timm: its version, None if it is not there.
+    """
+    asked = sorted({run.backbone.name for run in study.runs() if run.backbone.timm is not None})
+    if asked and timm is None:
+        yield Check(
+            "missing",
+            "package",
+            f"timm is not installed, which {', '.join(asked)} needs",
+            "pip install 'barlow-atlas[timm]'",
         )
 
 

@@ -136,7 +136,8 @@ def test_the_demo_and_the_stand_ins_say_what_they_are() -> None:
     assert {name for name, role in roles.items() if role == "paper"} == {
         *data_sets,
         *(f"fixed-rate/{name}-clean" for name in data_sets),
-        "semi-supervised/imagenet",
+        *(f"reference/{name}{probes}" for name in data_sets for probes in ("", "-linear")),
+        *("imagenet", "imagenet-reference", "semi-supervised/imagenet"),
     }
     assert "no data set of the papers" in settings["demo"].note
 

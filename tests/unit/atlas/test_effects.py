@@ -549,3 +549,18 @@ def test_every_row_names_its_line(demo: list[Line]) -> None:
         rows = make(demo)[list(LINE)]
         assert set(rows.itertuples(index=False, name=None)) == names
     assert not effects(demo).duplicated(["statistic", *LINE, "against"]).any()
+
+
+def test_the_best_on_test_is_each_seeds_own_and_only_of_the_reference() -> None:
+    curves = np.array([[50.0, 70, 75], [52, 78, 71], [51, 66, 75]])
+    line = replace(a_line(curves, None), protocol="reference")
+    rows = effects([line]).set_index("statistic")
+    assert list(rows.index) == ["first", "gain", "last", "best_on_test"]
+    best = rows.loc["best_on_test"]
+    assert best["estimate"] == pytest.approx((75 + 78 + 75) / 3)
+    assert (best["unit"], best["n"], np.isnan(best["p"])) == ("%", 3, True)
+    assert best["low"] < best["estimate"] < best["high"]
+    clean = effects([peaked()])
+    assert "best_on_test" not in set(clean["statistic"])
+    untold = effects([replace(a_line(curves[:, :1], None, milestones=(0,)), protocol="reference")])
+    assert "best_on_test" not in set(untold["statistic"])

@@ -101,6 +101,8 @@ def test_each_form_has_its_published_values() -> None:
         (0.01,),
         (5e-6,),
     )
+    longer = Linear(form="mix-small-500")
+    assert longer == mix.model_copy(update={"form": "mix-small-500", "epochs": 500})
     assert (imagenet.epochs, imagenet.batch_size, imagenet.learning_rates) == (100, 256, (0.3,))
     assert imagenet.weight_decays == (1e-6,)
     assert (sota.epochs, sota.batch_size, sota.learning_rates) == (500, 1000, (0.01,))
@@ -121,7 +123,7 @@ def test_one_probe_or_a_list_of_them() -> None:
         linear({"form": "imagenet", "final_lr_ratio": 0.1})
 
 
-@pytest.mark.parametrize("form", ["mix-small", "imagenet", "ssl-sota"])
+@pytest.mark.parametrize("form", ["mix-small", "mix-small-500", "imagenet", "ssl-sota"])
 def test_only_what_validates_is_clean_and_only_one_pair_is_a_reference(form: str) -> None:
     published = Linear(form=form)
     assert "the clean protocol admits the form standard only" in (published.fault("clean") or "")
@@ -334,7 +336,7 @@ def test_every_number_says_how_it_came_about(
         settings = Linear(form=form, learning_rates=(0.1,), weight_decays=(0.0,))
         found = linear_settings(reference_run, settings, Chosen({}, 0.1, 0.0, 5))
         assert told <= found.keys()
-        live = form in ("standard", "mix-small")
+        live = form in ("standard", "mix-small", "mix-small-500")
         assert (found["batch_norm"] == "batch statistics while training") == live
     settings = Linear(epochs=2)
     _, (chosen,) = probed(tiny_run, settings, images, labels)

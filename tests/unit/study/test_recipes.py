@@ -352,6 +352,17 @@ ABLATIONS: dict[str, tuple[int, tuple[str, str], set[str], set[str]]] = {
         set(),
         WIDTH | settings("predictor.hidden"),
     ),
+    "rivals": (
+        26,
+        ("comparison/cifar10", "simclr"),
+        {"epochs", "embedding_dim"},
+        settings("objective", "temperature", "bn_last", "base_momentum", "predictor")
+        | settings(*(f"predictor.{key}" for key in Projector.model_fields))
+        | {"embedding_dim", *LARGE_BATCH}
+        | {f"schedule.{key}" for key in (*StepCosine.model_fields, *Drops.model_fields)}
+        | {"optimizer.weight_decay"}
+        | views("crop_scale", "grayscale_p", "jitter_p", "flip_p", "interpolation", "crop_last"),
+    ),
     "budget": (12, ("cifar10", "bt"), TRUNK, TRUNK | MIX),
     "digits-budget": (3, ("demo", "bt"), {*TRUNK, "schedule.warmup_epochs"}, TRUNK),
     "imagenet": (
@@ -518,11 +529,85 @@ def test_the_fixed_rate_is_that_of_mixs_sweep(data: str) -> None:
         assert learning_rate(each, 975, 0, 195) == pytest.approx(4e-5)
 
 
+@pytest.mark.parametrize("data", COMPARISONS)
+def test_the_reference_is_that_of_mixs_readme(data: str) -> None:
+    """README 3.1, 3.2, main.py (kNN every 5 epochs), linear.py, the first upload's scripts."""
+    this, probed = study(f"reference/{data}"), study(f"reference/{data}-linear")
+    assert (this.protocol, probed.milestones_from) == ("reference", f"reference/{data}")
+    assert this.milestones == tuple(range(0, 2001, 5))
+    assert this.probes.variants() == [("knn", "k=200 T=0.5 cosine backbone")]
+    assert probed.probes.variants() == [("linear", "mix-small"), ("linear", "mix-small-500")]
+    assert probed.trained() == this.trained()
+    for method in ("bt", "mix"):
+        small, large = (run(f"reference/{data}", name) for name in (method, f"{method}-r50"))
+        assert changed(small, run(data, method)) == {"protocol"}
+        shorter = {"epochs"} if data == "cifar10" else set()
+        assert changed(small, large) == {"backbone.name"} | shorter
+        assert large.backbone.name == "resnet50"
+        assert large.epochs == (1000 if data == "cifar10" else 2000)
+        assert probed.milestones_of(large)[-1] == large.epochs
+
+
 def test_the_small_fixed_rate_study_has_the_rate_of_the_large_one() -> None:
     small, large = study("fixed-rate/small"), study("fixed-rate/cifar10")
     assert (small.schedule, small.epochs) == (large.schedule, large.epochs)
     assert small.methods == {name: large.methods[name] for name in ("bt", "mix")}
     assert set(small.embedding_dims) < set(large.embedding_dims)
+
+
+def test_rivals_have_their_papers_batches_widths_and_views() -> None:
+    """BT paper, figures 2 to 4; BYOL paper, tables 14b, 16 and 17; SimCLR paper, B.1."""
+    this = study("ablations/rivals")
+    for rival, rate, decay in (("simclr", 0.3, 1e-6), ("byol", 0.2, 1.5e-6)):
+        series = [
+            run for run in this.trained() if run.method.startswith(f"{rival}-n") and run.seed == 1
+        ]
+        batches = {each.batch_size: each for each in series if each.method[-1].isdigit()}
+        assert list(batches) == [64, 128, 256, 512, 1024, 2048, 4096]
+        for batch, each in batches.items():
+            assert each.optimizer == LARS(name="lars", weight_decay=decay, bias_lr_ratio=1.0)
+            assert peak_rate(each) == pytest.approx(rate * batch / 256)
+        widths = [
+            each.embedding_dim
+            for name in (rival, f"{rival}-wide")
+            for each in this.trained()
+            if each.method == name and each.seed == 1
+        ]
+        assert sorted(set(widths)) == FIGURE_4[:-1]
+        for ours, recipe in [
+            ("full", "mix-cifar"),
+            ("no-grayscale", "mix-cifar-no-grayscale"),
+            ("no-colour", "mix-cifar-no-colour"),
+            ("crop-only", "mix-cifar-crop"),
+        ]:
+            assert run("ablations/rivals", f"{rival}-{ours}").recipe == RECIPES[recipe]
+
+
+@pytest.mark.parametrize("data", ["cifar10", "cifar100", "tiny-imagenet"])
+def test_the_w_mse_papers_settings_are_its_codes_defaults(data: str) -> None:
+    """htdt/self-supervised, cfg.py and README: batch 512, no epsilon; 1000 epochs."""
+    this = study(f"comparison/{data}-w-mse")
+    large = data == "tiny-imagenet"
+    for each in this.trained():
+        theirs = run(f"comparison/{data}", each.method)
+        assert each.recipe == theirs.recipe
+        assert (each.optimizer, each.projector) == (theirs.optimizer, theirs.projector)
+        assert (each.batch_size, each.epochs, each.protocol) == (512, 1000, "reference")
+        assert each.embedding_dim == (128 if large else 64)
+        assert each.schedule == Drops(
+            name="drops",
+            base_lr=0.002 if large else 0.003,
+            factor=0.2,
+            at=(-50, -25),
+            warmup_steps=500,
+        )
+    w_mse = this.methods["w-mse"].model_dump()
+    expected = (256, 4) if large else (128, 1)
+    assert (w_mse["sub_batch"], w_mse["iterations"], w_mse["epsilon"]) == (*expected, 0)
+    assert this.probes.variants() == [
+        ("knn", "k=5 unweighted euclidean backbone"),
+        ("linear", "ssl-sota"),
+    ]
 
 
 def test_byols_heads_are_those_of_table_7() -> None:

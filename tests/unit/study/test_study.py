@@ -46,6 +46,7 @@ def test_the_schema_is_in_step_with_the_models() -> None:
         ("[0, 5", "[1, 5", ["milestones must begin with 0"]),
         ("50, 100]", "50, 101]", ["milestone 101 lies past the 100 epochs"]),
         ("25, 50", "50, 25", ["milestones must rise"]),
+        ("[0, 5, 10, 25, 50, 100]", "{each: 5}", ["milestones", "or such as {every: 5, to: 100}"]),
         ("name: adam", "name: adma", ["optimizer.name: unknown name 'adma'", "mean 'adam'"]),
         ("recipe: digits", "recipe: digit", ["unknown recipe 'digit'", "mean 'digits'"]),
         ("batch_size: 128", "batch_size: 1", ["batch_size = 1", "greater than or equal to 2"]),
@@ -209,6 +210,16 @@ def test_milestones_seeds_and_probes_are_no_part_of_a_run() -> None:
         update={"milestones": (0, 50), "seeds": (1,), "title": "x", "probes": None}
     )
     assert other.runs()[0] == study.runs()[0]
+
+
+@pytest.mark.parametrize(
+    ("said", "epochs"),
+    [("{every: 50, to: 100}", (0, 50, 100)), ("{every: 40, to: 100}", (0, 40, 80))],
+)
+def test_milestones_at_equal_distances(said: str, epochs: tuple[int, ...], tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(DEMO.replace("[0, 5, 10, 25, 50, 100]", said))
+    assert load_study(path).milestones == epochs
 
 
 def test_parents_are_the_milestones_before() -> None:
