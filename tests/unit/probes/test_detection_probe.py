@@ -29,6 +29,7 @@ from barlow_atlas.probes.milestone import Milestone, ProbeError
 from barlow_atlas.report.answer import answer
 from barlow_atlas.report.tables import milestone_table
 from barlow_atlas.settings.detection import COCO_1X, COCO_C4, SMALL, VOC_24K, Detector
+from barlow_atlas.study.file import load_study
 from barlow_atlas.study.models import Run
 
 TINY = {
@@ -80,6 +81,13 @@ def test_what_is_left_out_has_the_published_value() -> None:
     assert Detection(target="voc0712", detector="small").detector == SMALL
     (data_set,) = masked.data_sets(32)
     assert data_set.name == "coco"
+
+
+def test_the_studies_ask_the_published_evaluations() -> None:
+    for target in ("voc0712", "coco"):
+        study = load_study(Path(f"params/detection/{target}.yaml"))
+        assert study.probes.asked() == (Detection(target=target),)
+        assert study.protocol == "reference"
 
 
 @pytest.mark.parametrize(
