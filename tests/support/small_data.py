@@ -23,6 +23,7 @@ from barlow_atlas.data.catalog import (
     CATALOG,
     SQUASHED,
     VOC_CLASSES,
+    WITH_OBJECTS,
     Archive,
     Counts,
     DataSet,
@@ -308,17 +309,17 @@ VocObject = tuple[str, tuple[float, float, float, float], bool]
 """Class, xmin, ymin, xmax, ymax counted from 1, and whether it is difficult."""
 
 
-def voc_images(first: int) -> dict[str, list[VocObject]]:
-    """Ten images, each with two classes, by turns of VOC's twenty; one also with a difficult cat,
-    one with a difficult bird alone."""
+def voc_images(first: int, times: int = 1) -> dict[str, list[VocObject]]:
+    """Ten images, some times over, each with two classes by turns of VOC's twenty; the first also
+    with a difficult cat, and one more with a difficult bird alone."""
     images: dict[str, list[VocObject]] = {}
-    for k in range(10):
+    for k in range(10 * times):
         images[f"{first + k:06d}"] = [
-            (VOC_CLASSES[2 * k], (1, 1, 10, 8), False),
-            (VOC_CLASSES[2 * k + 1], (3, 2, 12.5, 9), False),
+            (VOC_CLASSES[2 * k % 20], (1, 1, 10, 8), False),
+            (VOC_CLASSES[2 * k % 20 + 1], (3, 2, 12.5, 9), False),
         ]
     images[f"{first:06d}"].append(("cat", (2, 2, 4, 4), True))
-    images[f"{first + 10:06d}"] = [("bird", (1, 1, 5, 5), True)]
+    images[f"{first + 10 * times:06d}"] = [("bird", (1, 1, 5, 5), True)]
     return images
 
 
@@ -373,9 +374,10 @@ def belongs(archive: str, inside: str) -> bool:
     """Whether a file is in an official archive of VOC07, Places205 or iNaturalist."""
     if archive.startswith("VOC"):
         part = "test" if "test" in archive else "trainval"
-        return inside.endswith(f"{part}.txt") or inside.rpartition("/")[2][:2] == (
-            "01" if part == "test" else "00"
-        )
+        year = "VOC2012/" if "2012" in archive else "VOC2007/"
+        start = "02" if "2012" in archive else "01" if part == "test" else "00"
+        named = inside.endswith(f"{part}.txt") or inside.rpartition("/")[2].startswith(start)
+        return inside.startswith(year) and named
     kinds = {"imagesPlaces": "data/", "trainvalsplit": "trainvalsplit", "train_val": "train_val"}
     start = next((inner for outer, inner in kinds.items() if archive.startswith(outer)), None)
     return inside.startswith(start or archive.removesuffix(".tar.gz"))
@@ -389,6 +391,69 @@ def small_voc(root: Path) -> tuple[DataSet, Path]:
     files = tuple(f.model_copy(update={"url": None}) for f in SQUASHED["voc07"].files)
     counts = Counts(train=11, test=11)
     return target_facts("voc07", counts=counts, files=files, validation_share=0.2), folder
+
+
+def small_voc0712(root: Path) -> tuple[DataSet, Path]:
+    """VOC's objects: eleven images in each of 2007's trainval and test and 2012's trainval."""
+    _, folder = small_voc(root)
+    write_voc(folder / "VOC2012", "trainval", voc_images(20_001))
+    files = tuple(f.model_copy(update={"url": None}) for f in WITH_OBJECTS["voc0712"].files)
+    facts = {"files": files, "counts": Counts(train=22, test=11), "validation_share": 0.2}
+    return WITH_OBJECTS["voc0712"].model_copy(update=facts), folder
+
+
+def small_coco(root: Path) -> tuple[DataSet, Path]:
+    """COCO of two categories: four training and two validation images of 30 x 20 pixels.
+
+    Each has a square of the first and one of the second; the last training image has nothing, and
+    the first a crowd as well.
+    """
+    folder = root / "coco"
+    (folder / "annotations").mkdir(parents=True)
+    for part, count, first in (("train2017", 4, 100), ("val2017", 2, 200)):
+        images, told = [], []
+        for number in range(first, first + count):
+            name = f"{number:012d}.jpg"
+            write_image(folder / part / name, (30, 20), seed=number)
+            images.append({"id": number, "file_name": name, "height": 20, "width": 30})
+            if number == 103:
+                continue
+            for category, (x, y, side) in ((1, (2, 3, 9)), (90, (15, 5, 12))):
+                told.append(
+                    {
+                        "image_id": number,
+                        "category_id": category,
+                        "bbox": [x, y, side, side],
+                        "area": side * side,
+                        "iscrowd": 0,
+                        "segmentation": [
+                            [x, y, x + side, y, x + side, y + side, x, y + side],
+                        ],
+                    }
+                )
+        if part == "train2017":
+            crowd = {"size": [20, 30], "counts": [0, 300, 300]}
+            told.append({**told[0], "iscrowd": 1, "segmentation": crowd})
+        categories = [{"id": 90, "name": "toothbrush"}, {"id": 1, "name": "person"}]
+        content = {"images": images, "categories": categories}
+        content["annotations"] = [{**each, "id": k} for k, each in enumerate(told, 1)]
+        file = folder / f"annotations/instances_{part}.json"
+        file.write_text(json.dumps(content))
+    facts = {"classes": 2, "counts": Counts(train=4, test=2), "validation_share": 0.4}
+    files = tuple(f.model_copy(update={"size": None}) for f in WITH_OBJECTS["coco"].files)
+    return WITH_OBJECTS["coco"].model_copy(update={**facts, "files": files}), folder
+
+
+def zipped_apart(facts: DataSet, folder: Path, compression: int = zipfile.ZIP_STORED) -> Path:
+    """A folder with COCO's three archives alone, images in them not compressed."""
+    place = folder.parent.parent / "packed" / folder.name
+    place.mkdir(parents=True)
+    for file in facts.files:
+        inside = "annotations" if file.part == "all" else file.name.removesuffix(".zip")
+        with zipfile.ZipFile(place / file.name, "w", compression) as archive:
+            for path in sorted((folder / inside).iterdir()):
+                archive.write(path, f"{inside}/{path.name}")
+    return place
 
 
 def small_places(root: Path) -> tuple[DataSet, Path]:

@@ -88,7 +88,7 @@ def headline(curves: pd.DataFrame) -> dict[str, Any]:
 
 
 def accuracy_columns(curves: pd.DataFrame) -> pd.DataFrame:
-    """Mean test top-1 or mAP (percent) by epoch, a column a line and probe, for plotting tools.
+    """Mean test top-1, mAP or AP (percent) by epoch, a column a line and probe, for plotting tools.
 
     Columns are named as `column_name` does.
     """

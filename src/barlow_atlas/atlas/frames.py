@@ -17,9 +17,11 @@ LINE = (
 """What names a line of the map in every table."""
 CURVE = [*LINE, "split"]
 COLUMNS = [*CURVE, "metric", "run", "seed", "epoch", "count", "value"]
-METRICS = ("top1", "top5", "map")
-"""In percent, those that a probe tells: accuracies, or mean average precision."""
-HEADLINES = {"top1": "top-1", "map": "mAP"}
+ACCURACIES = ("top1", "top5")
+METRICS = (*ACCURACIES, "map", "ap", "ap50", "ap75")
+"""In percent, those that a probe tells: accuracies, mean average precision of classes, or average
+precision of detections, over all overlaps and at those of 0.5 and 0.75."""
+HEADLINES = {"top1": "top-1", "map": "mAP", "ap": "AP"}
 """Of each probe one: what it is read by, and how that is called."""
 SIGNAL_COLUMNS = [
     *("run", "method", "embedding_dim", "protocol", "seed", "epoch"),

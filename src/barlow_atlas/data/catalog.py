@@ -1,14 +1,15 @@
 """The data sets of the atlas: what they are, which official files they come from, how they split.
 
-Three kinds: `CATALOG` holds what networks are pre-trained on, `TARGETS` what their features are
-transferred to, `MULTI_LABEL` the same with several classes in an image. The latter two have no size
-of their own: their images are squashed to the size that a network was trained at, and
-`resolve("dtd-32")` is DTD at 32 pixels.
+Four kinds: `CATALOG` holds what networks are pre-trained on, `TARGETS` what their features are
+transferred to, `MULTI_LABEL` the same with several classes in an image. These two have no size of
+their own: their images are squashed to the size that a network was trained at, and
+`resolve("dtd-32")` is DTD at 32 pixels. `WITH_OBJECTS` holds what detectors are trained on; its
+images are stored as their files have them.
 
 Facts only. Snakemake loads this module while it plans, so it imports neither numpy nor torch.
-Checksums are those that torchvision lists. It has none for Tiny ImageNet, CUB-200-2011 and FGVC
-Aircraft, whose archives have the checksums that their public loaders agree on (Aircraft's is from
-its authors' page), nor for iNaturalist's lists, whose are from their authors' page. None is
+Checksums are those that torchvision lists. It has none for Tiny ImageNet, CUB-200-2011, FGVC
+Aircraft and COCO, whose archives have the checksums that their public loaders agree on (Aircraft's
+is from its authors' page), nor for iNaturalist's lists, whose are from their authors' page. None is
 published for the traffic signs and Places205.
 """
 
@@ -36,6 +37,8 @@ Layout = Literal[
     "voc-classes",
     "places205",
     "inaturalist",
+    "voc-objects",
+    "coco-objects",
 ]
 Share = Annotated[float, Field(gt=0, lt=1)]
 Md5 = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
@@ -583,6 +586,31 @@ VOC_CLASSES = (
     *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa"),
     *("train", "tvmonitor"),
 )
+_VOC07_TRAINVAL = OfficialFile(
+    name="VOCtrainval_06-Nov-2007.tar",
+    part="train",
+    md5="c52e279531787c972589f7e41ab4ae64",
+    url=f"{_VOC}/voc2007/VOCtrainval_06-Nov-2007.tar",
+    unpacked="VOC2007/ImageSets/Main/trainval.txt",
+)
+_VOC07_TEST = OfficialFile(
+    name="VOCtest_06-Nov-2007.tar",
+    part="test",
+    md5="b6e924de25625d8de591ea690078ad9f",
+    url=f"{_VOC}/voc2007/VOCtest_06-Nov-2007.tar",
+    unpacked="VOC2007/ImageSets/Main/test.txt",
+)
+_VOC12_TRAINVAL = OfficialFile(
+    name="VOCtrainval_11-May-2012.tar",
+    part="train",
+    md5="6cd6e144f989b92b3379bac3b3de84fd",
+    url=f"{_VOC}/voc2012/VOCtrainval_11-May-2012.tar",
+    unpacked="VOC2012/ImageSets/Main/trainval.txt",
+)
+_VOC_LICENCE = (
+    "Images from flickr, under its terms of use: M. Everingham et al., The PASCAL Visual Object "
+    "Classes (VOC) Challenge, IJCV 88, 2010."
+)
 
 _MULTI_LABEL = (
     Squashed(
@@ -592,33 +620,72 @@ _MULTI_LABEL = (
         classes=len(VOC_CLASSES),
         counts=Counts(train=5_011, test=4_952),
         folder="VOCdevkit",
-        files=(
-            OfficialFile(
-                name="VOCtrainval_06-Nov-2007.tar",
-                part="train",
-                md5="c52e279531787c972589f7e41ab4ae64",
-                url=f"{_VOC}/voc2007/VOCtrainval_06-Nov-2007.tar",
-                unpacked="VOC2007/ImageSets/Main/trainval.txt",
-            ),
-            OfficialFile(
-                name="VOCtest_06-Nov-2007.tar",
-                part="test",
-                md5="b6e924de25625d8de591ea690078ad9f",
-                url=f"{_VOC}/voc2007/VOCtest_06-Nov-2007.tar",
-                unpacked="VOC2007/ImageSets/Main/test.txt",
-            ),
-        ),
+        files=(_VOC07_TRAINVAL, _VOC07_TEST),
         source="official images and image sets; trainval against test",
-        licence=(
-            "Images from flickr, under its terms of use: M. Everingham et al., The PASCAL Visual "
-            "Object Classes (VOC) Challenge, IJCV 88, 2010."
-        ),
+        licence=_VOC_LICENCE,
     ),
 )
 
 MULTI_LABEL: dict[str, Squashed] = {data_set.name: data_set for data_set in _MULTI_LABEL}
 SQUASHED: dict[str, Squashed] = {**TARGETS, **MULTI_LABEL}
 """All that is stored at the size that a network sees."""
+
+_WITH_OBJECTS = (
+    DataSet(
+        name="voc0712",
+        title="PASCAL VOC 2007 and 2012, objects",
+        layout="voc-objects",
+        image_size=None,
+        classes=len(VOC_CLASSES),
+        counts=Counts(train=16_551, test=4_952),
+        folder="VOCdevkit",
+        files=(_VOC07_TRAINVAL, _VOC12_TRAINVAL, _VOC07_TEST),
+        source="official images and annotations; trainval of both years against test of 2007",
+        licence=_VOC_LICENCE,
+    ),
+    DataSet(
+        name="coco",
+        title="COCO 2017, objects",
+        layout="coco-objects",
+        image_size=None,
+        classes=80,
+        counts=Counts(train=118_287, test=5_000),
+        folder="coco",
+        files=(
+            OfficialFile(
+                name="train2017.zip",
+                part="train",
+                md5="cced6f7f71b7629ddf16f17bbcfab6b2",
+                size=19_336_861_798,
+                unpacked="train2017",
+            ),
+            OfficialFile(
+                name="val2017.zip",
+                part="test",
+                md5="442b8da7639aecaf257c1dceb8ba8c80",
+                size=815_585_330,
+                unpacked="val2017",
+            ),
+            OfficialFile(
+                name="annotations_trainval2017.zip",
+                part="all",
+                md5="f4bbac642086de4f52a3fdda2de5fa2c",
+                size=252_907_541,
+                unpacked="annotations/instances_train2017.json",
+            ),
+        ),
+        source=(
+            "official images and instances of 2017, as linked at https://cocodataset.org/#download;"
+            " the validation images are the test part"
+        ),
+        licence=(
+            "Annotations CC BY 4.0, images from flickr under its terms of use: T.-Y. Lin et al., "
+            "Microsoft COCO: Common Objects in Context, ECCV 2014."
+        ),
+    ),
+)
+
+WITH_OBJECTS: dict[str, DataSet] = {data_set.name: data_set for data_set in _WITH_OBJECTS}
 _AT_SIZE = re.compile(rf"({'|'.join(SQUASHED)})-([1-9][0-9]*)")
 
 
@@ -643,7 +710,7 @@ def class_folder(
             f"the class folders in {path} another name, or leave path and stored_size out and put "
             "the official files into the raw folder or a mirror."
         )
-    if name in SQUASHED or _AT_SIZE.fullmatch(name):
+    if name in SQUASHED or name in WITH_OBJECTS or _AT_SIZE.fullmatch(name):
         raise DataError(
             f"{name!r} is the name of a transfer target: give the class folders in {path} another."
         )
@@ -675,9 +742,12 @@ def resolve(name: str) -> DataSet:
             f"{name!r} is a transfer target, stored at the size that a network sees: name it with "
             f"that size, such as {name}-32."
         )
+    if name in WITH_OBJECTS:
+        return WITH_OBJECTS[name]
     if name not in CATALOG:
         raise DataError(
-            f"no data set is called {name!r}: there are {', '.join(CATALOG)}, and for transfer "
+            f"no data set is called {name!r}: there are {', '.join(CATALOG)}, for detection "
+            f"{', '.join(WITH_OBJECTS)}, and for transfer "
             f"{', '.join(SQUASHED)}, with a size such as dtd-32. For a folder of images, give path "
             "and stored_size as well."
         )

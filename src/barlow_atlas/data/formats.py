@@ -7,11 +7,8 @@ that large parts go to disk image by image and are never held in memory.
 import hashlib
 import pickle
 import posixpath
-import tarfile
 import zipfile
-import zlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
@@ -30,6 +27,7 @@ from barlow_atlas.data.reading import (
     Reader,
     Tree,
     ZipTree,
+    naming,
     official_files,
     open_image,
     origin,
@@ -71,30 +69,8 @@ def decode(data_set: DataSet, place: Path | None, allocate: Allocate, report: Re
         return _decode_folders(data_set, allocate, report)
     if place is None:
         raise DataError(f"{data_set.title}: no files were given to read.")
-    with _reading(data_set, place):
+    with naming(data_set, place):
         return _READERS[data_set.layout](data_set, place, allocate, report)
-
-
-@contextmanager
-def _reading(data_set: DataSet, place: Path) -> Iterator[None]:
-    """Turn the errors of damaged or foreign containers into a DataError that names the place."""
-    try:
-        yield
-    except (
-        tarfile.TarError,
-        zipfile.BadZipFile,
-        zlib.error,
-        pickle.UnpicklingError,
-        EOFError,
-        KeyError,
-        UnicodeDecodeError,
-        OSError,
-    ) as error:
-        raise DataError(
-            f"{place} cannot be read as {data_set.title}: {type(error).__name__}: {error}. It is "
-            "truncated or has another format than the official one: replace it by the official "
-            "file."
-        ) from error
 
 
 def _decode_digits(data_set: DataSet, allocate: Allocate) -> Decoded:

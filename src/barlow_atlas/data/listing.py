@@ -4,13 +4,15 @@ The archives are read where they are: a tar archive of uncompressed members is a
 image has a place, the nested one of ImageNet's training images as well.
 """
 
+from __future__ import annotations
+
 import io
 import tarfile
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 from barlow_atlas.data.catalog import LABEL_LISTS, DataSet, Part
 from barlow_atlas.data.entries import Entry
@@ -25,6 +27,9 @@ from barlow_atlas.data.survey import (
     survey,
 )
 
+if TYPE_CHECKING:
+    from barlow_atlas.data.objects import Objects
+
 DEVKIT = "ILSVRC2012_devkit_t12"
 TRUTH = f"{DEVKIT}/data/ILSVRC2012_validation_ground_truth.txt"
 META = f"{DEVKIT}/data/meta.mat"
@@ -37,6 +42,7 @@ class Listing:
     Attributes:
         turned: whether they are shown as their EXIF orientation says; ImageNet's are read as its
             authors' and the papers' readers read them, which do not look at it.
+        objects: of each entry, where they are annotated.
     """
 
     place: Path
@@ -45,6 +51,7 @@ class Listing:
     survey: Survey
     turned: bool
     source: str
+    objects: Mapping[Part, Sequence[Objects]] = field(default_factory=dict)
 
 
 def listing_of(data_set: DataSet, place: Path) -> Listing:

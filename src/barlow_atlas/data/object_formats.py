@@ -14,7 +14,7 @@ from barlow_atlas.data.objects import Objects
 from barlow_atlas.data.reading import members, texts
 from barlow_atlas.data.survey import some
 
-_VOC_FOLDER = "VOCdevkit"
+VOC_FOLDER = "VOCdevkit"
 
 
 class Annotated(NamedTuple):
@@ -44,10 +44,10 @@ def voc_part(place: Path, year: int, part: str) -> Annotated:
     """
     of_year = f"VOC{year}"
     listed = f"{of_year}/ImageSets/Main/{part}.txt"
-    images = texts(place, _VOC_FOLDER, [listed])[listed].split()
+    images = texts(place, VOC_FOLDER, [listed])[listed].split()
     files = {f"{of_year}/Annotations/{image}.xml": k for k, image in enumerate(images)}
     objects: list[Objects | None] = [None] * len(images)
-    for name, stream in members(place, _VOC_FOLDER, files):
+    for name, stream in members(place, VOC_FOLDER, files):
         objects[files[name]] = voc_objects(stream.read(), f"{place}: {name}")
     names = tuple(f"{of_year}/JPEGImages/{image}.jpg" for image in images)
     return Annotated(names, tuple(each for each in objects if each is not None), VOC_CLASSES)

@@ -1,6 +1,7 @@
 """Images with several classes or objects: what is annotated in one image, in numbers."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,6 +47,61 @@ class Objects:
         return len(self.labels)
 
 
+_ARRAYS: dict[str, type] = {
+    "boxes": np.float64,
+    "labels": np.int64,
+    "difficult": np.bool_,
+    "crowd": np.bool_,
+    "areas": np.float64,
+}
+"""Of `Objects`."""
+
+
+@dataclass(frozen=True)
+class Annotations:
+    """What is annotated in each image of a part, read when it is asked for.
+
+    Attributes:
+        lines: UTF-8, a line of JSON an image, uint8 (m,).
+        ends: where each line ends, int64 (n,).
+    """
+
+    lines: NDArray[np.uint8]
+    ends: Index
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    def __getitem__(self, number: int) -> Objects:
+        begins = int(self.ends[number - 1]) if number else 0
+        return _told(json.loads(self.lines[begins : int(self.ends[number])].tobytes()))
+
+
+def annotations(images: Iterable[Objects]) -> Annotations:
+    """The objects of images in the form in which they are stored; no digit is lost."""
+    lines = [f"{json.dumps(_telling(image))}\n".encode() for image in images]
+    ends = np.cumsum([len(line) for line in lines], dtype=np.int64)
+    return Annotations(np.frombuffer(b"".join(lines), dtype=np.uint8), ends)
+
+
+def _telling(image: Objects) -> dict[str, Any]:
+    fields = (*_ARRAYS, "height", "width", "outlines")
+    told = {name: getattr(image, name) for name in fields}
+    return told | {name: told[name].tolist() for name in _ARRAYS}
+
+
+def _told(told: dict[str, Any]) -> Objects:
+    arrays = {name: np.array(told[name], dtype=kind) for name, kind in _ARRAYS.items()}
+    arrays["boxes"] = arrays["boxes"].reshape(-1, 4)
+    outlines = told["outlines"]
+    return Objects(
+        told["height"],
+        told["width"],
+        **arrays,
+        outlines=None if outlines is None else tuple(outlines),
+    )
+
+
 @dataclass(frozen=True)
 class Found:
     """The n detections in an image.
@@ -54,13 +110,14 @@ class Found:
         boxes: (n, 4), left, upper, right, lower, in coordinates as those of `Objects`.
         labels: classes from 0, (n,).
         scores: (n,).
-        masks: bool (n, height, width); None of a detector without masks.
+        masks: COCO's run lengths of each, a hundredth of the mask itself; None of a detector
+            without masks.
     """
 
     boxes: Boxes
     labels: Index
     scores: NDArray[np.float64]
-    masks: Flags | None = None
+    masks: tuple[Any, ...] | None = None
 
 
 def presence(images: Sequence[Objects], classes: int) -> Index:

@@ -16,14 +16,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from barlow_atlas.atomic import replace_folder, sync_tree, write_atomically, writing
+from barlow_atlas.data.annotated import annotated_listing, size_faults
 from barlow_atlas.data.catalog import DataSet, Part
 from barlow_atlas.data.errors import DataError
 from barlow_atlas.data.formats import decode
-from barlow_atlas.data.listing import label_lists, listing_of
-from barlow_atlas.data.objects import PRESENT
+from barlow_atlas.data.listing import Listing, label_lists, listing_of
+from barlow_atlas.data.objects import PRESENT, Objects, annotations, presence
 from barlow_atlas.data.prepared import (
     LABELLED,
     MANIFEST,
+    OBJECTS,
     ArrayFile,
     HoldOut,
     Manifest,
@@ -34,6 +36,7 @@ from barlow_atlas.data.reading import Decoded, Images, required
 from barlow_atlas.data.selection import Index, draw_validation
 from barlow_atlas.data.sharding import (
     SHARD_BYTES,
+    PartIndex,
     part_index,
     repeated_files,
     shards_of,
@@ -77,9 +80,14 @@ def prepare(
     """
     destination = destination.resolve()
     side = data_set.image_size
-    if side is None:
-        return _prepare_originals(data_set, destination, report)
     place = locate(data_set, raw, mirrors, report) if data_set.official_folder else None
+    if side is None:
+        listing = (
+            annotated_listing(data_set, place)
+            if place
+            else listing_of(data_set, Path(required(data_set.path)).expanduser())
+        )
+        return _prepare_originals(data_set, listing, destination, report)
     with _replacement(destination, report) as folder:
         images: dict[Part, _OnDisk] = {}
 
@@ -119,13 +127,14 @@ def prepare(
     return manifest
 
 
-def _prepare_originals(data_set: DataSet, destination: Path, report: Report) -> Manifest:
+def _prepare_originals(
+    data_set: DataSet, listing: Listing, destination: Path, report: Report
+) -> Manifest:
     """`prepare` for images that are stored as their files have them.
 
     Whole shards are kept when the preparation is ended, and the next one goes on from them.
     """
     title = data_set.title
-    listing = listing_of(data_set, Path(required(data_set.path)).expanduser())
     if listing.survey.skipped:
         report(f"{title}: left out in {listing.place}: {skipped_told(listing.survey.skipped)}")
     aside = destination.parent
@@ -143,13 +152,18 @@ def _prepare_originals(data_set: DataSet, destination: Path, report: Report) -> 
         )
     parts = list(listing.entries)
     index = {part: part_index(part, shards, written) for part in parts}
+    objects = {part: _objects(listing, part, index[part]) for part in listing.objects}
+    for part, annotated in objects.items():
+        index[part] = index[part]._replace(labels=presence(annotated, len(listing.classes)))
     images = {part: index[part].opened(title, folder) for part in parts}
     decoded = Decoded(listing.classes, {part: index[part].labels for part in parts}, listing.source)
     _check_counts(data_set, images, decoded)
-    validation = draw_validation(
-        decoded.labels["train"], data_set.validation_share, data_set.split_seed
-    )
+    strata = rarest_class(decoded.labels["train"])
+    validation = draw_validation(strata, data_set.validation_share, data_set.split_seed)
     small = {f"{part}_{name}": a for part in parts for name, a in index[part].arrays.items()}
+    for part, annotated in objects.items():
+        told = annotations(annotated)
+        small |= {f"{part}_{k}": a for k, a in zip(OBJECTS, (told.lines, told.ends), strict=True)}
     small["validation_index"] = validation
     for name, listed in label_lists(listing).items():
         # Places among all training images become places among those that are kept.
@@ -185,6 +199,23 @@ def _prepare_originals(data_set: DataSet, destination: Path, report: Report) -> 
     skipped = f", {len(faults):,} that cannot be decoded left out" if faults else ""
     report(f"{title}: prepared ({told}, of train {len(validation):,} validation{skipped})")
     return manifest
+
+
+def _objects(listing: Listing, part: Part, index: PartIndex) -> list[Objects]:
+    """What is annotated in each stored image of a part.
+
+    Raises:
+        DataError: an image has not the size that its annotation says.
+    """
+    kept = index.kept.tolist()
+    entries = [listing.entries[part][k] for k in kept]
+    objects = [listing.objects[part][k] for k in kept]
+    refuse(
+        f"{listing.place}: images and annotations do not fit together:",
+        list(size_faults(entries, objects, index.heights_and_widths.tolist())),
+        "Replace both by the official files.",
+    )
+    return objects
 
 
 def _new_array(path: Path, shape: tuple[int, ...]) -> _OnDisk:

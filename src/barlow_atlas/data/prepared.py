@@ -13,11 +13,14 @@ from pydantic import Field, ValidationError
 from barlow_atlas.data.choice import Protocol
 from barlow_atlas.data.errors import DataError
 from barlow_atlas.data.image_set import ImageSet
+from barlow_atlas.data.objects import Annotations
 from barlow_atlas.data.originals import INDEX, Originals, OriginalSet, shard_name
 from barlow_atlas.data.selection import Index, Selection, select
 from barlow_atlas.settings.frozen import Frozen
 
 MANIFEST = "manifest.json"
+OBJECTS = ("object_lines", "object_ends")
+"""What is stored of the objects of a part, as `<part>_<name>.npy`: see `objects.Annotations`."""
 LABELLED = "labelled_"
 """How the name of a list of labels begins, as a file: `labelled_1percent.npy`."""
 
@@ -86,6 +89,8 @@ class Prepared:
 
     Labels are int64 (N,); `validation_index` (N_val,) holds sorted indices into the train part, and
     so does each of `label_lists`: the published choices of labels for semi-supervised evaluation.
+    Objects are there where they are annotated; labels are then (N, classes), as `objects.presence`
+    has them.
     """
 
     manifest: Manifest
@@ -96,6 +101,8 @@ class Prepared:
     unlabeled_images: StoredImages | None
     validation_index: Index
     label_lists: dict[str, Index]
+    train_objects: Annotations | None = None
+    test_objects: Annotations | None = None
 
     def select(self, protocol: Protocol, fraction: float) -> Selection:
         """Which images a run sees under its protocol and fraction; see `selection.select`."""
@@ -143,6 +150,11 @@ def load(folder: Path, verify: bool = False) -> Prepared:
         shards = [arrays[name] for name in names]
         return Originals(f"{manifest.title}, {part}", shards, **index)
 
+    def objects(part: str) -> Annotations | None:
+        if f"{part}_{OBJECTS[0]}.npy" not in arrays:
+            return None
+        return Annotations(*(array(f"{part}_{name}") for name in OBJECTS))
+
     return Prepared(
         manifest=manifest,
         train_images=images("train"),
@@ -156,6 +168,8 @@ def load(folder: Path, verify: bool = False) -> Prepared:
             for name, places in arrays.items()
             if name.startswith(LABELLED)
         },
+        train_objects=objects("train"),
+        test_objects=objects("test"),
     )
 
 

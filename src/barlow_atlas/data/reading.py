@@ -1,10 +1,13 @@
 """What the readers of official formats share: containers of files, images, and their result."""
 
 import io
+import pickle
 import posixpath
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Protocol, TypeVar
@@ -48,6 +51,28 @@ class Decoded:
 Reader = Callable[[DataSet, Path, Allocate, Report], Decoded]
 
 
+@contextmanager
+def naming(data_set: DataSet, place: Path) -> Iterator[None]:
+    """Turn the errors of damaged or foreign containers into a DataError that names the place."""
+    try:
+        yield
+    except (
+        tarfile.TarError,
+        zipfile.BadZipFile,
+        zlib.error,
+        pickle.UnpicklingError,
+        EOFError,
+        KeyError,
+        UnicodeDecodeError,
+        OSError,
+    ) as error:
+        raise DataError(
+            f"{place} cannot be read as {data_set.title}: {type(error).__name__}: {error}. It is "
+            "truncated or has another format than the official one: replace it by the official "
+            "file."
+        ) from error
+
+
 def official_files(data_set: DataSet, place: Path) -> Iterator[tuple[str, IO[bytes]]]:
     """Name and content of each official file in the verified folder or archive; see `members`."""
     return members(place, required(data_set.official_folder), [f.name for f in data_set.files])
@@ -71,9 +96,10 @@ def members(place: Path, folder: str, names: Collection[str]) -> Iterator[tuple[
         with zipfile.ZipFile(place) as archive:
             inside = set(archive.namelist())
             for name in names:
-                if f"{folder}/{name}" in inside:
+                whole = posixpath.normpath(f"{folder}/{name}")
+                if whole in inside:
                     del missing[name]
-                    with archive.open(f"{folder}/{name}") as stream:
+                    with archive.open(whole) as stream:
                         yield name, stream
     else:
         with tarfile.open(place, "r|*") as tar:

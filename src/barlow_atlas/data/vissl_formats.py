@@ -26,7 +26,7 @@ from barlow_atlas.data.target_formats import (
     whole_number,
 )
 
-_HERE = "."
+HERE = "."
 """The folder that archives of Places205 and iNaturalist begin with."""
 _PLACES_IMAGES = "data/vision/torralba/deeplearning/images256"
 _PLACES_LISTS: dict[Part, str] = {
@@ -102,7 +102,7 @@ def image_sets(lists: Mapping[str, str], place: Path) -> tuple[list[str], Index]
 def _decode_places(data_set: DataSet, place: Path, allocate: Allocate, report: Report) -> Decoded:
     """<set>_places205.csv lists `<folder>/<file> <label>`, such as `a/attic/0.jpg 14`."""
     images, lists = data_set.files
-    content = texts(held(place, lists), _HERE, list(_PLACES_LISTS.values()))
+    content = texts(held(place, lists), HERE, list(_PLACES_LISTS.values()))
     folders: dict[int, str] = {}
     listing: Listing = {}
     for part, name in _PLACES_LISTS.items():
@@ -112,7 +112,7 @@ def _decode_places(data_set: DataSet, place: Path, allocate: Allocate, report: R
             f"{place}: the split lists name the classes {some(list(map(str, sorted(folders))))}, "
             "which do not count from 0. Replace them by the official lists."
         )
-    labels = read_listed(data_set, held(place, images), _HERE, listing, allocate, report)
+    labels = read_listed(data_set, held(place, images), HERE, listing, allocate, report)
     classes = tuple(folders[label] for label in sorted(folders))
     return Decoded(classes, labels, told_source(data_set, place))
 
@@ -143,7 +143,7 @@ def _decode_inaturalist(
     for file in annotated:
         part: Part = "train" if file.part == "train" else "test"
         inside = file.name.removesuffix(".tar.gz")
-        told = _parsed(texts(held(place, file), _HERE, [inside])[inside], f"{place}: {inside}")
+        told = _parsed(texts(held(place, file), HERE, [inside])[inside], f"{place}: {inside}")
         known = sorted((each["id"], str(each["name"])) for each in told["categories"])
         if names and known != names:
             raise DataError(
@@ -152,7 +152,7 @@ def _decode_inaturalist(
             )
         names = known
         listing[part] = _annotated(told, [number for number, _ in names], f"{place}: {inside}")
-    labels = read_listed(data_set, held(place, pictures), _HERE, listing, allocate, report)
+    labels = read_listed(data_set, held(place, pictures), HERE, listing, allocate, report)
     return Decoded(tuple(name for _, name in names), labels, told_source(data_set, place))
 
 

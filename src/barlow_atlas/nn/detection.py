@@ -210,13 +210,29 @@ def _drawn(image: Objects, kept: Index) -> NDArray[np.uint8]:
 
 def found_in(output: Target) -> Found:
     """What a detector in evaluation mode says of an image; a mask is where it is at least 1/2."""
-    masks = (output["masks"][:, 0] >= 0.5).cpu().numpy() if "masks" in output else None
+    masks = run_lengths((output["masks"][:, 0] >= 0.5).cpu().numpy()) if "masks" in output else None
     return Found(
         boxes=output["boxes"].double().cpu().numpy(),
         labels=output["labels"].cpu().numpy() - 1,
         scores=output["scores"].double().cpu().numpy(),
         masks=masks,
     )
+
+
+def run_lengths(masks: NDArray[np.bool_]) -> tuple[Any, ...]:
+    """COCO's run lengths of each of some masks (n, height, width), by pycocotools."""
+    from pycocotools import mask
+
+    return tuple(mask.encode(np.asfortranarray(each, dtype=np.uint8)) for each in masks)
+
+
+def flipped(image: Tensor, target: Target) -> tuple[Tensor, Target]:
+    """An image (3, H, W) and what is in it, left for right."""
+    left, upper, right, lower = target["boxes"].unbind(1)
+    width = image.shape[2]
+    turned = {name: target[name].flip(2) for name in ("masks",) if name in target}
+    boxes = torch.stack([width - right, upper, width - left, lower], dim=1)
+    return image.flip(2), target | turned | {"boxes": boxes}
 
 
 def rate(training: DetectorTraining, iteration: int) -> float:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import redirect_stdout
+from importlib import import_module
 from io import StringIO
 from typing import Any, Literal
 
@@ -29,13 +30,9 @@ def coco_metrics(
     Raises:
         ProbeError: pycocotools is not installed, or masks are asked for and not there.
     """
-    try:
-        from pycocotools.cocoeval import COCOeval
-    except ImportError as error:
-        raise ProbeError(
-            "COCO's metrics are computed by pycocotools, which is not installed: "
-            "pip install 'barlow-atlas[detection]'"
-        ) from error
+    check_installed()
+    from pycocotools.cocoeval import COCOeval
+
     if kind == "segm" and not (
         _outlined(truth) and all(each.masks is not None for each in detections)
     ):
@@ -59,6 +56,17 @@ def coco_metrics(
         name: 100 * number if number >= 0 else float("nan")
         for name, number in zip(METRICS, told, strict=True)
     }
+
+
+def check_installed() -> None:
+    """Raises ProbeError where pycocotools is not there."""
+    try:
+        import_module("pycocotools.cocoeval")
+    except ImportError as error:
+        raise ProbeError(
+            "COCO's metrics are computed by pycocotools, which is not installed: "
+            "pip install 'barlow-atlas[detection]'"
+        ) from error
 
 
 def _outlined(truth: Sequence[Objects]) -> bool:
@@ -99,7 +107,6 @@ def _annotations(truth: Sequence[Objects]) -> Iterator[dict[str, Any]]:
 
 
 def _detections(detections: Sequence[Found], kind: Kind) -> Iterator[dict[str, Any]]:
-    import numpy as np
     from pycocotools import mask
 
     for number, image in enumerate(detections):
@@ -109,7 +116,7 @@ def _detections(detections: Sequence[Found], kind: Kind) -> Iterator[dict[str, A
             if kind == "bbox" or image.masks is None:
                 yield {**one, "bbox": box, "area": box[2] * box[3], "iscrowd": 0}
             else:
-                lengths = mask.encode(np.asfortranarray(image.masks[k].astype(np.uint8)))
+                lengths = image.masks[k]
                 area = float(mask.area(lengths))
                 yield {**one, "segmentation": lengths, "bbox": box, "area": area, "iscrowd": 0}
 

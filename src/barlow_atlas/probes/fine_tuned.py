@@ -7,16 +7,12 @@ network from scratch.
 
 from __future__ import annotations
 
-import hashlib
-import io
 import itertools
-import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from barlow_atlas.atomic import write_atomically
 from barlow_atlas.data.catalog import LABEL_LISTS
 from barlow_atlas.errors import AtlasError
 from barlow_atlas.probes.base import Probe
@@ -31,6 +27,7 @@ from barlow_atlas.probes.linear import (
     resized_and_cropped,
     with_epoch_rule,
 )
+from barlow_atlas.probes.state import State
 from barlow_atlas.settings.training import Positive
 
 if TYPE_CHECKING:
@@ -56,9 +53,6 @@ _PUBLISHED: dict[str, dict[str, Any]] = {
 
 # The paper's rate drops after 12 and 16 of its 20 epochs.
 DROPS, FACTOR = (0.6, 0.8), 0.2
-
-SAVED_EVERY = 60.0
-"""Seconds from one private state to the next."""
 
 
 class FineTuned(Probe):
@@ -284,9 +278,8 @@ class _Training:
     """A copy of a milestone's backbone and a new classifier, trained at one pair of rates.
 
     SGD with momentum 0.9; batch norm in train mode, with the statistics of the whole batch;
-    training images cropped and flipped. Where the milestone has a folder for it, a private state
-    is saved once an epoch if the last one is `SAVED_EVERY` seconds old, and training goes on from
-    it, to the same scores.
+    training images cropped and flipped. Ended after an epoch, it goes on to the same scores; see
+    `state`.
     """
 
     def __init__(
@@ -321,7 +314,9 @@ class _Training:
         self.optimizer = torch.optim.SGD(groups, lr=0.0, momentum=0.9)
         self.done = 0
         self.best: Tuned | None = None
-        self.saved = time.monotonic()
+        told = f"{settings.model_dump_json()} {self.rates}"
+        parts = self.backbone, self.head, self.optimizer
+        self.state = State(milestone, "fine_tuned", told, parts)
 
     def outcome(self) -> list[Tuned]:
         """What is reported of it, trained to the last epoch."""
@@ -397,49 +392,20 @@ class _Training:
         backbone_rate, head_rate = self.rates
         return Tuned(scores, head_rate, 0.0, epoch, rule, backbone_rate=backbone_rate)
 
-    @property
-    def _parts(self) -> tuple[Any, ...]:
-        """All that training changes."""
-        return self.backbone, self.head, self.optimizer
-
     def _correct(self, outcome: Tuned) -> int:
         return int((outcome.scores["test"].argmax(1) == self.milestone.labels["test"]).sum())
 
-    @property
-    def _file(self) -> Path | None:
-        """The private state, named by all that it follows from beside the milestone."""
-        if self.milestone.kept is None:
-            return None
-        told = f"{self.settings.model_dump_json()} {self.rates}"
-        name = hashlib.sha256(told.encode()).hexdigest()[:16]
-        return self.milestone.kept / f"fine_tuned_{name}.state"
-
     def _save(self) -> None:
-        import torch
-
-        if self._file is None or time.monotonic() - self.saved < SAVED_EVERY:
-            return
-        state = {
-            "done": self.done,
-            "best": None if self.best is None else (self.best.scores, self.best.epoch),
-            "parts": [part.state_dict() for part in self._parts],
-        }
-        content = io.BytesIO()
-        torch.save(state, content)
-        write_atomically(self._file, content.getvalue())
-        self.saved = time.monotonic()
+        best = None if self.best is None else (self.best.scores, self.best.epoch)
+        self.state.save({"done": self.done, "best": best})
 
     def _resume(self) -> None:
-        import torch
-
-        if self._file is None or not self._file.is_file():
+        stored = self.state.resume()
+        if stored is None:
             return
-        state = torch.load(self._file, map_location=self.milestone.device, weights_only=True)
-        for part, held in zip(self._parts, state["parts"], strict=True):
-            part.load_state_dict(held)
-        self.done = state["done"]
-        if state["best"] is not None:
-            scores, epoch = state["best"]
+        self.done = stored["done"]
+        if stored["best"] is not None:
+            scores, epoch = stored["best"]
             self.best = self._tuned(scores, epoch, "best on test")
 
 

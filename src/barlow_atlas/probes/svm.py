@@ -12,10 +12,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from barlow_atlas.data.catalog import SQUASHED
-from barlow_atlas.probes.base import Probe
+from barlow_atlas.probes.targets import OfTargets
 from barlow_atlas.settings.training import PositiveNumber
 
 if TYPE_CHECKING:
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     import numpy as np
     from sklearn.svm import LinearSVC
 
-    from barlow_atlas.data.catalog import DataSet
     from barlow_atlas.data.prepared import Prepared
     from barlow_atlas.data.selection import Index
     from barlow_atlas.probes.average_precision import Numbers, Rule
@@ -39,7 +38,7 @@ POSITIVE_WEIGHT = 2
 RULE: Rule = "area"
 
 
-class SVM(Probe):
+class SVM(OfTargets):
     """Linear SVMs on other data sets, one for each class; mean average precision.
 
     The defaults are VISSL's for VOC07. In its code, and in the protocol reference, an image that is
@@ -49,25 +48,10 @@ class SVM(Probe):
     """
 
     name: ClassVar[str] = "svm"
+    known = SQUASHED
 
-    targets: Annotated[tuple[str, ...], Field(min_length=1, strict=False)] = Field(
-        description=f"any of {', '.join(SQUASHED)}",
-        json_schema_extra={"items": {"enum": list(SQUASHED), "type": "string"}},
-    )
     costs: Annotated[tuple[PositiveNumber, ...], Field(min_length=1, strict=False)] = COSTS
     folds: int = Field(3, ge=2, description="of the training images, to choose a cost in")
-
-    @model_validator(mode="after")
-    def _targets_are_known(self) -> SVM:
-        for target in self.targets:
-            if target not in SQUASHED:
-                raise ValueError(f"unknown target {target!r}. Known: {', '.join(SQUASHED)}")
-        if len(set(self.targets)) != len(self.targets):
-            raise ValueError(f"each target once: {list(self.targets)}")
-        return self
-
-    def data_sets(self, image_size: int) -> tuple[DataSet, ...]:
-        return tuple(SQUASHED[name].at(image_size) for name in self.targets)
 
     @property
     def variants(self) -> tuple[str, ...]:
@@ -93,12 +77,9 @@ class SVM(Probe):
     @classmethod
     def run(cls, asked: Sequence[Self], milestone: Milestone) -> Iterator[dict[str, Any]]:
         for svm in asked:
-            subject = milestone.subject
-            for target, data_set in zip(
-                svm.targets, svm.data_sets(subject.image_size), strict=True
-            ):
+            for target, data_set in svm.named(milestone.subject):
                 prepared = milestone.others[data_set.name]
-                splits = splits_of(prepared, subject.protocol)
+                splits = splits_of(prepared, milestone.subject.protocol)
                 yield from svm.answers(milestone, target, splits, prepared.manifest.classes)
 
     def answers(

@@ -8,12 +8,9 @@ they are normalised by the target's statistics, as the reference does.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
-
-from pydantic import Field, model_validator
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from barlow_atlas.data.catalog import TARGETS
-from barlow_atlas.probes.base import Probe
 from barlow_atlas.probes.heads import momentum_sgd, uniform_start
 from barlow_atlas.probes.linear import (
     FORMS,
@@ -32,20 +29,21 @@ from barlow_atlas.probes.linear import (
     several_pairs,
     with_epoch_rule,
 )
-from barlow_atlas.probes.subject import Subject
+from barlow_atlas.probes.targets import OfTargets
 from barlow_atlas.settings.training import Positive
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from typing import Self
 
-    from barlow_atlas.data.catalog import DataSet, Target
+    from barlow_atlas.data.catalog import Target
     from barlow_atlas.data.choice import Protocol
     from barlow_atlas.data.prepared import Prepared
     from barlow_atlas.probes.milestone import Labelled, Milestone
+    from barlow_atlas.probes.subject import Subject
 
 
-class Transfer(Probe):
+class Transfer(OfTargets):
     """Linear probes on other data sets: one for each target.
 
     The defaults are Mixed Barlow Twins' (code evaluate_transfer.py). In the clean protocol features
@@ -53,30 +51,15 @@ class Transfer(Probe):
     """
 
     name: ClassVar[str] = "transfer"
+    known = TARGETS
 
-    targets: Annotated[tuple[str, ...], Field(min_length=1, strict=False)] = Field(
-        description=f"any of {', '.join(TARGETS)}",
-        json_schema_extra={"items": {"enum": list(TARGETS), "type": "string"}},
-    )
     epochs: Positive = 100
     batch_size: Positive = 128
     learning_rates: Rates = (0.01,)
     weight_decays: Decays = (0.0,)
 
-    @model_validator(mode="after")
-    def _targets_are_known(self) -> Transfer:
-        for target in self.targets:
-            if target not in TARGETS:
-                raise ValueError(f"unknown target {target!r}. Known: {', '.join(TARGETS)}")
-        if len(set(self.targets)) != len(self.targets):
-            raise ValueError(f"each target once: {list(self.targets)}")
-        return self
-
     def fault(self, protocol: str) -> str | None:
         return several_pairs(self, protocol)
-
-    def data_sets(self, image_size: int) -> tuple[DataSet, ...]:
-        return tuple(TARGETS[name].at(image_size) for name in self.targets)
 
     def facts(self) -> tuple[str, ...]:
         """Those of the targets: their statistics normalise the images."""
@@ -97,7 +80,7 @@ class Transfer(Probe):
     @classmethod
     def run(cls, asked: Sequence[Self], milestone: Milestone) -> Iterator[dict[str, Any]]:
         for transfer in asked:
-            for name, data_set in transfer._named(milestone.subject):
+            for name, data_set in transfer.named(milestone.subject):
                 prepared = milestone.others[data_set.name]
                 splits = target_splits(prepared, milestone.subject.protocol)
                 classes = len(prepared.manifest.classes)
@@ -108,10 +91,6 @@ class Transfer(Probe):
     def linear(self) -> Linear:
         """What is trained on each target."""
         return Linear(**self.model_dump(exclude={"targets"}))
-
-    def _named(self, subject: Subject) -> Iterator[tuple[str, DataSet]]:
-        """The targets' names, and their images as the subject's networks see them."""
-        return zip(self.targets, self.data_sets(subject.image_size), strict=True)
 
 
 # The rate drops after 60 and 80 of the reference's 100 epochs.

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from barlow_atlas.atlas.frames import LINE
+from barlow_atlas.atlas.frames import ACCURACIES, LINE
 from barlow_atlas.report.text import MINUS, probe_order, probe_words
 
 NEGLIGIBLE = 0.5
@@ -157,8 +157,8 @@ def answer(curves: pd.DataFrame, effects: pd.DataFrame) -> Answer:
         curves: columns of curves.csv, of one study.
         effects: columns of effects.csv, of the same study.
     """
-    # A mean average precision is of all images together and has no effects.
-    accuracies = curves[curves["metric"] != "map"]
+    # An average precision is of all images together and has no effects.
+    accuracies = curves[curves["metric"].isin(ACCURACIES)]
     probes = tuple(
         _probe_findings(str(probe), str(variant), rows, effects)
         for (probe, variant), rows in sorted(

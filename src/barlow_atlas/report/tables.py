@@ -292,7 +292,7 @@ def _missing(value: Any) -> bool:
 
 
 def milestone_table(curves: pd.DataFrame, title: str) -> Table:
-    """Line x milestone: test top-1 or mAP, percent: mean and half of the 95 % interval over seeds.
+    """Line x milestone: test top-1, mAP or AP in percent, mean and half of the 95 % interval.
 
     Args:
         curves: as `curves.mean_curves` gives it.
@@ -317,15 +317,16 @@ def milestone_table(curves: pd.DataFrame, title: str) -> Table:
     notes = [
         "Test top-1 accuracy in percent at each pre-training epoch: mean over seeds and half of "
         "the 95 % t interval.",
-        *(
-            ["Where the setting says mAP: mean average precision."]
-            if "map" in set(chosen["metric"])
-            else []
-        ),
+        *(note for metric, note in PRECISIONS.items() if metric in set(chosen["metric"])),
     ]
     return _shortened(title, shown, rows, notes)
 
 
+PRECISIONS = {
+    "map": "Where the setting says mAP: mean average precision.",
+    "ap": "Where the setting says AP: the mean over overlaps of 0.5 to 0.95 and over classes.",
+}
+"""What is not an accuracy, by metric."""
 STATISTICS = {
     "first": "untrained network",
     "last": "end of training",

@@ -50,25 +50,35 @@ class Detector(Frozen):
 
 
 class DetectorTraining(Frozen):
-    """SGD with momentum 0.9: a linear warm-up, then drops by a tenth."""
+    """SGD with momentum 0.9: a linear warm-up, then drops to a tenth.
 
-    iterations: Positive
+    The defaults are Barlow Twins' for VOC07+12 (arXiv:2103.03230, appendix).
+    """
+
+    iterations: Positive = 24_000
     batch_size: Positive = 16
-    learning_rate: PositiveNumber
-    drops: Annotated[tuple[Positive, ...], Field(strict=False)] = ()
-    warmup: Annotated[int, Field(ge=0)] = 1000
+    learning_rate: PositiveNumber = 0.1
+    drops: Annotated[tuple[Positive, ...], Field(strict=False)] = Field(
+        (18_000, 22_000), description="iterations from which on the rate is a tenth, rising"
+    )
+    warmup: Annotated[int, Field(ge=0)] = Field(1000, description="iterations")
     warmup_start: PositiveNumber = Field(
-        0.001, description="share of the learning rate in the first iteration of the warm-up"
+        0.333, description="share of the learning rate in the first iteration of the warm-up"
     )
     weight_decay: NotNegative = 1e-4
 
+    @model_validator(mode="after")
+    def _drops_rise(self) -> "DetectorTraining":
+        if list(self.drops) != sorted(set(self.drops)):
+            raise ValueError(f"drops must rise: {list(self.drops)}")
+        return self
 
-VOC_24K = DetectorTraining(
-    iterations=24_000, learning_rate=0.1, drops=(18_000, 22_000), warmup_start=0.333
+
+VOC_24K = DetectorTraining()
+
+COCO_1X = DetectorTraining(
+    iterations=90_000, learning_rate=0.03, drops=(60_000, 80_000), warmup_start=0.001
 )
-"""Barlow Twins, appendix (arXiv:2103.03230): VOC07+12 trainval, 24k iterations."""
-
-COCO_1X = DetectorTraining(iterations=90_000, learning_rate=0.03, drops=(60_000, 80_000))
 """Barlow Twins' rate in detectron2's 1x schedule: COCO train2017."""
 
 COCO_C4 = Detector(masks=True, short_sides=(640, 672, 704, 736, 768, 800))

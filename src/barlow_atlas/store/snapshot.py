@@ -1,4 +1,4 @@
-"""The one owner of checkpoint files: how they are written, verified, found and removed.
+"""The one owner of checkpoint files: how they are written, verified, tensors and removed.
 
 A milestone of a run is three files in `results/<study>/checkpoints/<run>/`:
 
@@ -210,10 +210,10 @@ def read_weights(path: Path, manifest: Manifest) -> dict[str, Tensor]:
         SnapshotError: if the file is missing or the weights are not the manifest's.
     """
     weights = path.with_suffix(".safetensors")
-    found: dict[str, Tensor] | None = None
+    tensors: dict[str, Tensor] | None = None
     try:
         with contextlib.suppress(SafetensorError):  # then its hash is not the manifest's
-            found = load_file(weights, backend="pread")
+            tensors = load_file(weights, backend="pread")
         # After it was read: had it been exchanged meanwhile, this would be another one's.
         with weights.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
@@ -225,12 +225,12 @@ def read_weights(path: Path, manifest: Manifest) -> dict[str, Tensor]:
         ) from error
     except OSError as error:
         raise SnapshotError(f"cannot read {weights}: {error.strerror}") from error
-    if found is None or digest != manifest.weights_sha256:
+    if tensors is None or digest != manifest.weights_sha256:
         raise SnapshotError(
             f"{weights} is damaged: sha256 {digest[:12]}, its manifest says "
             f"{manifest.weights_sha256[:12]}. Delete both and run the study again"
         )
-    return found
+    return tensors
 
 
 def write_state(path: Path, lineage: str, state: dict[str, Any]) -> None:

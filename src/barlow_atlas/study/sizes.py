@@ -236,13 +236,22 @@ def needed(per_class: tuple[int, ...]) -> int:
 
 
 def data_bytes(study: Study) -> int:
-    """Bytes of the prepared files; of stored squares, whether they are here or not."""
+    """Bytes of the prepared files; of stored squares, whether they are here or not.
+
+    Raises:
+        UnknownImages: originals are not prepared.
+    """
     total = 0
     for data_set in study.data_sets():
         counts = counted(data_set).counts
         images = counts.train + counts.test + counts.unlabeled
         if data_set.image_size is None:
             folder = DATA / data_set.name
+            if not folder.is_dir():
+                raise UnknownImages(
+                    f"how much room {data_set.name} takes is known only once it is prepared; run "
+                    f"`prepare-data --data {data_set.name}` with this study first"
+                )
             total += sum(file.stat().st_size for file in folder.iterdir())
         else:
             total += images * (3 * data_set.image_size**2 + LABEL_BYTES)

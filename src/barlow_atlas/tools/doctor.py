@@ -28,6 +28,7 @@ from barlow_atlas.data.prepared import load
 from barlow_atlas.data.sources import folder_of, lacking, official_files_of, parse_mirrors
 from barlow_atlas.data.survey import holders_in, outdated, read_sources, skipped_told, survey
 from barlow_atlas.errors import AtlasError
+from barlow_atlas.probes.detection import Detection
 from barlow_atlas.study.errors import StudyError
 from barlow_atlas.study.models import Resources, Study
 from barlow_atlas.study.paths import DATA, RAW_DATA, REPORTS, RESULTS, manifest_file
@@ -113,6 +114,7 @@ def checks_of(name: str, study: Study, profile: str | None) -> Iterator[Check]:
     yield from check_label_lists(study)
     yield from check_backbones(study, _installed("timm"))
     yield from check_taken(name, study)
+    yield from check_coco(study, _installed)
     yield check_room(name, study)
     asked = study.resources
     if slurm:
@@ -376,6 +378,18 @@ def check_taken(name: str, study: Study) -> Iterator[Check]:
         f"`dvc pull {RESULTS / other / 'checkpoints'}` where they were shared, else run both: "
         f"--config study={other},{name}",
     )
+
+
+def check_coco(study: Study, installed: Callable[[str], str | None]) -> Iterator[Check]:
+    """Whether pycocotools is here where a study's probes need it."""
+    asked = (probe for probe in study.probes.asked() if isinstance(probe, Detection))
+    if any(probe.target == "coco" for probe in asked) and installed("pycocotools") is None:
+        yield Check(
+            "missing",
+            "versions",
+            "pycocotools, which computes COCO's metrics",
+            "pip install 'barlow-atlas[detection]'",
+        )
 
 
 def check_class_folders(data_set: DataSet, place: Path) -> Check:

@@ -9,7 +9,7 @@ from tabulate import tabulate
 
 from barlow_atlas.report.text import duration
 from barlow_atlas.study.models import Run, Study
-from barlow_atlas.study.sizes import UnknownImages, counted
+from barlow_atlas.study.sizes import UnknownImages, data_bytes
 from barlow_atlas.tools.costs import read_measurements
 from barlow_atlas.tools.durations import (
     Expectation,
@@ -70,10 +70,9 @@ def describe(name: str, study: Study, at_once: int) -> Iterator[str]:
 
 
 def _unknown_images(study: Study) -> str | None:
-    """Why the numbers of images are unknown; None if they are known."""
+    """Why numbers or bytes of images are unknown; None if they are known."""
     try:
-        for data_set in study.data_sets():
-            counted(data_set)
+        data_bytes(study)
     except UnknownImages as error:
         return str(error)
     return None
@@ -213,7 +212,8 @@ def _limits_told(study: Study, pending: Sequence[Job], known: dict[Path, float])
             worst = max(late, key=lambda job: known[job.file])
             assert worst.run is not None
             what = (
-                "a probe saves nothing on the way and would start from its beginning: raise it"
+                "fine-tuning and detection go on where they were, other probes start again: raise "
+                "it"
                 if rule == "probe"
                 else "they are saved at the limit, queued again and go on"
             )

@@ -20,6 +20,7 @@ from barlow_atlas.nn import views
 from barlow_atlas.nn.networks import build
 from barlow_atlas.nn.randomness import generator
 from barlow_atlas.probes import fine_tuned as probing
+from barlow_atlas.probes import state
 from barlow_atlas.probes.features import extract
 from barlow_atlas.probes.fine_tuned import FineTuned, drawn_rows, labelled_rows, rate_factor
 from barlow_atlas.probes.heads import normal_start, shuffled
@@ -345,7 +346,7 @@ def test_ended_after_any_epoch_it_gives_the_same(
     run = tiny_run.model_copy(update={"protocol": protocol})
     settings = CLEAN if protocol == "clean" else REFERENCE
     undisturbed = asked(milestone_of(run, splits), settings)
-    monkeypatch.setattr(probing, "SAVED_EVERY", 0.0)
+    monkeypatch.setattr(state, "SAVED_EVERY", 0.0)
     whole, trained = probing._Training._epoch, []
 
     def ends(self: probing._Training) -> None:

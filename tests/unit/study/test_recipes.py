@@ -535,7 +535,7 @@ def test_the_reference_is_that_of_mixs_readme(data: str) -> None:
     this, probed = study(f"reference/{data}"), study(f"reference/{data}-linear")
     assert (this.protocol, probed.milestones_from) == ("reference", f"reference/{data}")
     assert this.milestones == tuple(range(0, 2001, 5))
-    assert this.probes.variants() == [("knn", "k=200 T=0.5 cosine backbone")]
+    assert this.probes.variants() == [("knn", "k=200 T=0.5")]
     assert probed.probes.variants() == [("linear", "mix-small"), ("linear", "mix-small-500")]
     assert probed.trained() == this.trained()
     for method in ("bt", "mix"):

@@ -778,9 +778,7 @@ def test_dvclive_holds_what_is_stored(workspace: Path, seed_one: Study) -> None:
     } == expected
     assert [step for step, _ in found["training/loss"]] == list(range(1, 101))
     latest = json.loads((Path("live") / NAME / "metrics.json").read_text())
-    assert latest["knn"]["test"]["top1"]["k=20 T=0.07"] == recorded(
-        demo_contents(seed_one)[5]
-    )
+    assert latest["knn"]["test"]["top1"]["k=20 T=0.07"] == recorded(demo_contents(seed_one)[5])
     parameters = YAML(typ="safe", pure=True).load(Path("live") / NAME / "params.yaml")
     assert parameters["optimizer.weight_decay"] == 1e-6
 

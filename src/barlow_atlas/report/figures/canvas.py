@@ -45,8 +45,9 @@ PROBE_TITLES = {
     "transfer": "Transfer",
     "fine_tuned": "Fine-tuning",
     "svm": "SVM",
+    "detection": "Detection",
 }
-ON_OTHER_DATA = ("transfer", "svm")
+ON_OTHER_DATA = ("transfer", "svm", "detection")
 """Probes that are asked of other images than those of pre-training; their variants name them."""
 
 

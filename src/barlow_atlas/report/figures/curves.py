@@ -33,7 +33,7 @@ FEW, MANY = 4, 60
 def accuracy_curves(
     title: str, probes: pd.DataFrame, curves: pd.DataFrame, methods: Sequence[str] = ()
 ) -> Drawing:
-    """Test top-1 or mAP against the pre-training epoch, a panel for each probe and setting.
+    """Test top-1, mAP or AP against the pre-training epoch, a panel for each probe and setting.
 
     Bands are the intervals over seeds, thin lines the seeds.
 

@@ -1,0 +1,309 @@
+"""The detection probe: what it trains on, what it tells, ended and gone on with."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from numpy.testing import assert_array_equal
+from small_data import small_coco, small_voc0712
+from torch import nn
+
+from barlow_atlas.atlas.curves import accuracy_columns, headline, mean_curves
+from barlow_atlas.atlas.frames import probe_table
+from barlow_atlas.atlas.lines import read_lines
+from barlow_atlas.data.objects import Found, Objects
+from barlow_atlas.data.preparation import prepare
+from barlow_atlas.data.prepared import Prepared, load
+from barlow_atlas.nn.detection import flipped, run_lengths, target_of
+from barlow_atlas.nn.networks import Network, build
+from barlow_atlas.nn.randomness import generator
+from barlow_atlas.probes import detection as probing
+from barlow_atlas.probes import state
+from barlow_atlas.probes.detection import Detection, Split, check, image_of, splits_of
+from barlow_atlas.probes.milestone import Milestone, ProbeError
+from barlow_atlas.report.answer import answer
+from barlow_atlas.report.tables import milestone_table
+from barlow_atlas.settings.detection import COCO_1X, COCO_C4, SMALL, VOC_24K, Detector
+from barlow_atlas.study.file import load_study
+from barlow_atlas.study.models import Run
+
+TINY = {
+    "short_sides": [32],
+    "long_side": 40,
+    "anchors": [8, 16],
+    "proposals": 20,
+    "test_proposals": 10,
+    "regions": 8,
+}
+FEW = {"iterations": 4, "batch_size": 4, "learning_rate": 0.02, "warmup": 2, "drops": [3]}
+VOC = Detection(target="voc0712", detector=TINY, training=FEW)
+COCO = Detection(target="coco", detector={**TINY, "masks": True}, training=FEW)
+
+
+@pytest.fixture(scope="module")
+def voc(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+    return made(*small_voc0712(tmp_path_factory.mktemp("voc") / "mirror"))
+
+
+@pytest.fixture(scope="module")
+def coco(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+    facts, folder = small_coco(tmp_path_factory.mktemp("coco") / "mirror")
+    unverified = tuple(file.model_copy(update={"md5": None}) for file in facts.files)
+    return made(facts.model_copy(update={"files": unverified}), folder)
+
+
+def made(facts: Any, folder: Path) -> Prepared:
+    at = folder.parents[1]
+    prepare(facts, at / "prepared", at / "raw", [str(folder.parent)])
+    return load(at / "prepared")
+
+
+def milestone_of(run: Run, kept: Path | None = None) -> Milestone:
+    network = build(run.architecture, generator(0, "weights"))
+    backbone = Network(network.backbone, nn.Identity())
+    return Milestone(backbone, run, {}, 10, torch.device("cpu"), kept=kept)
+
+
+# Settings
+
+
+def test_what_is_left_out_has_the_published_value() -> None:
+    plain = Detection(target="voc0712")
+    assert (plain.detector, plain.training) == (Detector(), VOC_24K)
+    masked = Detection(target="coco", training={"iterations": 180_000})
+    assert masked.detector == COCO_C4
+    assert masked.training == COCO_1X.model_copy(update={"iterations": 180_000})
+    assert Detection(target="voc0712", detector="small").detector == SMALL
+    (data_set,) = masked.data_sets(32)
+    assert data_set.name == "coco"
+
+
+def test_the_studies_ask_the_published_evaluations() -> None:
+    for target in ("voc0712", "coco"):
+        study = load_study(Path(f"params/detection/{target}.yaml"))
+        assert study.probes.asked() == (Detection(target=target),)
+        assert study.protocol == "reference"
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"target": "voc07"}, "'voc0712' or 'coco'"),
+        ({"target": "voc0712", "detector": {"masks": True}}, "voc0712 has no masks"),
+        ({"target": "coco", "detector": {"form": "fpn"}}, "give `extra_norm: false` with fpn"),
+        ({"target": "coco", "training": {"drops": [5, 3]}}, "drops must rise"),
+        ({"target": "coco", "training": {"epochs": 5}}, "Extra inputs are not permitted"),
+    ],
+)
+def test_settings_are_checked(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Detection(**settings)
+
+
+def test_names_tell_numbers_apart() -> None:
+    assert Detection(target="voc0712").variants == (
+        "voc0712 c4 24000 11-point AP",
+        "voc0712 c4 24000 area AP",
+    )
+    boxes = Detection(target="coco", detector={"form": "fpn", "extra_norm": False, "masks": False})
+    assert boxes.variants == ("coco fpn 90000 boxes AP",)
+    assert COCO.variants == ("coco c4 4 boxes AP", "coco c4 4 masks AP")
+
+
+# Images
+
+
+def test_what_is_trained_on_and_evaluated(voc: Prepared, coco: Prepared) -> None:
+    clean, reference = splits_of(voc, "clean"), splits_of(voc, "reference")
+    assert {name: len(split.rows) for name, split in reference.items()} == {"train": 22, "test": 11}
+    held_out = clean["validation"].rows
+    assert_array_equal(held_out, voc.validation_index)
+    assert_array_equal(np.sort([*held_out, *clean["train"].rows]), np.arange(22))
+    # Nothing is to be learnt from an image without objects, but it is evaluated.
+    assert_array_equal(splits_of(coco, "reference")["train"].rows, [0, 1, 2])
+    assert coco.train_objects is not None
+    assert len(coco.train_objects[3]) == 0
+
+
+def test_parts_without_objects_are_refused(voc: Prepared) -> None:
+    splits = splits_of(voc, "reference")
+    check(splits, "VOC")
+    only_difficult = Split(*splits["test"][:2], np.array([10]))
+    with pytest.raises(ProbeError, match="VOC: no image of test has an object"):
+        check({"test": only_difficult}, "VOC")
+
+
+def test_every_pass_takes_each_image_once(tiny_run: Run, voc: Prepared) -> None:
+    split = splits_of(voc, "reference")["train"]
+    training = probing._Training(VOC, milestone_of(tiny_run), split, 20)
+    first, second = training.order(0), training.order(1)
+    assert sorted(first) == sorted(second) == split.rows.tolist()
+    assert first != second
+
+
+def test_an_image_is_flipped_with_what_is_in_it(coco: Prepared) -> None:
+    pytest.importorskip("pycocotools")
+    split = splits_of(coco, "reference")["train"]
+    image, target = image_of(split, 0), target_of(split.objects[0], masks=True)
+    assert image.shape == (3, 20, 30)
+    turned, told = flipped(image, target)
+    assert torch.equal(turned[:, :, 0], image[:, :, 29])
+    assert told["boxes"].tolist() == [[19, 3, 28, 12], [3, 5, 15, 17]]
+    for mask, (left, upper, right, lower) in zip(told["masks"], told["boxes"].int(), strict=True):
+        assert mask[upper:lower, left:right].all()
+        assert mask.sum() == (right - left) * (lower - upper)
+    again = flipped(turned, told)
+    assert torch.equal(again[0], image)
+    assert all(torch.equal(again[1][name], target[name]) for name in target)
+
+
+# Training
+
+
+class Ended(Exception):
+    """As by a signal."""
+
+
+def test_ended_after_any_iteration_it_gives_the_same(
+    tiny_run: Run, voc: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    split = splits_of(voc, "clean")["train"]
+    whole = probing._Training(VOC, milestone_of(tiny_run), split, 20)
+    before = {name: weight.clone() for name, weight in whole.model.state_dict().items()}
+    whole.finish()
+    assert not any(x.equal(before[name]) for name, x in whole.model.state_dict().items())
+
+    monkeypatch.setattr(state, "SAVED_EVERY", 0.0)
+    brought, begun = probing._Training._batch, []
+
+    def ends(self: probing._Training, pool: Any, iteration: int) -> Any:
+        begun.append(iteration)
+        if len(begun) in (2, 4):
+            raise Ended
+        return brought(self, pool, iteration)
+
+    monkeypatch.setattr(probing._Training, "_batch", ends)
+    for _ in range(3):
+        torch.manual_seed(len(begun))  # what else was drawn does not matter
+        gone_on = probing._Training(VOC, milestone_of(tiny_run, kept=tmp_path), split, 20)
+        try:
+            gone_on.finish()
+        except Ended:
+            continue
+    assert begun == [0, 1, 1, 2, 2, 3]
+    for name, weight in whole.model.state_dict().items():
+        assert torch.equal(weight, gone_on.model.state_dict()[name]), name
+
+
+def test_the_milestone_is_left_as_it_is(tiny_run: Run, voc: Prepared) -> None:
+    milestone = milestone_of(tiny_run)
+    weights = {k: x.clone() for k, x in milestone.network.state_dict().items()}
+    one = VOC.model_copy(update={"training": VOC.training.model_copy(update={"iterations": 1})})
+    probing._Training(one, milestone, splits_of(voc, "clean")["train"], 20).finish()
+    assert all(x.equal(weights[k]) for k, x in milestone.network.state_dict().items())
+
+
+def test_what_diverges_is_refused(tiny_run: Run, voc: Prepared) -> None:
+    wild = Detection(
+        target="voc0712", detector=TINY, training={**FEW, "learning_rate": 1e30, "warmup": 0}
+    )
+    with pytest.raises(ProbeError, match=r"diverged in iteration \d.*loss_.*learning_rate"):
+        list(wild.answers(milestone_of(tiny_run), voc))
+
+
+def test_a_pyramid_needs_a_resnet(tiny_run: Run, voc: Prepared) -> None:
+    form = {"form": "fpn", "extra_norm": False}
+    with pytest.raises(ProbeError, match=r"probes.detection.detector: .* take the form c4"):
+        list(Detection(target="voc0712", detector=form).answers(milestone_of(tiny_run), voc))
+
+
+# What is told
+
+
+def all_of_it(image: Objects, masks: bool) -> Found:
+    """Every object of an image that is no crowd, as a detector of it would say it."""
+    kept = np.flatnonzero(~image.crowd)
+    drawn = np.zeros((len(kept), image.height, image.width), bool)
+    for mask, (left, upper, right, lower) in zip(
+        drawn, image.boxes[kept].round().astype(int), strict=True
+    ):
+        mask[upper:lower, left:right] = True
+    return Found(
+        image.boxes[kept],
+        image.labels[kept],
+        np.linspace(0.5, 0.9, len(kept)),
+        run_lengths(drawn) if masks else None,
+    )
+
+
+@pytest.fixture
+def knows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A detector that need not be trained."""
+
+    def detections(self: probing._Training, split: Split) -> Iterator[Found]:
+        masks = self.settings.detector.masks
+        return (all_of_it(split.objects[row], masks) for row in split.rows.tolist())
+
+    monkeypatch.setattr(probing._Training, "finish", lambda _: None)
+    monkeypatch.setattr(probing._Training, "detections", detections)
+
+
+@pytest.mark.usefixtures("knows")
+def test_what_is_found_gives_all(tiny_run: Run, voc: Prepared, coco: Prepared) -> None:
+    pytest.importorskip("pycocotools")
+    milestone = replace(milestone_of(tiny_run), others={"voc0712": voc, "coco": coco})
+    records = list(Detection.run([VOC, COCO], milestone))
+    told = [(one["settings"], one["split"]) for one in records]
+    assert {(one["target"], one["measure"], split) for one, split in told} == {
+        (target, measure, split)
+        for target, measures in (("voc0712", ("11-point", "area")), ("coco", ("boxes", "masks")))
+        for measure in measures
+        for split in ("validation", "test")
+    }
+    for one in records:
+        assert [one[metric] for metric in ("ap", "ap50", "ap75")] == pytest.approx([100] * 3)
+    counts = {"train": 18, "validation": 4, "test": 11}
+    assert records[0]["settings"]["counts"] == counts
+    assert all("ap_large" not in one for one in records)  # no object is that large
+
+
+@pytest.mark.usefixtures("knows")
+def test_average_precisions_stand_in_the_tables(tiny_run: Run, voc: Prepared) -> None:
+    milestone = replace(milestone_of(tiny_run), others={"voc0712": voc})
+    content = {
+        "study": "some",
+        "name": tiny_run.name,
+        "run": tiny_run.model_dump(mode="json"),
+        "epoch": 0,
+        "results": list(Detection.run([VOC], milestone)),
+    }
+    rows = probe_table([content, {**content, "epoch": 5}])
+    assert set(rows["metric"]) == {"ap", "ap50", "ap75"}
+    curves = mean_curves(rows)
+    columns = accuracy_columns(curves)
+    assert [name.rpartition("detection ")[2] for name in columns.columns[1:]] == list(VOC.variants)
+    assert columns.iloc[:, 1].tolist() == pytest.approx([100, 100])
+    (line,) = headline(curves).values()
+    assert line["detection"][VOC.variants[0]]["what"].startswith("test AP in percent")
+    table = milestone_table(curves, "some")
+    assert len(table.rows) == 2
+    assert any("the mean over overlaps" in note for note in table.notes)
+    # They are no accuracies: no line of effects, nothing to answer the questions by.
+    assert read_lines([content], {tiny_run.name: [0]}) == []
+    assert answer(curves, pd.DataFrame()).probes == ()
+
+
+def test_without_pycocotools_nothing_is_trained(
+    tiny_run: Run, coco: Prepared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import sys
+
+    monkeypatch.setitem(sys.modules, "pycocotools.cocoeval", None)
+    monkeypatch.setattr(probing._Training, "finish", lambda _: pytest.fail("it was trained"))
+    with pytest.raises(ProbeError, match=r"pip install 'barlow-atlas\[detection\]'"):
+        list(COCO.answers(milestone_of(tiny_run), coco))
