@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from barlow_atlas.data.catalog import DataSet, Part
-from barlow_atlas.data.errors import DataError
 from barlow_atlas.data.entries import Entry
+from barlow_atlas.data.errors import DataError
 from barlow_atlas.data.listing import Listing
 from barlow_atlas.data.object_formats import VOC_FOLDER, Annotated, coco_part, voc_part
 from barlow_atlas.data.objects import Objects

@@ -1,4 +1,4 @@
-"""The one owner of checkpoint files: how they are written, verified, tensors and removed.
+"""The one owner of checkpoint files: how they are written, verified, found and removed.
 
 A milestone of a run is three files in `results/<study>/checkpoints/<run>/`:
 
