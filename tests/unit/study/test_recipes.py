@@ -605,7 +605,7 @@ def test_the_w_mse_papers_settings_are_its_codes_defaults(data: str) -> None:
     expected = (256, 4) if large else (128, 1)
     assert (w_mse["sub_batch"], w_mse["iterations"], w_mse["epsilon"]) == (*expected, 0)
     assert this.probes.variants() == [
-        ("knn", "k=5 unweighted euclidean backbone"),
+        ("knn", "k=5 unweighted euclidean"),
         ("linear", "ssl-sota"),
     ]
 
