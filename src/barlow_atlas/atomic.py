@@ -7,8 +7,8 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterator
+from io import BufferedRandom
 from pathlib import Path
-from typing import BinaryIO
 
 from barlow_atlas.errors import AtlasError
 
@@ -57,7 +57,7 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 @contextlib.contextmanager
-def replacing(path: Path, size: int | None = None) -> Iterator[BinaryIO]:
+def replacing(path: Path, size: int | None = None) -> Iterator[BufferedRandom]:
     """A new file, of `size` bytes if that is known, to be written bit by bit: `path` once the block
     ends, durable and whole; if it fails, nothing.
 

@@ -78,31 +78,31 @@ def said(clone: Clone) -> str:
     return log.read_text() if log.exists() else ""
 
 
-def wait_for_life(clone: Clone, running: Future[tuple[int, str]], number: int) -> psutil.Process:
-    """The last of the processes that train, once they do so for the `number`-th time."""
+def wait_for_training(clone: Clone, running: Future[tuple[int, str]]) -> psutil.Process:
+    """The last of the processes, once they train; each start begins the log anew."""
+    began = "continues at epoch"
     wait_for(
-        lambda: running.done() or said(clone).count("continues at epoch") == number,
-        600,
-        "training",
+        lambda: running.done() or (began in said(clone) and process(clone, 3)), 600, "training"
     )
     last = process(clone, 3)
     assert last is not None, running.result() if running.done() else said(clone)
     return last
 
 
-def stop(
-    clone: Clone, running: Future[tuple[int, str]], life: int, interrupt: Callable[[], object]
-) -> None:
+def stop(clone: Clone, running: Future[tuple[int, str]], interrupt: Callable[[], object]) -> None:
     """Interrupts the job while it trains, which takes no longer than until it is told to stop.
 
     Until then one process stands still, and the others wait for it.
     """
-    last = wait_for_life(clone, running, life)
+    last = wait_for_training(clone, running)
     last.suspend()
-    interrupt()
-    wait_for(lambda: told(last), 240, "a signal")
-    last.resume()
-    wait_for(lambda: said(clone).count("stopped at epoch") == life - 1, 60, "its last words")
+    try:
+        interrupt()
+        wait_for(lambda: told(last), 240, "a signal")
+    finally:
+        last.resume()
+    wait_for(lambda: "stopped at epoch" in said(clone), 60, "the last words")
+    wait_for(lambda: not last.is_running(), 60, "the end")
 
 
 def told(suspended: psutil.Process) -> bool:
@@ -131,7 +131,7 @@ def weights_here(tmp_path_factory: pytest.TempPathFactory) -> str:
 def test_a_task_that_is_killed_ends_the_job(clone: Clone, slurm: LoopbackSlurm) -> None:
     with ThreadPoolExecutor() as pool:
         running = pool.submit(train, clone, "slurm", **slurm.environment)
-        wait_for_life(clone, running, 1).kill()
+        wait_for_training(clone, running).kill()
         status, words = running.result(timeout=300)
     assert status != 0
     assert re.search(r"(process 3 of 4|one of [\d, ]*3[\d, ]*) was ended from outside", words)
@@ -161,9 +161,9 @@ def test_the_next_start_ends_with_the_weights_of_four_processes_here(
             slurm.run("sbatch", *high, "--output=/dev/null", "--wrap=sleep 2")
 
         # So near that the signal, 90 s before it, is due.
-        stop(clone, running, 2, lambda: limit(2 + int((time.monotonic() - began) / 60)))
+        stop(clone, running, lambda: limit(2 + int((time.monotonic() - began) / 60)))
         limit(20)
-        stop(clone, running, 3, preempt)
+        stop(clone, running, preempt)
         restarts = slurm.run("scontrol", "show", "job", job())
         status, words = running.result(timeout=600)
     assert status == 0, words[-8000:]

@@ -93,7 +93,7 @@ def move_to_mean(norms: Sequence[nn.Module], moved: Sequence[Sequence[Tensor]]) 
     buffers = [buffer for norm in norms for buffer in norm.buffers()]
     parts = torch.stack([torch.cat([each.double().flatten() for each in one]) for one in moved])
     mean = processes.sum_of_all(parts.mean(0)) / processes.count()
-    places = mean.split([buffer.numel() for buffer in buffers])
+    places = torch.split(mean, [buffer.numel() for buffer in buffers])
     for buffer, place in zip(buffers, places, strict=True):
         buffer.copy_(place.view_as(buffer))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -66,6 +67,23 @@ def test_each_seed_becomes_what_it_becomes_alone(
     together(segments(tmp_path, tiny_run, None, 0), images)
     assert together(segments(tmp_path, tiny_run, 0, 3), images) == alone
     assert len(set(alone)) == len(SEEDS)
+
+
+def test_parts_that_pass_one_after_another_train_the_same_run(
+    tmp_path: Path, tiny_run: Run, images: np.ndarray
+) -> None:
+    local = tiny_run.model_copy(update={"local_statistics": 4})
+    manifests = []
+    for accumulate in (False, True):
+        folder = tmp_path / str(accumulate)
+        for parent, until in ((None, 0), (0, 1)):
+            (segment,) = segments(folder, local, parent, until, (1,))
+            segment = replace(segment, accumulate=accumulate)
+            manifests += pretrain_together([segment], whole(images), CPU, NEVER, [Monitor()])
+    _, at_once, _, accumulated = manifests
+    assert at_once.lineage == accumulated.lineage  # which hashes the weights
+    assert "accumulated" not in at_once.made_by
+    assert accumulated.made_by["accumulated"]
 
 
 @pytest.mark.parametrize("place", [0, 1, 2])
