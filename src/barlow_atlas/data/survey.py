@@ -148,7 +148,8 @@ def holders_in(title: str, place: Path) -> Survey | None:
     has class folders, whatever else lies there.
 
     Raises:
-        DataError: only some of ImageNet's archives are there, or packed files of several kinds.
+        DataError: only some of ImageNet's archives are there, or packed files of several kinds or
+            of other parts than two.
     """
     there = [name for name in ARCHIVES if (place / name).is_file()]
     missing = sorted(set(ARCHIVES) - set(there))
@@ -159,10 +160,8 @@ def holders_in(title: str, place: Path) -> Survey | None:
         )
     if there:
         return Survey(place, {}, {name: _state(place / name) for name in ARCHIVES}, Counter())
-    train = place / "train"
-    if not place.is_dir() or (train.is_dir() and any(each.is_dir() for each in train.iterdir())):
-        return None
-    return _packed_in(title, place)
+    _, folders, _ = next(os.walk(place / "train"), ("", [], []))
+    return None if any(not name.startswith(".") for name in folders) else _packed_in(title, place)
 
 
 def _packed_in(title: str, place: Path) -> Survey | None:

@@ -280,6 +280,9 @@ def test_files_of_one_set_agree_on_its_classes(tmp_path: Path) -> None:
 
 def test_class_folders_are_taken_whatever_lies_beside_them(tmp_path: Path) -> None:
     place = Path(shutil.copytree(PACKED / "folders", tmp_path / "images"))
+    (tmp_path / "packed/train/.cache").mkdir(parents=True)  # a hidden folder is no class
+    shutil.copytree(PACKED / "arrow", tmp_path / "packed", dirs_exist_ok=True)
+    assert "packed images" in prepared(tmp_path / "packed", tmp_path / "other").manifest.source
     for part in ("train", "val"):
         (place / f"{part}.tar").touch()
     assert prepared(place, tmp_path / "out").manifest.source == "class folders given by path"
