@@ -112,12 +112,12 @@ class Detection(Probe):
     @classmethod
     def setting(cls, settings: Mapping[str, Any]) -> str:
         training, sides = settings["training"], settings["detector"]["short_sides"]
-        drops = " and ".join(str(each) for each in training["drops"]) or "nothing"
+        drops = " and ".join(str(each) for each in training["drops"])
         return (
             f"{cls.variant(settings)}: AP over overlaps of 0.5 to 0.95, "
             f"{training['iterations']} iterations of {training['batch_size']} images, rate "
-            f"{training['learning_rate']:g} x 0.1 at {drops}, shorter side {sides[0]} to "
-            f"{sides[-1]}, whole network"
+            f"{training['learning_rate']:g}{f' x 0.1 at {drops}' if drops else ''}, shorter side "
+            f"{' to '.join(str(side) for side in sorted({sides[0], sides[-1]}))}, whole network"
         )
 
     @classmethod
