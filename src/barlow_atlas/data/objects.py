@@ -91,7 +91,9 @@ def _telling(image: Objects) -> dict[str, Any]:
 
 
 def _told(told: dict[str, Any]) -> Objects:
-    arrays = {name: np.array(told[name], dtype=kind) for name, kind in _ARRAYS.items()}
+    arrays: dict[str, Any] = {
+        name: np.array(told[name], dtype=kind) for name, kind in _ARRAYS.items()
+    }
     arrays["boxes"] = arrays["boxes"].reshape(-1, 4)
     outlines = told["outlines"]
     return Objects(

@@ -162,8 +162,9 @@ def _prepare_originals(
     validation = draw_validation(strata, data_set.validation_share, data_set.split_seed)
     small = {f"{part}_{name}": a for part in parts for name, a in index[part].arrays.items()}
     for part, annotated in objects.items():
-        told = annotations(annotated)
-        small |= {f"{part}_{k}": a for k, a in zip(OBJECTS, (told.lines, told.ends), strict=True)}
+        stored = annotations(annotated)
+        for name, array in zip(OBJECTS, (stored.lines, stored.ends), strict=True):
+            small[f"{part}_{name}"] = array
     small["validation_index"] = validation
     for name, listed in label_lists(listing).items():
         # Places among all training images become places among those that are kept.

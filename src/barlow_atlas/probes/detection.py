@@ -35,8 +35,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from barlow_atlas.data.catalog import DataSet
-    from barlow_atlas.data.objects import Found, Objects
-    from barlow_atlas.data.prepared import Prepared
+    from barlow_atlas.data.objects import Annotations, Found, Objects
+    from barlow_atlas.data.originals import Originals
+    from barlow_atlas.data.prepared import Prepared, StoredImages
     from barlow_atlas.data.selection import Index
     from barlow_atlas.nn.detection import Target
     from barlow_atlas.probes.average_precision import Rule
@@ -111,12 +112,12 @@ class Detection(Probe):
     @classmethod
     def setting(cls, settings: Mapping[str, Any]) -> str:
         training, sides = settings["training"], settings["detector"]["short_sides"]
-        drops = " and ".join(str(each) for each in training["drops"]) or "nothing"
+        drops = " and ".join(str(each) for each in training["drops"])
         return (
             f"{cls.variant(settings)}: AP over overlaps of 0.5 to 0.95, "
             f"{training['iterations']} iterations of {training['batch_size']} images, rate "
-            f"{training['learning_rate']:g} x 0.1 at {drops}, shorter side {sides[0]} to "
-            f"{sides[-1]}, whole network"
+            f"{training['learning_rate']:g}{f' x 0.1 at {drops}' if drops else ''}, shorter side "
+            f"{' to '.join(str(side) for side in sorted({sides[0], sides[-1]}))}, whole network"
         )
 
     @classmethod
@@ -181,8 +182,8 @@ class Detection(Probe):
 class Split(NamedTuple):
     """Images of a part, encoded, with what is annotated in each, and those that are chosen (n,)."""
 
-    images: Any
-    objects: Any
+    images: Originals
+    objects: Annotations
     rows: Index
 
 
@@ -191,23 +192,29 @@ def splits_of(prepared: Prepared, protocol: str) -> dict[str, Split]:
     protocol "validation", which is taken out of the training images."""
     import numpy as np
 
-    images, objects = prepared.train_images, prepared.train_objects
-    assert objects is not None
+    train = _annotated(prepared.train_images, prepared.train_objects)
+    test = _annotated(prepared.test_images, prepared.test_objects)
+    _, objects = train
     held_out = np.zeros(len(objects), dtype=bool)
     if protocol == "clean":
         held_out[prepared.validation_index] = True
     learnt = [k for k in np.flatnonzero(~held_out).tolist() if (~objects[k].crowd).any()]
     splits = {
-        "train": Split(images, objects, np.array(learnt, dtype=np.int64)),
-        "test": Split(
-            prepared.test_images,
-            prepared.test_objects,
-            np.arange(len(prepared.test_labels), dtype=np.int64),
-        ),
+        "train": Split(*train, np.array(learnt, dtype=np.int64)),
+        "test": Split(*test, np.arange(len(prepared.test_labels), dtype=np.int64)),
     }
     if held_out.any():
-        splits["validation"] = Split(images, objects, np.flatnonzero(held_out))
+        splits["validation"] = Split(*train, np.flatnonzero(held_out))
     return splits
+
+
+def _annotated(images: StoredImages, objects: Annotations | None) -> tuple[Originals, Annotations]:
+    """A part of a data set that was prepared with its objects."""
+    from barlow_atlas.data.originals import Originals
+
+    assert isinstance(images, Originals)
+    assert objects is not None
+    return images, objects
 
 
 def check(splits: Mapping[str, Split], title: str) -> None:

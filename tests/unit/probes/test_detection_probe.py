@@ -113,6 +113,11 @@ def test_names_tell_numbers_apart() -> None:
     boxes = Detection(target="coco", detector={"form": "fpn", "extra_norm": False, "masks": False})
     assert boxes.variants == ("coco fpn 90000 boxes AP",)
     assert COCO.variants == ("coco c4 4 boxes AP", "coco c4 4 masks AP")
+    told = [one.model_dump() | {"measure": "area"} for one in (VOC, Detection(target="voc0712"))]
+    assert [Detection.setting(each).partition("images, ")[2] for each in told] == [
+        "rate 0.02 x 0.1 at 3, shorter side 32, whole network",
+        "rate 0.1 x 0.1 at 18000 and 22000, shorter side 480 to 800, whole network",
+    ]
 
 
 # Images
