@@ -115,16 +115,22 @@ def test_agreement_and_collapse_are_asked_on_every_data_set(test: str) -> None:
 
 def test_sources_name_what_was_read_and_no_number_that_is_not_published() -> None:
     published = pd.read_csv("params/published.csv")
-    by_bt = published[published["paper"].str.startswith("Barlow Twins (")]["value"]
+    papers = {"BT": "Barlow Twins (", "BYOL": "BYOL (", "MIX": "Mixed Barlow Twins ("}
+    values = {
+        short: published[published["paper"].str.startswith(name)]["value"]
+        for short, name in papers.items()
+    }
     for claim in load_claims(CLAIMS).claims:
         source = claim.source
         if source.startswith("MIX"):  # of the paper itself, only the abstract
-            assert re.search(r"\) ?, (title and )?abstract|, code:", source), source
+            assert re.search(r"\) ?, (title and )?abstract|, code:|, README", source), source
             assert not re.search(r"table|figure", source)
         else:
-            assert source.startswith(("BT (arXiv:2103.03230)", "secondary")), source
-            for number in re.findall(r"(?<![\d:.])\d+\.\d\b", source):
-                assert np.isclose(by_bt, float(number)).any(), (claim.id, number)
+            begins = ("BT (arXiv:2103.03230)", "BYOL (arXiv:2006.07733)", "secondary")
+            assert source.startswith(begins), source
+        cited = [values[short] for short in papers if re.search(rf"\b{short}( \(arXiv|,)", source)]
+        for number in re.findall(r"(?<![\d:.])(?<!README )\d+\.\d\b", source):
+            assert any(np.isclose(of, float(number)).any() for of in cited), (claim.id, number)
 
 
 def test_the_demo_and_the_stand_ins_say_what_they_are() -> None:

@@ -356,7 +356,7 @@ ABLATIONS: dict[str, tuple[int, tuple[str, str], set[str], set[str]]] = {
         26,
         ("comparison/cifar10", "simclr"),
         {"epochs", "embedding_dim"},
-        settings("objective", "temperature", "bn_last", "base_momentum", "predictor")
+        settings("objective", "temperature", "bn_last", "base_momentum")
         | settings(*(f"predictor.{key}" for key in Projector.model_fields))
         | {"embedding_dim", *LARGE_BATCH}
         | {f"schedule.{key}" for key in (*StepCosine.model_fields, *Drops.model_fields)}
