@@ -9,7 +9,6 @@ import json
 import os
 import re
 import signal
-import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -142,7 +141,6 @@ def test_the_next_start_ends_with_the_weights_of_four_processes_here(
     clone: Clone, slurm: LoopbackSlurm, weights_here: str
 ) -> None:
     """Though the job meets its time limit, goes on, and has to make room for another one."""
-    began = time.monotonic()
     with ThreadPoolExecutor() as pool:
         running = pool.submit(train, clone, "slurm", **slurm.environment)
 
@@ -154,14 +152,18 @@ def test_the_next_start_ends_with_the_weights_of_four_processes_here(
         def limit(minutes: int) -> None:
             slurm.run("scontrol", "update", f"JobId={job()}", f"TimeLimit={minutes}")
 
+        def limit_comes_near() -> None:
+            told = slurm.run("scontrol", "show", "job", job())
+            hours, minutes = map(int, re.findall(r"RunTime=(\d+):(\d+)", told)[0])
+            limit(60 * hours + minutes + 2)  # so that the signal, 90 s before it, is due
+
         def preempt() -> None:
             nodes = slurm.run("squeue", f"--jobs={job()}", "--noheader", "--format=%N").strip()
             first = slurm.run("scontrol", "show", "hostnames", nodes).split()[0]
             high = ("--partition=high", f"--nodelist={first}", "--exclusive", "--mem=100")
             slurm.run("sbatch", *high, "--output=/dev/null", "--wrap=sleep 2")
 
-        # So near that the signal, 90 s before it, is due.
-        stop(clone, running, lambda: limit(2 + int((time.monotonic() - began) / 60)))
+        stop(clone, running, limit_comes_near)
         limit(20)
         stop(clone, running, preempt)
         restarts = slurm.run("scontrol", "show", "job", job())
