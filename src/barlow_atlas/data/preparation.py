@@ -160,7 +160,9 @@ def _prepare_originals(
     _check_counts(data_set, images, decoded)
     strata = rarest_class(decoded.labels["train"])
     validation = draw_validation(strata, data_set.validation_share, data_set.split_seed)
-    small = {f"{part}_{name}": a for part in parts for name, a in index[part].arrays.items()}
+    small: dict[str, NDArray[Any]] = {
+        f"{part}_{name}": a for part in parts for name, a in index[part].arrays.items()
+    }
     for part, annotated in objects.items():
         stored = annotations(annotated)
         for name, array in zip(OBJECTS, (stored.lines, stored.ends), strict=True):
