@@ -69,13 +69,13 @@ def _leave_undisturbed(module: nn.Module) -> None:
     if isinstance(module, nn.modules.dropout._DropoutNd):
         module.p = 0.0
     if hasattr(module, "drop_prob"):
-        module.drop_prob = 0.0
+        module.drop_prob = 0.0  # type: ignore[assignment]
 
 
 def _per_view(where: str, kind: type[nn.Module]) -> type[PerView]:
-    from timm.layers import BatchNormAct2d
+    from timm.layers.norm_act import BatchNormAct2d
 
-    class PerViewBatchNormAct2d(PerView, BatchNormAct2d):  # type: ignore[misc]
+    class PerViewBatchNormAct2d(PerView, BatchNormAct2d):
         """Batch norm and what follows it in one module, of each view."""
 
         def _over_processes(self, images: Tensor) -> Tensor:
