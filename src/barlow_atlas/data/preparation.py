@@ -160,13 +160,11 @@ def _prepare_originals(
     _check_counts(data_set, images, decoded)
     strata = rarest_class(decoded.labels["train"])
     validation = draw_validation(strata, data_set.validation_share, data_set.split_seed)
-    small: dict[str, NDArray[Any]] = {
-        f"{part}_{name}": a for part in parts for name, a in index[part].arrays.items()
-    }
+    small = {f"{part}_{name}": a for part in parts for name, a in index[part].arrays.items()}
     for part, annotated in objects.items():
         stored = annotations(annotated)
-        for name, array in zip(OBJECTS, (stored.lines, stored.ends), strict=True):
-            small[f"{part}_{name}"] = array
+        columns: tuple[NDArray[Any], ...] = (stored.lines, stored.ends)
+        small |= {f"{part}_{name}": a for name, a in zip(OBJECTS, columns, strict=True)}
     small["validation_index"] = validation
     for name, listed in label_lists(listing).items():
         # Places among all training images become places among those that are kept.
