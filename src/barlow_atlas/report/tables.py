@@ -149,7 +149,8 @@ def markdown(table: Table) -> str:
 
 
 def html(table: Table) -> str:
-    """A fragment for a page: `table` with caption, heads with scope, and the notes below it.
+    """A fragment for a page: `table` with caption, heads with scope, in a region that scrolls, and
+    the notes below it.
 
     Numbers have `data-sort`, the raw value, for a page that sorts. Long texts unfold.
     """
@@ -160,9 +161,11 @@ def html(table: Table) -> str:
     )
     body = "".join(f"<tr>{_html_row(table.columns, row)}</tr>\n" for row in table.records())
     notes = "".join(f"<li>{hypertext.escape(plain(note))}</li>\n" for note in table.told())
+    title = hypertext.escape(plain(table.title))
     return (
-        f'<table class="data">\n<caption>{hypertext.escape(plain(table.title))}</caption>\n'
-        f"<thead>\n<tr>{heads}</tr>\n</thead>\n<tbody>\n{body}</tbody>\n</table>\n"
+        '<div class="scroll long" tabindex="0" role="region" aria-label="Table: '
+        f'{title}">\n<table class="data">\n<caption>{title}</caption>\n'
+        f"<thead>\n<tr>{heads}</tr>\n</thead>\n<tbody>\n{body}</tbody>\n</table>\n</div>\n"
         + (f'<ul class="notes">\n{notes}</ul>\n' if notes else "")
     )
 

@@ -140,7 +140,7 @@ def test_html_reads_back_the_same_cells(make: Callable[[], Table]) -> None:
     assert page.caption == text.plain(table.title)
     assert page.notes == [text.plain(note) for note in table.notes]
     allowed = {"table", "caption", "thead", "tbody", "tr", "th", "td", "ul", "li"}
-    allowed |= {"details", "summary", "span"}
+    allowed |= {"details", "summary", "span", "div"}
     assert {tag for tag, _ in page.tags} <= allowed
     assert not any("style" in attributes or "onclick" in attributes for _, attributes in page.tags)
     heads = [attributes for tag, attributes in page.tags if tag == "th"]

@@ -546,7 +546,7 @@ def test_a_card_says_what_is_recorded(study: Study) -> None:
     assert all(result["dataset"]["split"] == "test" for result in model["results"])
     assert all(r["metrics"][0]["args"]["protocol"] == "clean" for r in model["results"])
     assert len(values) == 3
-    assert values["k=20 T=0.07"] == pytest.approx(recorded(content), abs=1e-4)
+    assert values["k=20 T=0.07 cosine backbone"] == pytest.approx(recorded(content), abs=1e-4)
     # Mean and t interval over the three seeds: t quantile of df 2 is 4.3027.
     seeds = [recorded(c) for c in contents if c["run"]["method"] == "bt" and c["epoch"] == 100]
     mean, half = np.mean(seeds), 4.3027 * np.std(seeds, ddof=1) / 3**0.5
