@@ -651,12 +651,12 @@ def test_without_javascript_there_is_no_hole_and_no_dead_button(opened: Opener) 
 
 
 def test_rows_of_one_kind_can_be_kept_and_copied(opened: Opener) -> None:
-    kinds = "".join(
-        f'<tr><th scope="row">{name}</th><td>{kind}</td><td data-sort="{n}">{n}</td></tr>'
-        for n, (name, kind) in enumerate([("bt", "knn"), ("mix", "knn"), ("bt", "a, b & c")])
+    rows = pd.DataFrame(
+        [("bt", "knn", 0), ("mix", "knn", 1), ("bt", "a, b & c", 2)],
+        columns=["method", "probe", "value"],
     )
-    html = f"""<table><thead><tr><th scope="col">method</th><th scope="col">probe</th>
-    <th scope="col">value</th></tr></thead><tbody>{kinds}</tbody></table>"""
+    columns = (*(Column(name, name) for name in rows.columns[:2]), Column("value", "value", 0))
+    html = tables.html(Table("Effects", columns, rows))
     view = replace(VIEW, tables=(TableView("effects", "Effects", html),))
     page = opened(study_page(view), permissions=["clipboard-read", "clipboard-write"])
     table = page.locator("#table-effects")

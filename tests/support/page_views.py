@@ -15,7 +15,9 @@ from barlow_atlas.atlas.frames import COLUMNS, LINE, SIGNAL_COLUMNS
 from barlow_atlas.atlas.ledger import LEDGER_COLUMNS
 from barlow_atlas.atlas.lines import Line
 from barlow_atlas.atlas.runs import RUN_COLUMNS
+from barlow_atlas.report import tables
 from barlow_atlas.report.page import Figure, IndexView, Picture, StudyView, TableView
+from barlow_atlas.report.tables import Column, Table
 
 OBJECTIVES = {
     "bt": "barlow_twins lambda_bt=0.0078125",
@@ -190,15 +192,24 @@ DRAWING = (
     '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 200 80">'
     '<path d="M10 70L60 20L120 40L190 10" fill="none" stroke="#0072B2"/></svg>'
 )
-TABLE = """<table>
-<thead><tr><th scope="col">method</th><th scope="col">epoch 100</th></tr></thead>
-<tbody>
-<tr><th scope="row">bt</th><td data-sort="9.5">9.50 ± 0.20</td></tr>
-<tr><th scope="row">mix</th><td data-sort="80.25">80.25 ± 0.10</td></tr>
-<tr><th scope="row">simclr</th><td data-sort="-3">&minus;3.00</td></tr>
-<tr><th scope="row">byol</th><td data-sort=""></td></tr>
-</tbody>
-</table>"""
+TABLE = tables.html(
+    Table(
+        "Accuracy at the milestones",
+        (
+            Column("method", "method"),
+            Column("mean", "epoch 100", decimals=2, interval=("low", "high"), half=True),
+        ),
+        pd.DataFrame(
+            [
+                ("bt", 9.5, 9.3, 9.7),
+                ("mix", 80.25, 80.15, 80.35),
+                ("simclr", -3.0, np.nan, np.nan),
+                ("byol", np.nan, np.nan, np.nan),
+            ],
+            columns=["method", "mean", "low", "high"],
+        ),
+    )
+)
 
 
 def stored(frame: pd.DataFrame) -> pd.DataFrame:
