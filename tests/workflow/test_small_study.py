@@ -149,7 +149,8 @@ def test_seeds_trained_together_are_what_they_are_alone(finished: Checkout, tmp_
     study.write_text(study.read_text().replace("seeds_together: 2", "seeds_together: 1"))
     assert other.plan(*STUDY, *probes)["pretrain"] == 3
     adopted = other.run(sys.executable, "-m", "barlow_atlas", "adopt", "--study", "small")
-    assert "4 of them new to Snakemake" in adopted.stdout, adopted.stdout + adopted.stderr
+    # Four segments and the six probes, which were of both seeds together.
+    assert "10 of them new to Snakemake" in adopted.stdout, adopted.stdout + adopted.stderr
     assert other.plan(*STUDY, *probes) == {}
 
 

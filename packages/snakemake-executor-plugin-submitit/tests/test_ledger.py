@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import pickle
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -77,6 +79,31 @@ def test_an_entry_can_be_read_by_others_that_work_in_the_folder(tmp_path: Path) 
     assert file.stat().st_mode & 0o044 == 0o044
 
 
+def test_a_ledger_knows_whether_another_snakemake_lives(tmp_path: Path) -> None:
+    """Also one that is killed, whose lock nobody gives back."""
+    code = (
+        "import sys; from pathlib import Path;"
+        "from snakemake_executor_plugin_submitit.ledger import Ledger;"
+        "ledger = Ledger(Path(sys.argv[1]));"
+        "print(ledger.is_alone(), flush=True); sys.stdin.read()"
+    )
+    folder = tmp_path / "snakemake/ledger"
+    ledger = Ledger(folder)
+    assert ledger.is_alone()
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(folder)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "False\n"
+        assert not ledger.is_alone()
+        other.kill()
+    assert ledger.is_alone()
+    assert not folder.exists()
+
+
 def test_what_a_killed_call_of_sbatch_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
     logs = tmp_path / "logs"
     logs.mkdir()
@@ -84,11 +111,6 @@ def test_what_a_killed_call_of_sbatch_left_is_removed_and_nothing_else(tmp_path:
     with ledger.submitting(logs) as unique:
         for name in (f"{unique}.sh", f"{unique}_0.pkl", "7_0_log.out"):
             (logs / name).touch()
-        left = sorted(path.name for path in logs.iterdir())
-        Ledger(tmp_path / "ledger").remove_rests()
-        assert left == sorted(path.name for path in logs.iterdir()), "another one may be at work"
-        (note,) = (tmp_path / "ledger").iterdir()
-        os.utime(note, (0, 0))
         Ledger(tmp_path / "ledger").remove_rests()
         assert [path.name for path in logs.iterdir()] == ["7_0_log.out"]
         assert list((tmp_path / "ledger").iterdir()) == []

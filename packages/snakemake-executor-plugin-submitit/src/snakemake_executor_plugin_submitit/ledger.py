@@ -7,18 +7,16 @@ job submitted to Slurm has one small file here, until its end has been reported.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
-import time
 import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
-
-# What is younger may be of a Snakemake that runs beside this one in the same folder.
-SETTLED_S = 3600.0
+from typing import IO
 
 # Files up to this size are compared by content, as Snakemake does by default; others by size and
 # modification time.
@@ -63,6 +61,7 @@ class Ledger:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._in_use: IO[str] | None = None
         self._inherited = list(_read_all(folder))
         self._by_output: dict[str, list[Entry]] = {}
         for entry in self._inherited:
@@ -112,9 +111,27 @@ class Ledger:
         finally:
             note.unlink(missing_ok=True)
 
+    def is_alone(self) -> bool:
+        """Whether no other Snakemake works with this folder; from now on others know of this one.
+
+        They do until this process ends, however it ends: what tells them is a lock of the kernel,
+        on a file that stays.
+        """
+        if self._in_use is None:
+            self._folder.parent.mkdir(parents=True, exist_ok=True)
+            self._in_use = self._folder.with_name(f"{self._folder.name}.in-use").open("a")
+        try:
+            fcntl.flock(self._in_use, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return False
+        finally:
+            with contextlib.suppress(OSError):  # a file system without locks: never alone
+                fcntl.flock(self._in_use, fcntl.LOCK_SH)
+        return True
+
     def remove_rests(self) -> None:
         """Removes the files of calls of sbatch in which an earlier Snakemake was killed."""
-        for note in filter(is_settled, self._folder.glob("*.submitting")):
+        for note in self._folder.glob("*.submitting"):
             for left in Path(note.read_text()).glob(f"{note.stem}*"):
                 left.unlink(missing_ok=True)
             note.unlink(missing_ok=True)
@@ -126,11 +143,6 @@ class Ledger:
     def file(self, outputs: Sequence[str]) -> Path:
         """The entry of the job that makes ``outputs``."""
         return self._folder / f"{_digest(json.dumps(list(outputs)))[:32]}.json"
-
-
-def is_settled(file: Path) -> bool:
-    """Whether a file that is there has been left alone for so long that nobody will see to it."""
-    return time.time() - file.stat().st_mtime > SETTLED_S
 
 
 def _read_all(folder: Path) -> list[Entry]:

@@ -113,7 +113,8 @@ class SlurmCluster:
         self._given_back: set[str] = set()  # cancelled before they started, as all is stopping
         self._rules: dict[str, str] = {}  # by job id, of jobs that have ended
         self._lock = threading.Lock()
-        ledger.remove_rests()
+        if ledger.is_alone():
+            ledger.remove_rests()
         if left := inherited(os.environ):
             self._tell_once(
                 "Snakemake runs inside of a Slurm job, whose variables are not for its own jobs; "
@@ -192,10 +193,11 @@ class SlurmCluster:
         """Tidies up at the end of the workflow.
 
         Jobs that have ended while no Snakemake watched and whose outputs are all that is needed are
-        never asked for again, so nobody else removes what they left.
+        never asked for again, so nobody else removes what they left. Where another Snakemake works
+        in the same folder they may be that one's, and stay for a later one.
         """
         self._pool.shutdown(wait=True)
-        for entry in self._ledger.unclaimed():
+        for entry in self._ledger.unclaimed() if self._ledger.is_alone() else ():
             self._take_over.drop_if_ended(entry)
         if self._settings.efficiency_report is not None and self._rules:
             try:

@@ -14,7 +14,7 @@ from pathlib import Path
 from snakemake_interface_common.exceptions import WorkflowError
 
 from snakemake_executor_plugin_submitit.call import Patience, compress, scancel, user_name
-from snakemake_executor_plugin_submitit.ledger import Entry, Ledger, is_settled
+from snakemake_executor_plugin_submitit.ledger import Entry, Ledger
 from snakemake_executor_plugin_submitit.site import Site
 from snakemake_executor_plugin_submitit.states import ENDED, INTERRUPTED
 from snakemake_executor_plugin_submitit.submission import Submission, read_result, remove_files
@@ -109,9 +109,8 @@ class TakeOver:
             )
 
     def drop_if_ended(self, entry: Entry) -> None:
-        """Clears away a job that left its result a while ago and that nobody has asked for."""
-        result = _result_of(entry)
-        if result.exists() and is_settled(result):
+        """Clears away a job that has left its result and that nobody asks for any more."""
+        if _result_of(entry).exists():
             self._drop(entry)
 
     def _drop(self, entry: Entry) -> None:
