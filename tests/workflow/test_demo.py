@@ -38,7 +38,7 @@ def test_a_second_repro_and_snakemake_itself_run_nothing(reproduced: Clone) -> N
 def test_both_methods_learn_for_every_seed_and_probe(reproduced: Clone) -> None:
     tidy = pd.read_csv(reproduced.folder / "results/demo/probes.csv")
     test = tidy[(tidy["split"] == "test") & (tidy["metric"] == "top1")]
-    kind = test["setting"].where(test["probe"] == "knn", "linear")
+    kind = test["variant"].where(test["probe"] == "knn", "linear")
     values = test.assign(kind=kind).pivot(index=["method", "seed", "kind"], columns="epoch")
     gain = values["value"][100] - values["value"][0]
     assert len(gain) == 2 * 3 * 3
