@@ -9,7 +9,7 @@ import pytest
 
 DOCKER = Path("containers/Dockerfile")
 APPTAINER = Path("containers/barlow-atlas.def")
-INSTALLS = "pip install --no-cache-dir --requirement /opt/requirements.lock"
+INSTALLS = "pip install --no-cache-dir --requirement /requirements.lock"
 
 
 def sections(definition: str) -> dict[str, str]:
@@ -28,7 +28,7 @@ def test_both_install_the_lock_on_the_same_python() -> None:
     assert base.startswith("python:3.11")
     assert f"RUN {INSTALLS}\n" in docker
     assert f"    {INSTALLS}\n" in apptainer["post"]
-    assert apptainer["files"].split() == ["requirements.lock", "/opt/requirements.lock"]
+    assert apptainer["files"].split() == ["requirements.lock", "/requirements.lock"]
     assert "COPY requirements.lock /opt/\n" in docker
     assert set(apptainer) == {"header", "files", "post", "environment", "runscript"}
 
