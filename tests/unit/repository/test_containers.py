@@ -29,7 +29,7 @@ def test_both_install_the_lock_on_the_same_python() -> None:
     assert f"RUN {INSTALLS}\n" in docker
     assert f"    {INSTALLS}\n" in apptainer["post"]
     assert apptainer["files"].split() == ["requirements.lock", "/requirements.lock"]
-    assert "COPY requirements.lock /opt/\n" in docker
+    assert "COPY requirements.lock /requirements.lock\n" in docker
     assert set(apptainer) == {"header", "files", "post", "environment", "runscript"}
 
 
