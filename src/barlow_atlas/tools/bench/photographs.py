@@ -25,11 +25,10 @@ from barlow_atlas.nn.randomness import generator
 from barlow_atlas.settings.augmentation import RECIPES, Augmentation
 from barlow_atlas.tools.bench.records import Record, alone, faster
 from barlow_atlas.tools.bench.timing import (
-    Computation,
     clocks_by_turns,
     cores,
     on_cores,
-    seconds,
+    processor_seconds,
 )
 
 SIZE = 224
@@ -41,8 +40,8 @@ VIEWS = (RECIPE.view_a, RECIPE.view_b)
 def records(device: torch.device, count: int = 512, rounds: int = 5) -> Iterator[Record]:
     """Seconds for all images of a made set: JPEGs of 500 x 375 pixels, about 95 kB each.
 
-    Ours is what the CPU does of the two views, up to pixels on the device; colours follow there. On
-    one core by the processor's clock, which other programs disturb less; on all by the wall's.
+    Ours is what the CPU does of the two views, up to pixels on the device; colours follow there. By
+    the processor's clock, which other programs disturb less than the wall's, workers included.
     """
     with TemporaryDirectory() as folder:
         images, told = _made(Path(folder), count)
@@ -50,12 +49,11 @@ def records(device: torch.device, count: int = 512, rounds: int = 5) -> Iterator
         for name, on in (("one core", 1), ("all cores", len(os.sched_getaffinity(0)))):
             with on_cores(on):
                 ours = partial(_take, images, device, on)
-                # A worker for each core; on one core none, whose time the clock would not see.
+                # A worker for each core; the only core needs none beside the process itself.
                 workers = 0 if on == 1 else on
                 rivals = [_folder(Path(folder), whole, workers) for whole in (False, True)]
-                clock = _processor_seconds if on == 1 else partial(seconds, device=device)
                 computations = [ours, *(partial(_drain, rival) for rival in rivals)]
-                clocks = [partial(clock, each) for each in computations]
+                clocks = [partial(processor_seconds, each) for each in computations]
                 our_seconds, cropped, whole = clocks_by_turns(clocks, rounds)
                 del rivals, computations, clocks  # and with them their workers
                 about = f"2 views of 224 pixels of {count} images of 500 x 375, {cores()}; "
@@ -63,13 +61,6 @@ def records(device: torch.device, count: int = 512, rounds: int = 5) -> Iterator
             yield faster(f"photographs/crops, {name}", (our_seconds, cropped), crops, target=2)
             all_of_it = about + "yardstick: ImageFolder with all of Barlow Twins' transforms"
             yield faster(f"photographs/views, {name}", (our_seconds, whole), all_of_it, target=5)
-
-
-def _processor_seconds(computation: Computation) -> float:
-    """Of all threads of this process."""
-    began = time.process_time()
-    computation()
-    return time.process_time() - began
 
 
 def _made(folder: Path, count: int) -> tuple[OriginalSet, Record]:

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import psutil
 import torch
 from torch import Tensor, nn
 
@@ -53,6 +54,22 @@ def seconds(computation: Computation, device: torch.device) -> float:
     computation()
     synchronise(device)
     return time.perf_counter() - began
+
+
+def processor_seconds(computation: Computation) -> float:
+    """Seconds of CPU time, in all threads of this process and of the processes it has started.
+
+    Those that the computation itself starts or ends are not counted: see that workers live on.
+    """
+    processes = [psutil.Process(), *psutil.Process().children()]
+    before = _processor_time(processes)
+    computation()
+    return _processor_time(processes) - before
+
+
+def _processor_time(processes: Sequence[psutil.Process]) -> float:
+    times = [process.cpu_times() for process in processes]
+    return sum(each.user + each.system for each in times)
 
 
 def by_turns(
