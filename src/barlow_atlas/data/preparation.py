@@ -177,13 +177,13 @@ def _prepare_originals(
             write_atomically(folder / f"{name}.npy", _npy(array))
         files = {
             shard.name: ArrayFile(
-                shape=(sum(record.lengths),),
+                shape=(record.size,),
                 dtype="uint8",
-                size=sum(record.lengths),
+                size=record.size,
                 sha256=record.sha256,
             )
             for shard, record in zip(shards, written, strict=True)
-            if record.kept
+            if record.size
         }
         manifest = _describe(
             data_set, decoded, images, validation, (None, None), files | _files(folder, small)
@@ -192,7 +192,7 @@ def _prepare_originals(
         write_atomically(folder / SOURCES, (sources.model_dump_json(indent=2) + "\n").encode())
         write_atomically(folder / MANIFEST, manifest.to_json().encode())
         for shard, record in zip(shards, written, strict=True):
-            if not record.kept:
+            if not record.size:
                 (folder / shard.name).unlink()
         replace_folder(folder, destination)
     shutil.rmtree(records, ignore_errors=True)

@@ -14,11 +14,12 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from pydantic import PlainSerializer, PlainValidator, TypeAdapter
 
 from barlow_atlas.atomic import write_atomically, writing
 from barlow_atlas.data.catalog import Part
@@ -62,6 +63,20 @@ _MARKER = re.compile(rb"\xff[^\0\xd0-\xd7\xff]")
 _END = b"\xff\xd9"
 
 
+_LIST = TypeAdapter(list[int])
+
+
+def _as_array(given: object) -> NDArray[np.int64]:
+    numbers = given if isinstance(given, np.ndarray) else _LIST.validate_python(given)
+    return np.array(numbers, dtype=np.int64)
+
+
+Numbers = Annotated[
+    NDArray[np.int64], PlainValidator(_as_array), PlainSerializer(np.ndarray.tolist)
+]
+"""A list of whole numbers in JSON, held in a quarter of the list's memory."""
+
+
 class Fault(Frozen):
     """An image that cannot be decoded."""
 
@@ -80,12 +95,17 @@ class ShardRecord(Frozen):
 
     digest: str
     sha256: str
-    kept: tuple[int, ...]
-    lengths: tuple[int, ...]
-    crc32: tuple[int, ...]
-    heights: tuple[int, ...]
-    widths: tuple[int, ...]
+    kept: Numbers
+    lengths: Numbers
+    crc32: Numbers
+    heights: Numbers
+    widths: Numbers
     faults: tuple[Fault, ...]
+
+    @property
+    def size(self) -> int:
+        """Of the shard, bytes: none if none of its images can be decoded."""
+        return int(self.lengths.sum())
 
 
 class Shard(NamedTuple):
@@ -169,14 +189,13 @@ def _read_record(folder: Path, records: Path, shard: Shard) -> ShardRecord | Non
         record = ShardRecord.model_validate_json((records / shard.name).read_bytes())
     except (FileNotFoundError, ValueError):
         return None
-    whole = path.is_file() and path.stat().st_size == sum(record.lengths)
+    whole = path.is_file() and path.stat().st_size == record.size
     return record if whole and record.digest == shard.digest else None
 
 
 def write_shard(shard: Shard, folder: Path, records: Path) -> ShardRecord:
     """Writes a shard, then its record, without which it does not count."""
-    kept: list[int] = []
-    measured: list[tuple[int, int, int, int]] = []
+    measured: list[tuple[int, int, int, int, int]] = []
     faults: list[Fault] = []
     told = hashlib.sha256()
     path = folder / shard.name
@@ -190,16 +209,15 @@ def write_shard(shard: Shard, folder: Path, records: Path) -> ShardRecord:
                 continue
             out.write(content)
             told.update(content)
-            kept.append(k)
-            measured.append((len(content), zlib.crc32(content), height, width))
+            measured.append((k, len(content), zlib.crc32(content), height, width))
         out.flush()
         os.fsync(out.fileno())
         temporary.replace(path)
-    lengths, crc32, heights, widths = zip(*measured, strict=True) if measured else ((),) * 4
+    kept, lengths, crc32, heights, widths = np.array(measured, dtype=np.int64).reshape(-1, 5).T
     record = ShardRecord(
         digest=shard.digest,
         sha256=told.hexdigest(),
-        kept=tuple(kept),
+        kept=kept,
         lengths=lengths,
         crc32=crc32,
         heights=heights,
@@ -333,16 +351,13 @@ def part_index(part: Part, shards: Sequence[Shard], records: Sequence[ShardRecor
     for shard, record in zip(shards, records, strict=True):
         if shard.part != part:
             continue
-        rows = np.array(record.kept, dtype=np.int64)
-        kept.append(before + rows)
-        labels.append(np.array([each.label for each in shard.entries], dtype=np.int64)[rows])
+        kept.append(before + record.kept)
+        labels.append(np.array([each.label for each in shard.entries], dtype=np.int64)[record.kept])
         part_shards.append((shard, record))
         before += len(shard.entries)
 
-    def joined(values: Callable[[ShardRecord], Sequence[int]]) -> NDArray[np.int64]:
-        return np.concatenate(
-            [np.array(values(record), dtype=np.int64) for _, record in part_shards]
-        )
+    def joined(values: Callable[[ShardRecord], NDArray[np.int64]]) -> NDArray[np.int64]:
+        return np.concatenate([values(record) for _, record in part_shards])
 
     sizes = [joined(lambda record: record.heights), joined(lambda record: record.widths)]
     return PartIndex(
@@ -351,7 +366,7 @@ def part_index(part: Part, shards: Sequence[Shard], records: Sequence[ShardRecor
         offsets=np.concatenate([[0], joined(lambda record: record.lengths).cumsum()]),
         crc32=joined(lambda record: record.crc32).astype(np.uint32),
         heights_and_widths=np.stack(sizes, axis=1).astype(np.int32),
-        shards=tuple(shard.name for shard, record in part_shards if record.kept),
+        shards=tuple(shard.name for shard, record in part_shards if record.size),
         part=part,
     )
 

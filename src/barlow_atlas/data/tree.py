@@ -8,6 +8,7 @@ import stat
 from collections import Counter
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -70,7 +71,6 @@ class _Reading:
         self.tree = tree
         self.parts = parts
         self.read: set[_Identity] = set()
-        self.file_identities: set[_Identity] = set()
         self.links: list[str] = []
 
     def run(self) -> None:
@@ -132,7 +132,6 @@ class _Reading:
         if not stat.S_ISREG(status.st_mode):
             self.tree.skipped["no regular file"] += 1
             return
-        self.file_identities.add(_identity(status))
         self.tree.files[name] = State(status.st_size, status.st_mtime_ns)
 
     def _followed(self, name: str) -> bool:
@@ -157,6 +156,11 @@ class _Reading:
         else:
             self._folder(name)
         return True
+
+    @cached_property
+    def file_identities(self) -> set[_Identity]:
+        """Of the files that no link leads to, once these are all read; few trees ask for them."""
+        return {_identity(os.stat(self._path(name))) for name in self.tree.files}
 
     def _linked_file(self, name: str) -> None:
         target = os.stat(self._path(name))
