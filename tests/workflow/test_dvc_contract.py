@@ -94,7 +94,7 @@ def home(clone: Checkout, tmp_path_factory: pytest.TempPathFactory) -> Checkout:
     """Where the study was run, committed and pushed to a folder."""
     (clone.folder / STUDY_FILE).write_text(PARAMETERS)
     store = tmp_path_factory.mktemp("store")
-    do(clone, "python -m barlow_atlas derive")
+    do(clone, f"python -m barlow_atlas derive --study {STUDY}")
     do(clone, f"dvc remote add --default store {store}")
     do(clone, f"dvc repro {STAGE}")
     do(clone, "git add --all")
