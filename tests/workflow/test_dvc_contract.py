@@ -179,6 +179,15 @@ def test_what_no_longer_fits_is_not_adopted(away: Checkout) -> None:
         assert plan(away) == BEHIND
 
 
+def test_what_a_killed_snakemake_left_is_adopted_too(away: Checkout) -> None:
+    """Milestones are whole or not there, whatever became of who made them."""
+    (away.folder / ".snakemake").rename(away.folder.parent / "records of before")
+    milestones = away.folder.glob(f"results/{STUDY}/checkpoints/*/epoch_*.json")
+    away.mark_as_begun(*(str(file.relative_to(away.folder)) for file in milestones))
+    assert "those of 10 up to date, 10 of them new" in adopt(away)
+    assert plan(away) == BEHIND
+
+
 def test_copied_images_without_a_record_are_named(
     pulled: Checkout, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
