@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 TRACKERS = ("tensorboard", "dvclive", "wandb")
 
 
+class NoCloneError(AtlasError):
+    """A command that asks for studies where there are none."""
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Runs one command; returns the process's exit status."""
     parser, commands = _parser()
@@ -51,11 +55,17 @@ def _go_to_root(options: argparse.Namespace) -> None:
 
     Raises:
         StudyError: the last word of several studies' names.
+        NoCloneError: there is no clone here, and the command needs one.
     """
     folder = Path.cwd()
     root = next(
         (place for place in (folder, *folder.parents) if (place / "Snakefile").is_file()), folder
     )
+    if not (root / "params").is_dir() and options.step not in (bench, completion, verify):
+        raise NoCloneError(
+            f"{folder} is in no clone of Barlow Atlas, which has the studies in params/. Change "
+            "into yours. `atlas verify` and `from barlow_atlas import load` work anywhere"
+        )
     said: str | list[str] = getattr(options, "study", None) or []
     named = said if isinstance(said, list) else [said]
     studies = [str(folder / one) if one.endswith(".yaml") else one for one in named]
