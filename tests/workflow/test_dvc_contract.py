@@ -209,9 +209,9 @@ def test_appending_right_after_a_pull_trains_only_what_is_new(
 ) -> None:
     clone, said = appended
     assert trained(said) == [
-        "Cooling down endless-d32-trunk-clean-s1 of ablations/shared from epoch 0003",
-        "Training cosine-d32-e4-clean-s1 of ablations/shared to epoch 0003",
-        "Training endless-d32-trunk-clean-s1 of ablations/shared to epoch 0003",
+        "Cooling down endless-d32-trunk-clean-s1 of ablations/shared from epoch 3",
+        "Training cosine-d32-e4-clean-s1 of ablations/shared to epoch 3",
+        "Training endless-d32-trunk-clean-s1 of ablations/shared to epoch 3",
     ]
     assert said.count(": Probing ") == 2
     assert plan(clone) == {}
