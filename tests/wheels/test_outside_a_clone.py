@@ -31,7 +31,7 @@ from barlow_atlas.verify import REFERENCE, verify_file
 random = torch.Generator().manual_seed(0)
 images = torch.randint(0, 256, (4, 3, 8, 8), dtype=torch.uint8, generator=random)
 recipe = next(iter(RECIPES.values()))
-view = apply(images, draw(recipe.view_a, 4, 8, 8, random), recipe.view_a, 8, (0,) * 3, (1,) * 3)
+view = apply(images, draw(recipe.view_a, 4, 8, 8, random), recipe.view_a, 8, (0.0,) * 3, (1.0,) * 3)
 z = torch.randn(8, 4, generator=random)
 encoder = load(sys.argv[1])
 outcomes = list(verify_file(REFERENCE / "mix_small_loss.json"))
