@@ -49,12 +49,14 @@ lint: $(INSTALLED)
 	$(BIN)/snakefmt --check Snakefile workflow
 	$(SNAKEMAKE) --lint
 
-# Both packages as others install them; the plugin's is tried by Snakemake's own tests of executors.
+# Both packages as others install them: this one's is tried outside of a clone, the plugin's by
+# Snakemake's own tests of executors.
 wheels: $(INSTALLED)
 	rm -rf dist
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist . ./$(PLUGIN)
 	$(BIN)/python -m pip install --quiet --no-deps --target dist/installed \
 	    dist/snakemake_executor_plugin_submitit-*.whl
+	$(BIN)/python -m pytest tests/wheels
 	PYTHONPATH=$(CURDIR)/dist/installed $(BIN)/python -m pytest $(PLUGIN)/tests -k official
 
 format: $(INSTALLED)
@@ -81,7 +83,8 @@ derive: $(INSTALLED)
 	    { echo "Python 3.11 or newer is needed, $(PYTHON) is $$($(PYTHON) --version 2>&1)." \
 	           "Name another one: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
 	@echo "Setting up .venv from requirements.lock: $$(wc -l < requirements.lock) packages, several GB to" \
-	      "download, 6.5 GB on disk, of which torch's CUDA build takes five. Minutes; once."
+	      "download, 6.8 GB on disk, of which torch's CUDA build takes 5.2. Minutes; once. pip may keep" \
+	      "the download too: \`pip cache info\` says how much, \`pip cache purge\` frees it."
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet -r requirements.lock
 	$(BIN)/python -m pip install --quiet --no-deps --editable ./$(PLUGIN) --editable .

@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 TRACKERS = ("tensorboard", "dvclive", "wandb")
 
 
+class NoCloneError(AtlasError):
+    """A command that asks for studies where there are none."""
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Runs one command; returns the process's exit status."""
     parser, commands = _parser()
@@ -51,11 +55,17 @@ def _go_to_root(options: argparse.Namespace) -> None:
 
     Raises:
         StudyError: the last word of several studies' names.
+        NoCloneError: there is no clone here, and the command needs one.
     """
     folder = Path.cwd()
     root = next(
         (place for place in (folder, *folder.parents) if (place / "Snakefile").is_file()), folder
     )
+    if not (root / "params").is_dir() and options.step not in (bench, completion, verify):
+        raise NoCloneError(
+            f"{folder} is in no clone of Barlow Atlas, which has the studies in params/. Change "
+            "into yours. `atlas verify` and `from barlow_atlas import load` work anywhere"
+        )
     said: str | list[str] = getattr(options, "study", None) or []
     named = said if isinstance(said, list) else [said]
     studies = [str(folder / one) if one.endswith(".yaml") else one for one in named]
@@ -207,7 +217,10 @@ def _parser() -> tuple[argparse.ArgumentParser, Collection[str]]:
         "--beside", metavar="COMMIT", help="compare with what its code gives on this machine"
     )
     adopted.add_argument("--device", help="such as cpu, cuda or cuda:1 (default: a GPU if any)")
-    add("derive", derive)
+    added = add("derive", derive)
+    added.add_argument(
+        "--study", nargs="+", default=[], help="that are to have DVC stages from now on"
+    )
     added = add("verify", verify)
     added.add_argument("--golden", type=Path, metavar="DIR", help="folder of golden files")
     added.add_argument("--json", action="store_true", help="print a JSON list, not a table")
@@ -294,7 +307,6 @@ def new(options: argparse.Namespace) -> None:
     from barlow_atlas.tools.own import new_study
 
     path = new_study(options.name, options.study)
-    derive(options)
     _log(f"{path} is there: edit it, then `atlas plan --study {options.name}` says what it takes,")
     _log(f"and `atlas run {options.name}` runs it")
 
@@ -655,7 +667,10 @@ def doctor(options: argparse.Namespace) -> int:
 
 
 def derive(options: argparse.Namespace) -> None:
-    """Writes what follows from studies and code: JSON schema, DVC's stages, parts of the pages."""
+    """Writes what follows from studies and code: JSON schema, DVC's stages, parts of the pages.
+
+    Studies that have DVC stages keep them; with --study others get theirs.
+    """
     from ruamel.yaml import YAML
 
     from barlow_atlas.atlas.studies import warn
@@ -663,15 +678,16 @@ def derive(options: argparse.Namespace) -> None:
     from barlow_atlas.study.file import file_schema
     from barlow_atlas.study.paths import PARAMS, SCHEMA
     from barlow_atlas.workflow import documentation
-    from barlow_atlas.workflow.dvc_stages import HEAD, stage_files
+    from barlow_atlas.workflow.dvc_stages import HEAD, kept_files, stage_files
 
     write_atomically(SCHEMA, (json.dumps(file_schema(), indent=2) + "\n").encode())
     yaml = YAML()
     yaml.width = 4096  # commands stay on one line
-    for path, content in stage_files(PARAMS, warn).items():
+    stages = stage_files(PARAMS, warn)
+    for path in sorted(kept_files(PARAMS, options.study) & set(stages)):
         text = io.StringIO(HEAD)
         text.seek(0, io.SEEK_END)
-        yaml.dump(content, text)
+        yaml.dump(stages[path], text)
         write_atomically(path, text.getvalue().encode())
     for page in documentation.PAGES:
         write_atomically(page, documentation.derived(page.read_text()).encode())

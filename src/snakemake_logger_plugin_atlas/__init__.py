@@ -5,6 +5,7 @@ answered in Snakemake's own words, as is everything that goes wrong.
 """
 
 import logging
+import re
 import sys
 
 from snakemake_interface_logger_plugins.base import LogHandlerBase
@@ -39,7 +40,9 @@ class LogHandler(LogHandlerBase):
             self._console.say(self.format(record))
         elif event == LogEvent.JOB_INFO:
             said = vars(record)
-            self._messages[said["jobid"]] = said["rule_msg"] or said["rule_name"]
+            # Files are named after epochs of four digits.
+            told = re.sub(r"\bepoch 0+(?=\d)", "epoch ", said["rule_msg"] or said["rule_name"])
+            self._messages[said["jobid"]] = told
             if study := dict(said["wildcards"].items()).get("study"):
                 self._console.follow(study)
         elif event == LogEvent.JOB_FINISHED:

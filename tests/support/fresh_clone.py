@@ -65,6 +65,18 @@ class Checkout:
         rows = table[1].split() if table else []
         return dict(zip(rows[::2], map(int, rows[1::2]), strict=True))
 
+    def mark_as_begun(self, *files: str) -> None:
+        """Marks files as Snakemake does while a job makes them; one that is killed leaves that."""
+        program = (
+            "import sys\n"
+            "from snakemake.persistence.file import FilePersistence\n"
+            "records = FilePersistence(nolock=True)\n"
+            "for file in sys.argv[1:]:\n"
+            "    records._mark_incomplete(file, None)"
+        )
+        done = self.run("python", "-c", program, *files)
+        assert done.returncode == 0, done.stderr
+
     def write_study(self, name: str, source: str, *changes: tuple[str, str]) -> None:
         """A study file `params/<name>.yaml` with parts of another one replaced."""
         text = (self.folder / f"params/{source}.yaml").read_text()

@@ -94,7 +94,7 @@ def home(clone: Checkout, tmp_path_factory: pytest.TempPathFactory) -> Checkout:
     """Where the study was run, committed and pushed to a folder."""
     (clone.folder / STUDY_FILE).write_text(PARAMETERS)
     store = tmp_path_factory.mktemp("store")
-    do(clone, "python -m barlow_atlas derive")
+    do(clone, f"python -m barlow_atlas derive --study {STUDY}")
     do(clone, f"dvc remote add --default store {store}")
     do(clone, f"dvc repro {STAGE}")
     do(clone, "git add --all")
@@ -179,6 +179,15 @@ def test_what_no_longer_fits_is_not_adopted(away: Checkout) -> None:
         assert plan(away) == BEHIND
 
 
+def test_what_a_killed_snakemake_left_is_adopted_too(away: Checkout) -> None:
+    """Milestones are whole or not there, whatever became of who made them."""
+    (away.folder / ".snakemake").rename(away.folder.parent / "records of before")
+    milestones = away.folder.glob(f"results/{STUDY}/checkpoints/*/epoch_*.json")
+    away.mark_as_begun(*(str(file.relative_to(away.folder)) for file in milestones))
+    assert "those of 10 up to date, 10 of them new" in adopt(away)
+    assert plan(away) == BEHIND
+
+
 def test_copied_images_without_a_record_are_named(
     pulled: Checkout, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
@@ -200,9 +209,9 @@ def test_appending_right_after_a_pull_trains_only_what_is_new(
 ) -> None:
     clone, said = appended
     assert trained(said) == [
-        "Cooling down endless-d32-trunk-clean-s1 of ablations/shared from epoch 0003",
-        "Training cosine-d32-e4-clean-s1 of ablations/shared to epoch 0003",
-        "Training endless-d32-trunk-clean-s1 of ablations/shared to epoch 0003",
+        "Cooling down endless-d32-trunk-clean-s1 of ablations/shared from epoch 3",
+        "Training cosine-d32-e4-clean-s1 of ablations/shared to epoch 3",
+        "Training endless-d32-trunk-clean-s1 of ablations/shared to epoch 3",
     ]
     assert said.count(": Probing ") == 2
     assert plan(clone) == {}

@@ -75,6 +75,16 @@ def test_what_is_published_can_be_read_at_once(newcomer: Clone) -> None:
     assert "reports/demo/index.html" in atlas(newcomer, "open demo", BROWSER="true %s")
 
 
+def test_dvc_tells_of_a_clone_in_few_lines(newcomer: Clone) -> None:
+    """What is not here of the studies that have run; beside it, code that is being changed."""
+    told = newcomer.run("dvc", "status")
+    assert told.returncode == 0, told.stderr
+    others = [line for line in told.stdout.splitlines() if "modified: " not in line]
+    assert len(others) < 30, others
+    assert any("not in cache: " in line and "results/demo/checkpoints" in line for line in others)
+    assert newcomer.run("dvc", "repro", "--dry", "--allow-missing").returncode == 0
+
+
 def test_own_images_are_looked_at_before_anything_is_done_with_them(newcomer: Clone) -> None:
     folder = newcomer.folder / "images"
     for part in ("train", "test"):

@@ -1,5 +1,6 @@
 """Planning: what a fresh clone would run, without data, weights, GPU or cluster."""
 
+import shutil
 import time
 from pathlib import Path
 
@@ -52,6 +53,18 @@ def test_committed_results_do_not_satisfy_a_clone_without_weights(clone: Clone) 
     # Of each method the three seeds are trained together, and probed together.
     together = (planned["pretrain_together_0"], planned["probe_together_0"])
     assert together == (2 * 6, 2 * 6)
+
+
+def test_what_a_killed_snakemake_left_is_planned_again(clone: Clone) -> None:
+    """Not refused until somebody says --rerun-incomplete."""
+    page = "reports/demo/index.html"
+    clone.mark_as_begun(page)
+    try:
+        done = clone.run("snakemake", "--dry-run", "--", page)
+    finally:
+        shutil.rmtree(clone.folder / ".snakemake/incomplete")
+    assert done.returncode == 0, done.stderr + done.stdout
+    assert "report_study" in done.stdout
 
 
 def test_an_unknown_study_is_named_with_the_nearest(clone: Clone) -> None:

@@ -136,6 +136,11 @@ def of_group(seeds, path):
     return path.replace("{run}", f"{{stem}}-s{'_'.join(map(str, seeds))}")
 
 
+def told(seeds):
+    """A group of seeds as a job's message has it."""
+    return f"{{wildcards.stem}}, seeds {' '.join(map(str, seeds))},"
+
+
 def identity(wildcards, seeds=None):
     """All that decides a run's weights but its seed, which its name ends with."""
     run, *_ = runs_of(wildcards, seeds)

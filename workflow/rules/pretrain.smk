@@ -83,7 +83,7 @@ for number, (study, seeds) in enumerate(TOGETHER):
             code=partial(training_code, seeds=seeds),
             names=of_seeds(seeds, "{run}"),
         message:
-            "Training {params.names} of {wildcards.study} to epoch {wildcards.epoch}"
+            f"Training {told(seeds)} of {{wildcards.study}} to epoch {{wildcards.epoch}}"
         shell:
             PRETRAIN
 

@@ -78,6 +78,6 @@ for number, (study, seeds) in enumerate(TOGETHER):
             facts=probe_facts,
             names=of_seeds(seeds, "{run}"),
         message:
-            "Probing {params.names} of {wildcards.study} at epoch {wildcards.epoch}"
+            f"Probing {told(seeds)} of {{wildcards.study}} at epoch {{wildcards.epoch}}"
         shell:
             PROBE

@@ -32,6 +32,7 @@ def differences(names: list[str], say: Callable[[str], None]) -> Iterator[tuple[
         root = Path(folder)
         wanted = names or [*filter(is_analysed, find_studies(PARAMS))]
         cores = max(1, min(len(wanted), len(os.sched_getaffinity(0))))
+        say(f"making anew from the records: {', '.join(wanted)}")
         # Started afresh: a copy of a process that has threads may wait for ever.
         with ProcessPoolExecutor(cores, get_context("spawn")) as pool:
             making = {pool.submit(_make, name, root): name for name in wanted}

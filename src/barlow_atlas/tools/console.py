@@ -112,12 +112,17 @@ def in_a_line(status: Mapping[str, Any]) -> str:
     parts = [f"{status['study']}: {status['done']} of {status['total']} jobs done"]
     parts += [f"{status[what]} {what}" for what in ("running", "failed") if status[what]]
     if status["seconds_left"] is not None:
-        parts.append(f"about {duration(status['seconds_left'])} left")
+        parts.append(f"about {_about(status['seconds_left'])} left")
     now = ""
     if status["running_now"]:
         losses = status["losses_now"][0]
         now = f": {status['running_now'][0]}" + (f" (loss {losses[-1]:.4g})" if losses else "")
     return ", ".join(parts) + now
+
+
+def _about(seconds: float) -> str:
+    """A time that is estimated, in no more digits than are known of it."""
+    return duration(float(f"{seconds:.1g}" if seconds < 120 else 60 * max(2, round(seconds / 60))))
 
 
 def as_table(live: Live) -> Table:

@@ -14,7 +14,7 @@ from barlow_atlas.study.paths import PARAMS
 
 NEW = """\
 # {name}: what {origin} is, but for the keys below. docs/studies.md explains every key.
-# What it would take:   atlas plan {name}
+# What it would take:   atlas plan --study {name}
 # Run it:               atlas run {name}
 """
 ONE_OFF = """\

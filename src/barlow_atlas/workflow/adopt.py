@@ -68,9 +68,11 @@ def adopt(name: str, study: Study, say: Callable[[str], None]) -> None:
     for images in (job.file for job in present_jobs if job.rule == "prepare_data"):
         if images in unknown - judged:
             stage = dvc_stages.dvc_file(f"data/{images.parent.name}")
+            derive = f"`python -m barlow_atlas derive --study {name}` and then "
             say(
                 f"  of {images.parent} neither DVC nor Snakemake has a record, so what was made "
-                f"from it is left as it is. `dvc repro {stage}` makes one; then adopt again"
+                f"from it is left as it is. {'' if stage.is_file() else derive}`dvc repro {stage}` "
+                "makes one; then adopt again"
             )
 
 

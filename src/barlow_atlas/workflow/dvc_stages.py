@@ -7,12 +7,19 @@ tests/unit/workflow/test_dvc.py compares the committed stages with these.
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from barlow_atlas.atlas.curves import column_name
-from barlow_atlas.study.file import file_with, files_of, find_studies, load_studies
+from barlow_atlas.study.file import (
+    file_with,
+    files_of,
+    find_studies,
+    load_studies,
+    load_study,
+    study_file,
+)
 from barlow_atlas.study.models import Study
 from barlow_atlas.study.paths import CLAIMS, KEPT_TABLES, PAPER_TABLES, PUBLISHED
 from barlow_atlas.workflow import sources
@@ -63,8 +70,29 @@ def stage_files(params: Path, warn: Callable[[str], None]) -> dict[Path, dict[st
     return files
 
 
+def kept_files(params: Path, asked: Iterable[str]) -> set[Path]:
+    """Paths of the DVC files that this clone has, and of those that studies need.
+
+    DVC tells of every stage that it finds, also of a study that never ran. So there are stages of
+    what has run, and of what somebody wants to run by DVC.
+
+    Args:
+        asked: names of studies: their stages, those of their images, and the same of the study
+            that they take milestones from.
+
+    Raises:
+        StudyError: a study of `asked` cannot be read.
+    """
+    files = {dvc_file(part) for part in ROOT_PARTS} | set(STAGES.glob("**/dvc.yaml"))
+    for name in asked:
+        study = load_study(study_file(params, name))
+        files |= {dvc_file(name), *(dvc_file(f"data/{d.name}") for d in study.data_sets())}
+        files |= kept_files(params, filter(None, [study.milestones_from]))
+    return files
+
+
 def dvc_file(part: str) -> Path:
-    """Where the stage of a study or data set (`data/digits`) stands."""
+    """Where the stage of a study or data set (`data/digits`) stands, if it has one."""
     return Path("dvc.yaml") if part in ROOT_PARTS else STAGES / part / "dvc.yaml"
 
 

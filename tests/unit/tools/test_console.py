@@ -54,7 +54,7 @@ def test_a_line_says_jobs_time_and_what_runs() -> None:
         "losses_now": [(9.0, 8.25), ()],
     }
     assert in_a_line(status) == (
-        "demo: 28 of 77 jobs done, 2 running, 1 failed, about 3.08 min left: "
+        "demo: 28 of 77 jobs done, 2 running, 1 failed, about 3 min left: "
         f"Training {BT} to epoch 100, now in epoch 63 (loss 8.25)"
     )
 

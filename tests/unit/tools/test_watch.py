@@ -422,9 +422,11 @@ def serving(live: Live, host: str = "127.0.0.1") -> Iterator[Server]:
     with listen(live, host, 0) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.05,))
         thread.start()
-        yield server
-        server.shutdown()
-        thread.join()
+        try:
+            yield server
+        finally:  # also where a test fails: nothing ends while a thread serves
+            server.shutdown()
+            thread.join()
 
 
 class Answer:

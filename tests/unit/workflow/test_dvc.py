@@ -14,14 +14,32 @@ from barlow_atlas.study.paths import (
     REPORTS,
     is_kept,
 )
-from barlow_atlas.workflow.dvc_stages import stage_files
+from barlow_atlas.workflow.dvc_stages import dvc_file, kept_files, stage_files
 
-STAGES = stage_files(Path("params"), pytest.fail)
-FILES = sorted({Path("dvc.yaml"), *Path("workflow/dvc").glob("**/dvc.yaml")})
+PARAMS = Path("params")
+STAGES = stage_files(PARAMS, pytest.fail)
+FILES = sorted(kept_files(PARAMS, ()))
 
 
-def test_each_study_and_data_set_has_its_file() -> None:
-    assert sorted(STAGES) == FILES
+def test_git_has_the_stages_of_what_has_run_alone() -> None:
+    """`dvc status` has lines for each file that any other stage depends on."""
+    command = ["git", "ls-files", "--", "dvc.*", "workflow/dvc"]
+    tracked = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    stages = {name for name in tracked if name.endswith("dvc.yaml")}
+    assert stages == {name.replace(".lock", ".yaml") for name in tracked if name.endswith(".lock")}
+    assert set(map(Path, stages)) <= set(STAGES)
+
+
+def test_a_study_that_is_asked_for_gets_all_stages_it_needs() -> None:
+    """Its own, those of its images, and of the study whose milestones it asks."""
+    needed = kept_files(PARAMS, ["semi-supervised/cifar10"])
+    assert needed - set(FILES) == {
+        dvc_file(name) for name in ("semi-supervised/cifar10", "comparison/cifar10")
+    }
+    images = {f"data/{name}-32" for name in ("aircraft", "dtd", "flowers-102", "traffic-signs")}
+    transferred = kept_files(PARAMS, ["transfer/cifar10"])
+    assert {dvc_file(part) for part in ("transfer/cifar10", *images)} <= transferred
+    assert transferred | needed <= set(STAGES)
 
 
 @pytest.mark.parametrize("path", FILES, ids=str)
