@@ -151,6 +151,21 @@ def lacking(data_set: DataSet, folder: Path) -> list[str]:
     ]
 
 
+def to_unpack(data_set: DataSet, folder: Path) -> str | None:
+    """Which archive in a folder must be unpacked there, in words; None if none must.
+
+    Images that are stored as their files are cannot be read within a compressed archive.
+    """
+    for file in data_set.files:
+        compressed = data_set.image_size is None and file.name.endswith(".tar.gz")
+        if compressed and file.unpacked and not (folder / file.unpacked).exists():
+            return (
+                f"{file.name} is compressed as a whole, where each image is stored as its file is: "
+                f"unpack it in {folder}, to {file.unpacked}"
+            )
+    return None
+
+
 def _not_found(data_set: DataSet, raw: Path, findings: list[str]) -> str:
     archive, folder = data_set.archive, _official_folder(data_set)
     if archive is None:
