@@ -29,7 +29,9 @@ class Direction(Protocol):
 class Trained(Protocol):
     """Classifiers that `train` trains, and of which `state.State` keeps what training changes."""
 
-    pairs: Sequence[tuple[float, float]]
+    @property
+    def pairs(self) -> Sequence[tuple[float, float]]:
+        """Of rate and decay, one for each classifier."""
 
     def scores(self, features: Tensor) -> Tensor:
         """Class scores (pairs, classes, n) of the features of n images."""
