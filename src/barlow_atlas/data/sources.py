@@ -131,7 +131,14 @@ def _official_folder(data_set: DataSet) -> str:
 
 
 def official_files_of(data_set: DataSet) -> str:
-    """What must lie in the folder of a data set whose files come one by one, in words."""
+    """What must lie in the raw folder or a mirror, in words, with how it is known."""
+    if archive := data_set.archive:
+        size = f"{archive.size:,} bytes, " if archive.size else ""
+        checksum = f"md5 {archive.md5}" if archive.md5 else "no checksum is published"
+        return (
+            f"the archive {archive.name} ({size}{checksum}), or the folder {archive.folder}/ with "
+            "the official files in it"
+        )
     told = []
     for file in data_set.files:
         checksum = f"md5 {file.md5}" if file.md5 else "no checksum is published"
@@ -168,16 +175,10 @@ def to_unpack(data_set: DataSet, folder: Path) -> str | None:
 
 def _not_found(data_set: DataSet, raw: Path, findings: list[str]) -> str:
     archive, folder = data_set.archive, _official_folder(data_set)
+    expected = f"{official_files_of(data_set)}."
     if archive is None:
-        expected = f"{official_files_of(data_set)}."
         wanted, offered = f"{folder}/", f"{folder}/"
     else:
-        size = f"{archive.size:,} bytes, " if archive.size else ""
-        checksum = f"md5 {archive.md5}" if archive.md5 else "no checksum is published"
-        expected = (
-            f"the archive {archive.name} ({size}{checksum}), or the folder {folder}/ with the "
-            "official files in it."
-        )
         wanted, offered = archive.name, f"it or {folder}/"
     return "\n".join(
         [

@@ -301,17 +301,18 @@ def check_data(data_set: DataSet, mirrors: Sequence[str]) -> Check:
             return Check("ok", "data", f"{data_set.name} will be prepared from {there}")
     urls = [file.url for file in data_set.files if file.url]
     urls += [archive.url] if archive and archive.url else []
-    what = " or ".join(names) if archive else official_files_of(data_set)
+    what = official_files_of(data_set)
     remedy = f"put {what} into {RAW_DATA}, or name its folder in BARLOW_ATLAS_DATA"
+    counts = counts_of(data_set)
     if urls:
         amount = f" ({size(archive.size)})" if archive and archive.size else ""
         return Check(
             "warning",
             "data",
-            f"{data_set.name} will be downloaded{amount} from {urls[0]}",
+            f"{data_set.name} will be downloaded{amount} from {urls[0]}; {counts}{data_set.source}",
             f"without a network here: {remedy}",
         )
-    told = f"{data_set.name} cannot be downloaded: {counts_of(data_set)}{data_set.source}"
+    told = f"{data_set.name} cannot be downloaded: {counts}{data_set.source}"
     return Check("missing", "data", told, remedy)
 
 

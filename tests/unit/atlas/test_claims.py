@@ -368,6 +368,12 @@ def precise(one: Line) -> Precision:
     return Precision(**{name: getattr(one, name) for name in names}, metric="AP", values=values)
 
 
+def test_variants_of_one_probe_have_rows_of_their_own() -> None:
+    claim = {**LAST, "probes": ["knn k=200 T=0.5", "knn k=20 T=0.07", "linear"]}
+    found_ids = [row.id for row in rows_of(claim, {"demo": DEMO})]
+    assert [one.rpartition("/")[2] for one in found_ids] == [*claim["probes"][:2], "linear"]
+
+
 def test_claims_on_average_precisions() -> None:
     bt, mix = precise(line("bt")), precise(line("mix", [percent + 3 for percent in RISING]))
     row = found({**LAST, "holds": "above"}, [mix, bt])

@@ -305,10 +305,9 @@ def test_doctor_says_what_to_get_by_hand_and_where_it_lies(
         assert f"or unpacked: {file.unpacked}" in absent.remedy
     assert f"put the folder {facts.folder}/" in absent.remedy
     assert "results/data/raw" in absent.remedy
-    if name != "voc07":
-        assert facts.counts is not None
-        assert f"{facts.counts.train:,} training and {facts.counts.test:,} test" in absent.told
-        assert "http" in absent.told
+    assert facts.counts is not None
+    assert f"{facts.counts.train:,} training and {facts.counts.test:,} test" in absent.told
+    assert "http" in absent.told
     # The advice, followed, is found, and the preparation works.
     small, folder = SMALL[name](tmp_path / "results/data/raw")
     assert "will be prepared from results/data/raw" in doctor.check_data(small, ()).told
