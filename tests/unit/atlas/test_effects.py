@@ -99,9 +99,9 @@ def test_average_precisions_have_intervals_over_seeds() -> None:
         "difference_last": 1,
     }
     told = of(table, "difference_last")
-    values = one[:, -1] - other[:, -1]
+    values = other[:, -1] - one[:, -1]
     half = stats.t.ppf(0.975, 2) * stats.sem(values)
-    assert (told["method"], told["against"], told["n"]) == ("mix", "bt", 3)
+    assert (told["method"], told["against"], told["n"]) == ("bt", "mix", 3)
     assert told["estimate"] == pytest.approx(values.mean())
     assert [told["low"], told["high"]] == pytest.approx(
         [values.mean() - half, values.mean() + half]

@@ -24,6 +24,8 @@ from barlow_atlas.probes.heads import (
     Direction,
     Heads,
     MomentumSGD,
+    NormedHead,
+    Trained,
     normal_start,
     shuffled,
     train,
@@ -242,6 +244,24 @@ def test_each_pair_is_trained_as_torchs_optimizer_alone_would(
                 step(layer, optimizer, features, labels)
         theirs = torch.cat([layer.weight, layer.bias[:, None]], dim=1)
         torch.testing.assert_close(weight, theirs.detach(), rtol=1e-6, atol=1e-6)
+
+
+def test_features_that_hold_the_label_give_all() -> None:
+    labels = torch.arange(200) % CLASSES
+    features = 3 * nn.functional.one_hot(labels, CLASSES).float()
+    features += 0.1 * torch.randn(features.shape, generator=torch.Generator().manual_seed(0))
+    start = uniform_start(CLASSES, CLASSES, generator(0))
+    maps = features[..., None, None]
+    tried: list[tuple[Trained, Tensor]] = [
+        (Heads((0.1,), (0.0,), start, Adam), features),
+        (Heads((0.3,), (1e-6,), start, MomentumSGD), features),
+        (NormedHead(0.1, 5e-4, maps.shape[1:], CLASSES, generator(0), CPU), maps),
+    ]
+    for heads, known in tried:
+        batches = list(zip(known.split(50), labels.split(50), strict=True))
+        for _ in train(heads, lambda _: 1.0, lambda _, all_of_it=batches: all_of_it, 20):
+            pass
+        assert (heads.scores(known)[0].argmax(0) == labels).all()
 
 
 def test_the_imagenet_form_is_barlow_twins_evaluation(
