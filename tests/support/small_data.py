@@ -402,21 +402,21 @@ def small_voc0712(root: Path) -> tuple[DataSet, Path]:
     return WITH_OBJECTS["voc0712"].model_copy(update=facts), folder
 
 
-def small_coco(root: Path) -> tuple[DataSet, Path]:
-    """COCO of two categories: four training and two validation images of 30 x 20 pixels.
+def small_coco(root: Path, training: int = 4) -> tuple[DataSet, Path]:
+    """COCO of two categories: some training and two validation images of 30 x 20 pixels.
 
-    Each has a square of the first and one of the second; the last training image has nothing, and
-    the first a crowd as well.
+    Each has a square of the first and one of the second; the last of a part has nothing, and the
+    first a crowd as well.
     """
     folder = root / "coco"
     (folder / "annotations").mkdir(parents=True)
-    for part, count, first in (("train2017", 4, 100), ("val2017", 2, 200)):
+    for part, count, first in (("train2017", training, 100), ("val2017", 2, 200)):
         images, told = [], []
         for number in range(first, first + count):
             name = f"{number:012d}.jpg"
             write_image(folder / part / name, (30, 20), seed=number)
             images.append({"id": number, "file_name": name, "height": 20, "width": 30})
-            if number == 103:
+            if number == first + count - 1:
                 continue
             for category, (x, y, side) in ((1, (2, 3, 9)), (90, (15, 5, 12))):
                 told.append(
@@ -431,15 +431,15 @@ def small_coco(root: Path) -> tuple[DataSet, Path]:
                         ],
                     }
                 )
-        if part == "train2017":
-            crowd = {"size": [20, 30], "counts": [0, 300, 300]}
-            told.append({**told[0], "iscrowd": 1, "segmentation": crowd})
+        crowd = {"size": [20, 30], "counts": [0, 300, 300]}
+        told.append({**told[0], "iscrowd": 1, "segmentation": crowd})
         categories = [{"id": 90, "name": "toothbrush"}, {"id": 1, "name": "person"}]
         content = {"images": images, "categories": categories}
         content["annotations"] = [{**each, "id": k} for k, each in enumerate(told, 1)]
         file = folder / f"annotations/instances_{part}.json"
         file.write_text(json.dumps(content))
-    facts = {"classes": 2, "counts": Counts(train=4, test=2), "validation_share": 0.4}
+    counts = Counts(train=training, test=2)
+    facts = {"classes": 2, "counts": counts, "validation_share": 0.4}
     files = tuple(f.model_copy(update={"size": None}) for f in WITH_OBJECTS["coco"].files)
     return WITH_OBJECTS["coco"].model_copy(update={**facts, "files": files}), folder
 

@@ -260,7 +260,8 @@ def _comparable(theirs: Published, study: Study, run: Run) -> Iterator[tuple[Fac
     epochs, backbone = _epochs(study, run), _in_words(run.backbone.name)
     yield Fact(epochs, f"{epochs} epochs"), theirs.pretrain_epochs, True
     yield Fact(run.embedding_dim, f"width {run.embedding_dim}"), theirs.embedding_dim, True
-    yield Fact(backbone, backbone), theirs.backbone, True
+    # A detector's name ends with its form, which the variant tells.
+    yield Fact(backbone, backbone), theirs.backbone and theirs.backbone.removesuffix("-C4"), True
     yield Fact(run.batch_size, f"batch {run.batch_size}"), theirs.batch_size, False
     for weight in WEIGHTS:
         value = getattr(run.settings, weight, None)

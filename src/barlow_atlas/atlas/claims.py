@@ -193,7 +193,8 @@ class Entry:
     """One row of the ledger: a claim about some lines of one study.
 
     Attributes:
-        id: such as `mix-not-worse/cifar10/knn`, or with more parts where a claim has several.
+        id: such as `mix-not-worse/cifar10/knn`, or with more parts where a claim has several; of
+            several variants of a probe with theirs, as `.../transfer dtd`.
         seeds: those that the study plans.
         lines: in the order that the test takes them.
     """
@@ -296,12 +297,14 @@ def _cases(claim: Claim, study: Study) -> Iterator[tuple[list[str], tuple[LineNa
             yield parts, tuple(LineName(*line) for line in trained)
         return
     probes = [_probe(text, study) for text in claim.probes]
+    kinds = Counter(kind for kind, _ in probes)
     for parts, trained in groups:
         if isinstance(claim, Agreement):
             yield parts, tuple(LineName(*trained[0], *probe) for probe in probes)
         else:
             for probe in probes:
-                yield [*parts, probe[0]], tuple(LineName(*line, *probe) for line in trained)
+                seen = probe[0] if kinds[probe[0]] == 1 else " ".join(probe)
+                yield [*parts, seen], tuple(LineName(*line, *probe) for line in trained)
 
 
 def _groups(claim: Claim, study: Study) -> Iterator[tuple[list[str], list[tuple[str, int]]]]:

@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -20,7 +20,7 @@ from barlow_atlas.atlas import label_free as signals
 from barlow_atlas.atlas import overfitting
 from barlow_atlas.atlas.curves import highest
 from barlow_atlas.atlas.frames import LINE
-from barlow_atlas.atlas.lines import Line
+from barlow_atlas.atlas.lines import Line, Named, Precision
 from barlow_atlas.atlas.statistics import (
     Contrast,
     Effect,
@@ -28,6 +28,7 @@ from barlow_atlas.atlas.statistics import (
     cut,
     effect,
     level,
+    over_seeds,
     paired,
     sign_flip_p,
     slope_weights,
@@ -59,17 +60,23 @@ SETTINGS = (
 )
 """Settings that a trend is taken over, where lines differ in nothing else: keys of a run."""
 Row = dict[str, Any]
+Kind = TypeVar("Kind", bound=Named)
+Answering = TypeVar("Answering", bound=Line | Precision)
+Precisely = tuple[Effect, np.ndarray]
+"""An effect on average precision, and the seeds' values (n,) that it is the mean of."""
 
 
-def effects(lines: Sequence[Line]) -> pd.DataFrame:
+def effects(lines: Sequence[Line], precisions: Sequence[Precision] = ()) -> pd.DataFrame:
     """Every effect of a study, a row each, columns `EFFECTS`; see docs/statistics.md, "Tables".
 
     Rows are ordered by what they say, not by the order of `lines`: first those of each line, then
-    differences between methods, then trends.
+    differences between methods, then trends; last those of average precisions.
     """
     ordered = in_order(lines)
     of_lines = [row for line in ordered for row in _of_line(line)]
-    return typed([*of_lines, *_differences(ordered), *_trends(ordered)], EFFECTS)
+    of_precisions = _of_precisions(in_order(precisions))
+    rows = [*of_lines, *_differences(ordered), *_trends(ordered), *of_precisions]
+    return typed(rows, EFFECTS)
 
 
 def losses(lines: Sequence[Line]) -> pd.DataFrame:
@@ -92,7 +99,7 @@ def label_free(lines: Sequence[Line]) -> pd.DataFrame:
     return typed(rows, LABEL_FREE)
 
 
-def in_order(lines: Iterable[Line]) -> list[Line]:
+def in_order(lines: Iterable[Kind]) -> list[Kind]:
     """The lines sorted by what names them."""
     return sorted(lines, key=lambda line: tuple(_names(line).values()))
 
@@ -129,9 +136,34 @@ def drop(line: Line) -> Contrast:
     return overfitting.drop(_validation(line), line.correct)
 
 
-def with_seeds(line: Line, seeds: Sequence[int]) -> Line:
+def at_ends(lines: Sequence[Precision], weights: Sequence[float], what: str) -> Precisely:
+    """A weighted sum of average precisions at the lines' last milestones, and the seeds' values.
+
+    The interval is of new seeds on these images, since it is no sum over images.
+
+    Args:
+        lines: of the same seeds.
+        what: is added to what is summed, in words.
+    """
+    pairs = zip(weights, lines, strict=True)
+    values = np.sum([weight * line.values[:, -1] for weight, line in pairs], axis=0)
+    told = f"test {lines[0].metric} (percent) at the last milestone{what}"
+    low, high = (0, 100) if len(lines) == 1 else (-np.inf, np.inf)
+    return over_seeds(values, told, low, high), values
+
+
+def precision_gain(line: Precision) -> Precisely:
+    """An average precision at the last milestone minus that at the first, epoch 0, in points."""
+    values = line.values[:, -1] - line.values[:, 0]
+    what = f"gain in test {line.metric} (points), last milestone minus untrained network"
+    return over_seeds(values, what, -np.inf, np.inf), values
+
+
+def with_seeds(line: Answering, seeds: Sequence[int]) -> Answering:
     """The line as if it had only these of its seeds."""
     rows = [line.seeds.index(seed) for seed in seeds]
+    if isinstance(line, Precision):
+        return replace(line, seeds=tuple(seeds), values=line.values[rows])
     return replace(
         line,
         seeds=tuple(seeds),
@@ -170,20 +202,48 @@ def _differences(ordered: Sequence[Line]) -> Iterator[Row]:
 
     Barlow Twins is what others are held against: it is the one that is taken off.
     """
-    free = {"method", "objective"}
-    groups: dict[tuple[Any, ...], list[Line]] = defaultdict(list)
-    for line in ordered:
-        groups[tuple(value for key, value in _names(line).items() if key not in free)].append(line)
-    for group in groups.values():
-        group.sort(key=_is_baseline)
-    for one, other in (pair for group in groups.values() for pair in combinations(group, 2)):
+    for one, other in _pairs(ordered):
         what = f"{one.method} minus {other.method}"
         for statistic, numbers in _compared([one, other], [1, -1], what):
             yield _row(f"difference_{statistic}", "points", one, numbers, other.method)
         yield from _these_networks(one, other)
 
 
-def _is_baseline(line: Line) -> bool:
+def _pairs(ordered: Sequence[Kind]) -> Iterator[tuple[Kind, Kind]]:
+    """Each two lines that agree in all names but the method's, the baseline second."""
+    free = {"method", "objective"}
+    groups: dict[tuple[Any, ...], list[Kind]] = defaultdict(list)
+    for line in ordered:
+        groups[tuple(value for key, value in _names(line).items() if key not in free)].append(line)
+    for group in groups.values():
+        group.sort(key=_is_baseline)
+        yield from combinations(group, 2)
+
+
+def _of_precisions(ordered: Sequence[Precision]) -> Iterator[Row]:
+    """The rows of average precisions: of each line by itself, then method minus method."""
+    for line in ordered:
+        if line.milestones[0] == 0:
+            what = f"test {line.metric} (percent) of the untrained network"
+            yield _row("first", "%", line, _numbers(over_seeds(line.values[:, 0], what, 0, 100)))
+            yield _row("gain", "points", line, _probable(precision_gain(line)))
+        end, _ = at_ends([line], [1], "")
+        yield _row("last", "%", line, _numbers(end))
+    for pair in _pairs(ordered):
+        if seeds := _shared_seeds(pair):
+            one, other = (with_seeds(line, seeds) for line in pair)
+            what = f", {one.method} minus {other.method}, paired by seed"
+            numbers = _probable(at_ends([one, other], [1, -1], what))
+            yield _row("difference_last", "points", one, numbers, other.method)
+
+
+def _probable(precisely: Precisely) -> Row:
+    """As `_tested`."""
+    measured, values = precisely
+    return {**_numbers(measured), "p": sign_flip_p(values)}
+
+
+def _is_baseline(line: Named) -> bool:
     return line.objective.partition(" ")[0] == BASELINE
 
 
@@ -254,7 +314,7 @@ def _compared(
         yield "drop_from_best", tested | _numbers(from_best)
 
 
-def _shared_seeds(lines: Sequence[Line]) -> list[int]:
+def _shared_seeds(lines: Sequence[Named]) -> list[int]:
     return sorted(set.intersection(*(set(line.seeds) for line in lines)))
 
 
@@ -302,12 +362,12 @@ def _taken(run: Mapping[str, Any], setting: str) -> tuple[float | None, str]:
     return value, json.dumps(rest, sort_keys=True)
 
 
-def _row(statistic: str, unit: str, line: Line, numbers: Row, against: str = "") -> Row:
+def _row(statistic: str, unit: str, line: Named, numbers: Row, against: str = "") -> Row:
     row = {"statistic": statistic, "unit": unit, **_names(line), "against": against}
     return row | numbers
 
 
-def _names(line: Line) -> Row:
+def _names(line: Named) -> Row:
     return {name: getattr(line, name) for name in LINE}
 
 

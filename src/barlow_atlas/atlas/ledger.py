@@ -1,7 +1,8 @@
 """The ledger: what the lines of the map say about each of the papers' claims.
 
 Each test is a contrast of lines, with the interval of `statistics.effect`: new seeds and new test
-images. A claimed set of values and an interval give the verdict; nothing else does.
+images; of average precisions, which are no sums over images, new seeds on these images. A claimed
+set of values and an interval give the verdict; nothing else does.
 """
 
 from __future__ import annotations
@@ -14,9 +15,18 @@ import pandas as pd
 
 from barlow_atlas.atlas import overfitting
 from barlow_atlas.atlas.claims import Agreement, Claim, Entry, OneLine, Signal, SignalName, TwoLines
-from barlow_atlas.atlas.effects import drop, gain, has_peak, last, typed, with_seeds
+from barlow_atlas.atlas.effects import (
+    at_ends,
+    drop,
+    gain,
+    has_peak,
+    last,
+    precision_gain,
+    typed,
+    with_seeds,
+)
 from barlow_atlas.atlas.label_free import spearman
-from barlow_atlas.atlas.lines import Line
+from barlow_atlas.atlas.lines import Line, Precision
 from barlow_atlas.atlas.statistics import (
     Contrast,
     Effect,
@@ -49,7 +59,7 @@ class _Missing(Exception):
     """Why a claim has no estimate."""
 
 
-def study_claims(entries: Sequence[Entry], lines: Sequence[Line]) -> pd.DataFrame:
+def study_claims(entries: Sequence[Entry], lines: Sequence[Line | Precision]) -> pd.DataFrame:
     """What the lines of one study say about each entry of the ledger that is about it.
 
     Args:
@@ -118,7 +128,7 @@ def _result(entry: Entry, of_study: pd.DataFrame | None) -> dict[str, Any]:
     return {**{key: row[key] for key in COLUMNS}, **told}
 
 
-def _row(entry: Entry, lines: Sequence[Line]) -> dict[str, Any]:
+def _row(entry: Entry, lines: Sequence[Line | Precision]) -> dict[str, Any]:
     try:
         used = _of_common_seeds(_lines_of(entry, lines))
         measured, values = _measure(entry.claim, used)
@@ -152,7 +162,7 @@ def _without(entry: Entry, note: str) -> dict[str, Any]:
     return {**nothing, **empty}
 
 
-def _lines_of(entry: Entry, lines: Sequence[Line]) -> list[Line]:
+def _lines_of(entry: Entry, lines: Sequence[Line | Precision]) -> list[Line | Precision]:
     """The lines that the entry names, in its order; raises _Missing with all that are not there."""
     known = {(line.method, line.embedding_dim, line.probe, line.variant): line for line in lines}
     # A signal is the same on the lines of all probes.
@@ -167,7 +177,7 @@ def _lines_of(entry: Entry, lines: Sequence[Line]) -> list[Line]:
     return [there[name] for name in entry.lines]
 
 
-def _of_common_seeds(lines: Sequence[Line]) -> list[Line]:
+def _of_common_seeds(lines: Sequence[Line | Precision]) -> list[Line | Precision]:
     """The lines with the seeds that all of them have, so that they can be paired."""
     common = [seed for seed in lines[0].seeds if all(seed in line.seeds for line in lines)]
     if not common:
@@ -175,15 +185,18 @@ def _of_common_seeds(lines: Sequence[Line]) -> list[Line]:
     return [with_seeds(line, common) for line in lines]
 
 
-def _measure(claim: Claim, lines: Sequence[Line]) -> Measured:
+def _measure(claim: Claim, every: Sequence[Line | Precision]) -> Measured:
     """What a claim's test finds on its lines, which have the same seeds."""
+    lines = [line for line in every if isinstance(line, Line)]
+    precisions = [line for line in every if isinstance(line, Precision)]
+    if precisions:
+        return of_precisions(claim, precisions)
     if isinstance(claim, Signal):
         return last_signal(lines[0], claim.signal)
     if isinstance(claim, Agreement):
         return agreement(*lines)
     if isinstance(claim, OneLine) and claim.test == "gain":
-        if lines[0].milestones[0] > 0:
-            raise _Missing("no milestone 0, so no untrained network")
+        _check_untrained(lines[0])
         return _by_images(gain(lines[0]))
     if isinstance(claim, OneLine):
         return drops(lines, [1], "")
@@ -196,6 +209,21 @@ def _measure(claim: Claim, lines: Sequence[Line]) -> Measured:
     if claim.test in ("difference_last", "trend_last"):
         return lasts(lines, weights, what)
     return drops(lines, weights, what)
+
+
+def _check_untrained(line: Line | Precision) -> None:
+    if line.milestones[0] > 0:
+        raise _Missing("no milestone 0, so no untrained network")
+
+
+def of_precisions(claim: Claim, lines: Sequence[Precision]) -> Measured:
+    """What a claim's test finds on lines of average precisions."""
+    if isinstance(claim, OneLine) and claim.test == "gain":
+        _check_untrained(lines[0])
+        return precision_gain(lines[0])
+    if isinstance(claim, TwoLines) and claim.test == "difference_last":
+        return at_ends(lines, [1.0, -1.0], f", {lines[0].method} minus {lines[1].method}")
+    raise _Missing(f"{lines[0].metric} has no answer to each image, which {claim.test} needs")
 
 
 def lasts(lines: Sequence[Line], weights: Sequence[float], what: str) -> Measured:

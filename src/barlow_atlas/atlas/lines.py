@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from barlow_atlas.atlas.frames import labels, subject
+from barlow_atlas.atlas.frames import HEADLINES, labels, subject
 from barlow_atlas.probes.packing import unpack
 
 OF_ALL_SEEDS = ("study", "method", "embedding_dim", "epochs", "protocol", "objective")
@@ -15,7 +15,7 @@ OF_ALL_SEEDS = ("study", "method", "embedding_dim", "epochs", "protocol", "objec
 
 
 @dataclass(frozen=True)
-class Line:
+class Named:
     """A line of the map with its n seeds: one method at one width, as one probe sees it.
 
     Attributes:
@@ -24,9 +24,6 @@ class Line:
         run: parameters of the runs, as in their probe files but without the seed.
         seeds: in rising order, (n,).
         milestones: pre-training epochs in rising order, (m,).
-        validation: validation top-1 in percent, (n, m); None where nothing was held out.
-        correct: whether each test image was classified right, bool (n, m, images).
-        signals: label-free signals by (signal, space, split), (n, m) each; NaN where undefined.
     """
 
     study: str
@@ -41,14 +38,46 @@ class Line:
     run: Mapping[str, Any]
     seeds: tuple[int, ...]
     milestones: np.ndarray
+
+
+@dataclass(frozen=True)
+class Line(Named):
+    """A line of answers to each image.
+
+    Attributes:
+        validation: validation top-1 in percent, (n, m); None where nothing was held out.
+        correct: whether each test image was classified right, bool (n, m, images).
+        signals: label-free signals by (signal, space, split), (n, m) each; NaN where undefined.
+    """
+
     validation: np.ndarray | None
     correct: np.ndarray
     signals: Mapping[tuple[str, str, str], np.ndarray]
 
 
+@dataclass(frozen=True)
+class Precision(Named):
+    """A line of average precisions, which are of all test images together.
+
+    Attributes:
+        metric: how they are called, see `frames.HEADLINES`.
+        values: on the test images in percent, (n, m).
+    """
+
+    metric: str
+    values: np.ndarray
+
+
 def read_lines(
     contents: Iterable[Mapping[str, Any]], planned: Mapping[str, Sequence[int]]
 ) -> list[Line]:
+    """The lines of `read_all` that have an answer to each image."""
+    return [line for line in read_all(contents, planned) if isinstance(line, Line)]
+
+
+def read_all(
+    contents: Iterable[Mapping[str, Any]], planned: Mapping[str, Sequence[int]]
+) -> list[Line | Precision]:
     """The lines of a study, of its finished runs.
 
     A run that lacks a milestone is left out of all its lines: what is said about the end of
@@ -70,7 +99,7 @@ def read_lines(
     return [line for group in groups.values() for line in _lines_of(group)]
 
 
-def _lines_of(group: list[list[Mapping[str, Any]]]) -> Iterator[Line]:
+def _lines_of(group: list[list[Mapping[str, Any]]]) -> Iterator[Line | Precision]:
     """The lines of runs that differ in their seed only; `group` is seeds x milestones."""
     group = sorted(group, key=lambda contents: int(contents[0]["run"]["seed"]))
     first = group[0][0]
@@ -78,18 +107,21 @@ def _lines_of(group: list[list[Mapping[str, Any]]]) -> Iterator[Line]:
     results = [[_by_probe(content) for content in contents] for contents in group]
     for probe in dict.fromkeys(key[:-1] for key in results[0][0]):
         test = _column(results, (*probe, "test"))
-        # A mean average precision is of all images together: it has no answer to each.
-        if test is None or "correct" not in test[0][0]:
+        if test is None:
+            continue
+        named: dict[str, Any] = {
+            **{key: of_all[key] for key in OF_ALL_SEEDS},
+            **dict(zip(("probe", "variant", "setting"), probe, strict=True)),
+            "run": {key: value for key, value in first["run"].items() if key != "seed"},
+            "seeds": tuple(int(contents[0]["run"]["seed"]) for contents in group),
+            "milestones": np.array([content["epoch"] for content in group[0]]),
+        }
+        if "correct" not in test[0][0]:
+            yield from _precision(named, test)
             continue
         validation = _column(results, (*probe, "validation"))
         yield Line(
-            **{key: of_all[key] for key in OF_ALL_SEEDS},
-            probe=probe[0],
-            variant=probe[1],
-            setting=probe[2],
-            run={key: value for key, value in first["run"].items() if key != "seed"},
-            seeds=tuple(int(contents[0]["run"]["seed"]) for contents in group),
-            milestones=np.array([content["epoch"] for content in group[0]]),
+            **named,
             validation=None
             if validation is None
             else np.array([[result["top1"] for result in row] for row in validation]),
@@ -98,6 +130,16 @@ def _lines_of(group: list[list[Mapping[str, Any]]]) -> Iterator[Line]:
             ),
             signals=_signals(group),
         )
+
+
+def _precision(
+    named: Mapping[str, Any], test: Sequence[Sequence[Mapping[str, Any]]]
+) -> Iterator[Precision]:
+    """The line of what a probe is read by, where it is defined at all milestones."""
+    for metric, called in HEADLINES.items():
+        if all(metric in result for row in test for result in row):
+            values = np.array([[result[metric] for result in row] for row in test])
+            yield Precision(**named, metric=called, values=values)
 
 
 def _by_probe(content: Mapping[str, Any]) -> dict[tuple[str, str, str, str], Mapping[str, Any]]:

@@ -20,7 +20,7 @@ from barlow_atlas.errors import AtlasError
 from barlow_atlas.settings.frozen import Frozen
 from barlow_atlas.settings.training import Positive
 
-Probe = Literal["knn", "linear", "fine_tuned"]
+Probe = Literal["knn", "linear", "fine_tuned", "transfer", "svm", "detection"]
 WEIGHTS = ("lambda_bt", "lambda_reg")
 """Weights of an objective that published numbers are compared in."""
 DATA_SETS = {
@@ -28,12 +28,26 @@ DATA_SETS = {
     "CIFAR-100": "cifar100",
     "TinyImageNet": "tiny-imagenet",
     "STL-10": "stl10",
-    "ImageNet-1k": "imagenet",
+    **dict.fromkeys(
+        (
+            "ImageNet-1k",
+            "Places-205 (ImageNet pretrain)",
+            "VOC07 (ImageNet pretrain)",
+            "iNaturalist18 (ImageNet pretrain)",
+            "VOC07+12",
+            "COCO 2017",
+        ),
+        "imagenet",
+    ),
 }
-"""Data sets as the published numbers name them -> as the catalog and the studies do."""
+"""Data sets as the published numbers name them -> those of the pre-training behind, as the catalog
+and the studies do."""
 
-# Units that are shares of images -> the power of ten that makes them percent.
-_PERCENT = {"fraction": 2, "%": 0, "% (about)": 0, "% (about; all d)": 0}
+# Units of accuracies and average precisions -> the power of ten that makes them percent.
+_PERCENT = {
+    "fraction": 2,
+    **dict.fromkeys(("%", "% (about)", "% (about; all d)", "mAP %", "AP %"), 0),
+}
 _METRIC = re.compile(
     r"(?P<online>online_)?(?P<probe>knn|linear|semisup)(?P<number>\d+)?_top1(?P<rest>_\w+)?"
 )
@@ -68,7 +82,7 @@ class Published(Frozen):
 
     @property
     def percent(self) -> Decimal | None:
-        """The value in percent, with its digits; None where the unit is no share of images."""
+        """The value in percent, with its digits; None where it is no accuracy or precision."""
         power = _PERCENT.get(self.unit)
         return None if power is None else self.value.scaleb(power)
 

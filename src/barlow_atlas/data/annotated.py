@@ -1,7 +1,8 @@
-"""Official data sets of annotated objects: where their images lie, and what is in each.
+"""Official data sets that are stored as their files are: where images lie, and what is in each.
 
-An image is stored as its file has it, so an archive is only asked where an image begins and ends:
-a tar archive, or a zip archive that does not compress them, as VOC's and COCO's are.
+An archive is only asked where an image begins and ends: a tar archive, or a zip archive that does
+not compress them, as VOC's and COCO's are. Those of Places205 and iNaturalist are compressed as a
+whole, so they must lie unpacked.
 """
 
 import posixpath
@@ -20,9 +21,10 @@ from barlow_atlas.data.listing import Listing
 from barlow_atlas.data.object_formats import VOC_FOLDER, Annotated, coco_part, voc_part
 from barlow_atlas.data.objects import Objects
 from barlow_atlas.data.reading import members, naming
+from barlow_atlas.data.sources import to_unpack
 from barlow_atlas.data.survey import Survey, some
 from barlow_atlas.data.tree import State
-from barlow_atlas.data.vissl_formats import HERE, held, told_source
+from barlow_atlas.data.vissl_formats import HERE, held, told_by_lists, told_source
 
 _LOCAL_HEADER = struct.Struct("<26xHH")
 """Of a file in a zip archive: it ends with the lengths of the name and of the rest behind it."""
@@ -42,6 +44,46 @@ class _Span(NamedTuple):
     file: str
     offset: int
     size: int
+
+
+def official_listing(data_set: DataSet, place: Path) -> Listing:
+    """All images of an official data set that is stored as its files are, in their lists' order.
+
+    Args:
+        place: the folder that holds the verified official files, or what they unpack to.
+
+    Raises:
+        DataError: something is missing, or is not as the authors published it.
+    """
+    with_objects = data_set.layout in ("voc-objects", "coco-objects")
+    return (annotated_listing if with_objects else classified_listing)(data_set, place)
+
+
+def classified_listing(data_set: DataSet, place: Path) -> Listing:
+    """All images of Places205 or iNaturalist, each of one class.
+
+    Raises:
+        DataError: something is missing, or is not as the authors published it; or the images are
+            not unpacked.
+    """
+    told = told_by_lists(data_set, place)
+    with naming(data_set, place):
+        if (packed := to_unpack(data_set, place)) is not None:
+            raise DataError(f"{data_set.title}: {packed}.")
+        names = {part: [item.name for item in listed] for part, listed in told.listing.items()}
+        spans = _spans_in_folder(place, [name for those in names.values() for name in those])
+        entries = {
+            part: [Entry(item.name, *spans[item.name], item.label) for item in listed]
+            for part, listed in told.listing.items()
+        }
+    return Listing(
+        place=place,
+        classes=told.classes,
+        entries=entries,
+        survey=Survey(place, {}, {name: _state(place / name) for name in spans}, Counter()),
+        turned=False,
+        source=told_source(data_set, place),
+    )
 
 
 def annotated_listing(data_set: DataSet, place: Path) -> Listing:
@@ -108,9 +150,8 @@ def _spans(images: Held) -> dict[str, _Span]:
     """Where the bytes of each image lie, by its name."""
     holder, names = images.place, images.annotated.names
     if holder.is_dir():
-        files = {name: holder / name for name in names}
-        there = {k: _Span(k, 0, file.stat().st_size) for k, file in files.items() if file.is_file()}
-    elif holder.suffix == ".zip":
+        return _spans_in_folder(holder, names)
+    if holder.suffix == ".zip":
         there = _zip_spans(holder, set(names))
     else:
         with tarfile.open(holder, "r:") as tar:
@@ -121,9 +162,20 @@ def _spans(images: Held) -> dict[str, _Span]:
                 for member in tar
                 if member.isfile()
             }
+    return _whole(holder, names, there)
+
+
+def _spans_in_folder(folder: Path, names: Sequence[str]) -> dict[str, _Span]:
+    files = {name: folder / name for name in names}
+    there = {k: _Span(k, 0, file.stat().st_size) for k, file in files.items() if file.is_file()}
+    return _whole(folder, names, there)
+
+
+def _whole(holder: Path, names: Sequence[str], there: dict[str, _Span]) -> dict[str, _Span]:
+    """What is there, if it is all that is named."""
     if missing := [name for name in names if name not in there]:
         raise DataError(
-            f"{holder} lacks {len(missing):,} of {len(names):,} annotated images: "
+            f"{holder} lacks {len(missing):,} of {len(names):,} listed images: "
             f"{some(missing)}. Replace it by the official archive, or unpack that again."
         )
     return there

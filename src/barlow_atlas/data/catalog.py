@@ -3,7 +3,8 @@
 Four kinds: `CATALOG` holds what networks are pre-trained on, `TARGETS` what their features are
 transferred to, `MULTI_LABEL` the same with several classes in an image. These two have no size of
 their own: their images are squashed to the size that a network was trained at, and
-`resolve("dtd-32")` is DTD at 32 pixels. `WITH_OBJECTS` holds what detectors are trained on; its
+`resolve("dtd-32")` is DTD at 32 pixels; `resolve("places205-original")` is Places205 as its files
+are. `WITH_OBJECTS` holds what detectors are trained on; its
 images are stored as their files have them.
 
 Facts only. Snakemake loads this module while it plans, so it imports neither numpy nor torch.
@@ -153,12 +154,20 @@ Triple = tuple[float, float, float]
 
 
 class Squashed(Facts):
-    """A data set whose images are squashed to the size that a network sees."""
+    """A data set whose images are squashed to the size that a network sees, or `original`."""
 
     def at(self, size: int) -> DataSet:
         """This with all images squashed to size x size pixels, under a name of its own."""
+        return self._stored(str(size), size)
+
+    @property
+    def original(self) -> DataSet:
+        """This with its images as their files have them, under a name of its own."""
+        return self._stored("original", None)
+
+    def _stored(self, how: str, size: int | None) -> DataSet:
         facts = {key: getattr(self, key) for key in Facts.model_fields}
-        return DataSet(**facts | {"name": f"{self.name}-{size}"}, image_size=size)
+        return DataSet(**facts | {"name": f"{self.name}-{how}"}, image_size=size)
 
 
 class Target(Squashed):
@@ -579,6 +588,8 @@ _TARGETS = (
 )
 
 TARGETS: dict[str, Target] = {target.name: target for target in _TARGETS}
+ORIGINALS = {name: TARGETS[name].original for name in ("places205", "inaturalist-2018")}
+"""Targets that are cropped at random, so stored as their files have them."""
 
 _VOC = "https://thor.robots.ox.ac.uk/pascal/VOC"
 VOC_CLASSES = (
@@ -686,6 +697,7 @@ _WITH_OBJECTS = (
 )
 
 WITH_OBJECTS: dict[str, DataSet] = {data_set.name: data_set for data_set in _WITH_OBJECTS}
+_STORED_ORIGINALS = {data_set.name: data_set for data_set in ORIGINALS.values()}
 _AT_SIZE = re.compile(rf"({'|'.join(SQUASHED)})-([1-9][0-9]*)")
 
 
@@ -710,7 +722,8 @@ def class_folder(
             f"the class folders in {path} another name, or leave path and stored_size out and put "
             "the official files into the raw folder or a mirror."
         )
-    if name in SQUASHED or name in WITH_OBJECTS or _AT_SIZE.fullmatch(name):
+    targets = {*SQUASHED, *WITH_OBJECTS, *_STORED_ORIGINALS}
+    if name in targets or _AT_SIZE.fullmatch(name):
         raise DataError(
             f"{name!r} is the name of a transfer target: give the class folders in {path} another."
         )
@@ -733,7 +746,7 @@ def resolve(name: str) -> DataSet:
     """The data set that a name without a path means.
 
     One of the catalogue, or a target with the size that its images are squashed to, such as
-    "dtd-32". Raises DataError if there is none.
+    "dtd-32", or "places205-original". Raises DataError if there is none.
     """
     if sized := _AT_SIZE.fullmatch(name):
         return SQUASHED[sized[1]].at(int(sized[2]))
@@ -742,8 +755,9 @@ def resolve(name: str) -> DataSet:
             f"{name!r} is a transfer target, stored at the size that a network sees: name it with "
             f"that size, such as {name}-32."
         )
-    if name in WITH_OBJECTS:
-        return WITH_OBJECTS[name]
+    as_they_are = WITH_OBJECTS | _STORED_ORIGINALS
+    if name in as_they_are:
+        return as_they_are[name]
     if name not in CATALOG:
         raise DataError(
             f"no data set is called {name!r}: there are {', '.join(CATALOG)}, for detection "

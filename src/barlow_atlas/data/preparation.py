@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from barlow_atlas.atomic import replace_folder, sync_tree, write_atomically, writing
-from barlow_atlas.data.annotated import annotated_listing, size_faults
+from barlow_atlas.data.annotated import official_listing, size_faults
 from barlow_atlas.data.catalog import DataSet, Part
 from barlow_atlas.data.errors import DataError
 from barlow_atlas.data.formats import decode
@@ -83,7 +83,7 @@ def prepare(
     place = locate(data_set, raw, mirrors, report) if data_set.official_folder else None
     if side is None:
         listing = (
-            annotated_listing(data_set, place)
+            official_listing(data_set, place)
             if place
             else listing_of(data_set, Path(required(data_set.path)).expanduser())
         )

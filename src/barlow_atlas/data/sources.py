@@ -131,7 +131,14 @@ def _official_folder(data_set: DataSet) -> str:
 
 
 def official_files_of(data_set: DataSet) -> str:
-    """What must lie in the folder of a data set whose files come one by one, in words."""
+    """What must lie in the raw folder or a mirror, in words, with how it is known."""
+    if archive := data_set.archive:
+        size = f"{archive.size:,} bytes, " if archive.size else ""
+        checksum = f"md5 {archive.md5}" if archive.md5 else "no checksum is published"
+        return (
+            f"the archive {archive.name} ({size}{checksum}), or the folder {archive.folder}/ with "
+            "the official files in it"
+        )
     told = []
     for file in data_set.files:
         checksum = f"md5 {file.md5}" if file.md5 else "no checksum is published"
@@ -151,18 +158,27 @@ def lacking(data_set: DataSet, folder: Path) -> list[str]:
     ]
 
 
+def to_unpack(data_set: DataSet, folder: Path) -> str | None:
+    """Which archive in a folder must be unpacked there, in words; None if none must.
+
+    Images that are stored as their files are cannot be read within a compressed archive.
+    """
+    for file in data_set.files:
+        compressed = data_set.image_size is None and file.name.endswith(".tar.gz")
+        if compressed and file.unpacked and not (folder / file.unpacked).exists():
+            return (
+                f"{file.name} is compressed as a whole, where each image is stored as its file is: "
+                f"unpack it in {folder}, to {file.unpacked}"
+            )
+    return None
+
+
 def _not_found(data_set: DataSet, raw: Path, findings: list[str]) -> str:
     archive, folder = data_set.archive, _official_folder(data_set)
+    expected = f"{official_files_of(data_set)}."
     if archive is None:
-        expected = f"{official_files_of(data_set)}."
         wanted, offered = f"{folder}/", f"{folder}/"
     else:
-        size = f"{archive.size:,} bytes, " if archive.size else ""
-        checksum = f"md5 {archive.md5}" if archive.md5 else "no checksum is published"
-        expected = (
-            f"the archive {archive.name} ({size}{checksum}), or the folder {folder}/ with the "
-            "official files in it."
-        )
         wanted, offered = archive.name, f"it or {folder}/"
     return "\n".join(
         [

@@ -1,20 +1,21 @@
 """Readers of what VISSL's evaluations transfer to: VOC07's classes, Places205, iNaturalist 2018.
 
-As with the other targets, images are squashed to a square. Official archives are read where they
-are, or, if they are unpacked beside, what they unpack to.
+As with the other targets, images are squashed to a square; those of the last two are also stored as
+their files have them. Official archives are read where they are, or, if they are unpacked beside,
+what they unpack to.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from barlow_atlas.data.catalog import VOC_CLASSES, DataSet, Layout, OfficialFile, Part
 from barlow_atlas.data.errors import DataError
 from barlow_atlas.data.objects import ABSENT, PRESENT, UNCERTAIN
-from barlow_atlas.data.reading import Allocate, Decoded, Reader, required, texts
+from barlow_atlas.data.reading import Allocate, Decoded, Reader, naming, required, texts
 from barlow_atlas.data.selection import Index
 from barlow_atlas.data.sources import Report
 from barlow_atlas.data.survey import some
@@ -99,9 +100,16 @@ def image_sets(lists: Mapping[str, str], place: Path) -> tuple[list[str], Index]
     return images, labels
 
 
-def _decode_places(data_set: DataSet, place: Path, allocate: Allocate, report: Report) -> Decoded:
+class Told(NamedTuple):
+    """What official lists tell: the images of each part, and the names of their classes."""
+
+    listing: Listing
+    classes: tuple[str, ...]
+
+
+def _places(data_set: DataSet, place: Path) -> Told:
     """<set>_places205.csv lists `<folder>/<file> <label>`, such as `a/attic/0.jpg 14`."""
-    images, lists = data_set.files
+    _, lists = data_set.files
     content = texts(held(place, lists), HERE, list(_PLACES_LISTS.values()))
     folders: dict[int, str] = {}
     listing: Listing = {}
@@ -112,9 +120,7 @@ def _decode_places(data_set: DataSet, place: Path, allocate: Allocate, report: R
             f"{place}: the split lists name the classes {some(list(map(str, sorted(folders))))}, "
             "which do not count from 0. Replace them by the official lists."
         )
-    labels = read_listed(data_set, held(place, images), HERE, listing, allocate, report)
-    classes = tuple(folders[label] for label in sorted(folders))
-    return Decoded(classes, labels, told_source(data_set, place))
+    return Told(listing, tuple(folders[label] for label in sorted(folders)))
 
 
 def _listed_places(text: str, name: str, folders: dict[int, str]) -> Iterator[Listed]:
@@ -133,11 +139,9 @@ def _listed_places(text: str, name: str, folders: dict[int, str]) -> Iterator[Li
         yield Listed(f"{_PLACES_IMAGES}/{path}", label)
 
 
-def _decode_inaturalist(
-    data_set: DataSet, place: Path, allocate: Allocate, report: Report
-) -> Decoded:
+def _inaturalist(data_set: DataSet, place: Path) -> Told:
     """<set>2018.json has images, annotations (image, category) and categories."""
-    pictures, *annotated = data_set.files
+    _, *annotated = data_set.files
     listing: Listing = {}
     names: list[tuple[int, str]] = []
     for file in annotated:
@@ -152,8 +156,7 @@ def _decode_inaturalist(
             )
         names = known
         listing[part] = _annotated(told, [number for number, _ in names], f"{place}: {inside}")
-    labels = read_listed(data_set, held(place, pictures), HERE, listing, allocate, report)
-    return Decoded(tuple(name for _, name in names), labels, told_source(data_set, place))
+    return Told(listing, tuple(name for _, name in names))
 
 
 def _parsed(text: str, what: str) -> dict[str, Any]:
@@ -177,8 +180,27 @@ def _annotated(told: Mapping[str, Any], categories: list[int], what: str) -> lis
     return [Listed(str(one["file_name"]), label_of[of_image[one["id"]]]) for one in images]
 
 
+def told_by_lists(data_set: DataSet, place: Path) -> Told:
+    """All images of Places205 or iNaturalist, by the official lists in `place`.
+
+    Raises:
+        DataError: the lists are missing, or are not as the authors published them.
+    """
+    with naming(data_set, place):
+        return _LISTS[data_set.layout](data_set, place)
+
+
+def _decode_listed(data_set: DataSet, place: Path, allocate: Allocate, report: Report) -> Decoded:
+    told, (images, *_) = told_by_lists(data_set, place), data_set.files
+    labels = read_listed(data_set, held(place, images), HERE, told.listing, allocate, report)
+    return Decoded(told.classes, labels, told_source(data_set, place))
+
+
+_LISTS: dict[Layout, Callable[[DataSet, Path], Told]] = {
+    "places205": _places,
+    "inaturalist": _inaturalist,
+}
 VISSL_READERS: dict[Layout, Reader] = {
     "voc-classes": _decode_voc,
-    "places205": _decode_places,
-    "inaturalist": _decode_inaturalist,
+    **dict.fromkeys(_LISTS, _decode_listed),
 }

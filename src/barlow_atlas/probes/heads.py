@@ -7,16 +7,40 @@ optimizer alone would train it.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from torch import Generator, Tensor
+    from torch import Generator, Tensor, device
 
     Batches = Iterable[tuple[Tensor, Tensor]]
     """Features (n, f) and their classes (n,), a batch at a time."""
-    Direction = Callable[[Tensor], Tensor]
+
+
+class Direction(Protocol):
     """From a gradient to what the weights, times the rate, are moved against."""
+
+    def __call__(self, gradient: Tensor) -> Tensor: ...
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+class Trained(Protocol):
+    """Classifiers that `train` trains, and of which `state.State` keeps what training changes."""
+
+    @property
+    def pairs(self) -> Sequence[tuple[float, float]]:
+        """Of rate and decay, one for each classifier."""
+
+    def scores(self, features: Tensor) -> Tensor:
+        """Class scores (pairs, classes, n) of the features of n images."""
+
+    def step(self, features: Tensor, labels: Tensor, factor: float) -> None:
+        """A step on a batch, at `factor` times the rates."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
 
 class Heads:
@@ -28,13 +52,33 @@ class Heads:
 
     Args:
         start: the weights that every classifier starts with, (features + 1, classes).
+        optimizer: made for the weights.
     """
 
-    def __init__(self, rates: Iterable[float], decays: Iterable[float], start: Tensor) -> None:
+    def __init__(
+        self,
+        rates: Iterable[float],
+        decays: Iterable[float],
+        start: Tensor,
+        optimizer: Callable[[Tensor], Direction],
+    ) -> None:
         self.pairs = list(itertools.product(rates, decays))
         self.weights = start.T.repeat(len(self.pairs), 1, 1)
         # Each (pairs, 1, 1).
         self.rates, self.decays = start.new_tensor(self.pairs).T[:, :, None, None]
+        self.direction = optimizer(self.weights)
+
+    def step(self, features: Tensor, labels: Tensor, factor: float) -> None:
+        """A step of every pair on its own mean cross-entropy, at `factor` times its rate."""
+        direction = self.direction(self.gradient(features, labels))
+        self.weights.addcmul_(direction, self.rates * -factor)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"weights": self.weights, "direction": self.direction.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.weights.copy_(state["weights"])
+        self.direction.load_state_dict(state["direction"])
 
     def scores(self, features: Tensor) -> Tensor:
         """Class scores (pairs, classes, n) of features (n, f)."""
@@ -86,56 +130,140 @@ def normal_start(features: int, classes: int, draws: Generator) -> Tensor:
     return start
 
 
-def adam(weights: Tensor) -> Direction:
+class _Resumable:
+    """Its attributes are all that training changes."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return dict(vars(self))
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+
+
+class Adam(_Resumable):
     """Adam with torch's defaults (Kingma and Ba, ICLR 2015, algorithm 1)."""
-    import torch
 
-    mean, square = torch.zeros_like(weights), torch.zeros_like(weights)
-    steps = itertools.count(1)
+    def __init__(self, weights: Tensor) -> None:
+        import torch
 
-    def direction(gradient: Tensor) -> Tensor:
-        step = next(steps)
-        mean.lerp_(gradient, 1 - 0.9)
-        square.mul_(0.999).addcmul_(gradient, gradient, value=1 - 0.999)
-        spread = (square / (1 - 0.999**step)).sqrt_().add_(1e-8)
-        return (mean / (1 - 0.9**step)).div_(spread)
+        self.mean, self.square = torch.zeros_like(weights), torch.zeros_like(weights)
+        self.steps = 0
 
-    return direction
+    def __call__(self, gradient: Tensor) -> Tensor:
+        self.steps += 1
+        self.mean.lerp_(gradient, 1 - 0.9)
+        self.square.mul_(0.999).addcmul_(gradient, gradient, value=1 - 0.999)
+        spread = (self.square / (1 - 0.999**self.steps)).sqrt_().add_(1e-8)
+        return (self.mean / (1 - 0.9**self.steps)).div_(spread)
 
 
-def momentum_sgd(weights: Tensor) -> Direction:
+class MomentumSGD(_Resumable):
     """torch's SGD with momentum 0.9: no dampening, the rate outside of the velocity."""
-    import torch
 
-    velocity = torch.zeros_like(weights)
+    def __init__(self, weights: Tensor) -> None:
+        import torch
 
-    def direction(gradient: Tensor) -> Tensor:
-        return velocity.mul_(0.9).add_(gradient)
+        self.velocity = torch.zeros_like(weights)
 
-    return direction
+    def __call__(self, gradient: Tensor) -> Tensor:
+        return self.velocity.mul_(0.9).add_(gradient)
+
+
+class NormedHead:
+    """One linear classifier behind a batch norm of its own: VISSL's `eval_mlp`.
+
+    Trained by torch's SGD with Nesterov's momentum of 0.9; the norm's weights do not decay.
+
+    Attributes:
+        pairs: the one of rate and decay.
+
+    Args:
+        shape: of an image's features, (channels, height, width); the norm is of the channels.
+        draws: the first weights, as torch's default has them.
+    """
+
+    def __init__(
+        self,
+        rate: float,
+        decay: float,
+        shape: Sequence[int],
+        classes: int,
+        draws: Generator,
+        device: device,
+    ) -> None:
+        import torch
+        from torch import nn
+
+        self.pairs = [(rate, decay)]
+        start = uniform_start(math.prod(shape), classes, draws)
+        norm, linear = nn.BatchNorm2d(shape[0]), nn.Linear(len(start) - 1, classes)
+        with torch.no_grad():
+            linear.weight.copy_(start[:-1].T)
+            linear.bias.copy_(start[-1])
+        self.layers = nn.Sequential(norm, nn.Flatten(), linear).to(device)
+        groups: list[dict[str, Any]] = [
+            {"params": list(norm.parameters()), "weight_decay": 0.0},
+            {"params": list(linear.parameters())},
+        ]
+        self.optimizer = torch.optim.SGD(
+            groups, lr=rate, momentum=0.9, nesterov=True, weight_decay=decay
+        )
+
+    def scores(self, features: Tensor) -> Tensor:
+        """Class scores (1, classes, n) of features (n, channels, height, width)."""
+        import torch
+
+        self.layers.eval()
+        with torch.no_grad():
+            return torch.cat([self.layers(part) for part in features.split(ROWS)]).T[None]
+
+    def step(self, features: Tensor, labels: Tensor, factor: float) -> None:
+        """A step on the mean cross-entropy, at `factor` times the rate."""
+        import torch
+        from torch.nn.functional import cross_entropy
+
+        ((rate, _),) = self.pairs
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate * factor
+        self.layers.train()
+        with torch.enable_grad():
+            loss = cross_entropy(self.layers(features), labels)
+            self.optimizer.zero_grad()
+            torch.autograd.backward(loss)
+        self.optimizer.step()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"layers": self.layers.state_dict(), "optimizer": self.optimizer.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.layers.load_state_dict(state["layers"])
+        self.optimizer.load_state_dict(state["optimizer"])
+
+
+ROWS = 1 << 12
+"""Of maps of features that a classifier is asked together."""
 
 
 def train(
-    heads: Heads,
-    optimizer: Callable[[Tensor], Direction],
+    heads: Trained,
     factor: Callable[[int], float],
     batches: Callable[[int], Batches],
     epochs: int,
+    done: int = 0,
 ) -> Iterator[int]:
-    """Trains every pair on its own mean cross-entropy; yields the number of epochs behind it.
+    """Trains classifiers; yields the number of epochs behind them.
 
     Args:
         factor: of the rates in epoch e (from 0), which the epoch keeps.
         batches: those of epoch e.
+        done: epochs that they have been trained for before.
     """
     import torch
 
-    direction = optimizer(heads.weights)
-    for epoch in range(epochs):
+    for epoch in range(done, epochs):
         with torch.no_grad():
-            steps = heads.rates * -factor(epoch)
             for features, labels in batches(epoch):
-                heads.weights.addcmul_(direction(heads.gradient(features, labels)), steps)
+                heads.step(features, labels, factor(epoch))
         yield epoch + 1
 
 

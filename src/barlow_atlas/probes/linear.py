@@ -14,15 +14,16 @@ from pydantic import Field, model_validator
 from barlow_atlas.errors import AtlasError
 from barlow_atlas.probes.base import Probe
 from barlow_atlas.probes.heads import (
+    Adam,
     Heads,
-    adam,
+    MomentumSGD,
     frozen_batches,
-    momentum_sgd,
     normal_start,
     shuffled,
     train,
     uniform_start,
 )
+from barlow_atlas.probes.state import State
 from barlow_atlas.probes.subject import Subject
 from barlow_atlas.settings.augmentation import Augmentation
 from barlow_atlas.settings.training import NotNegative, Positive, PositiveNumber
@@ -31,9 +32,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from typing import Self
 
-    from torch import Generator, Tensor, nn
+    from torch import Generator, Tensor, device, nn
 
-    from barlow_atlas.probes.heads import Batches, Direction
+    from barlow_atlas.probes.heads import Batches, Direction, Trained
     from barlow_atlas.probes.milestone import Milestone
 
 LinearForm = Literal["standard", "mix-small", "mix-small-500", "imagenet", "ssl-sota"]
@@ -220,7 +221,7 @@ def viewed_batches(
     from barlow_atlas.nn.randomness import generator
     from barlow_atlas.probes.features import drawn, evaluation_views
 
-    subject, backbone = form.seen(milestone.subject), milestone.network.backbone
+    subject, backbone = form.seen(milestone.subject), form.features(milestone.network.backbone)
     augmentation = form.augmentation(subject)
     images, labels = milestone.splits["train"].images, milestone.labels["train"]
 
@@ -249,7 +250,7 @@ def viewed_batches(
 
 
 def _features(backbone: nn.Module, view: Tensor) -> Tensor:
-    """Features (n, f) of the network's input (n, 3, S, S), in the backbone's present mode."""
+    """Features of the network's input (n, 3, S, S), in the backbone's present mode."""
     try:
         features: Tensor = backbone(view)
     except ValueError as error:
@@ -290,14 +291,14 @@ def clean_probe(
         return (sent(rows, device) - mean) / std
 
     start = uniform_start(known.shape[1], classes, generator(seed, place)).to(device)
-    heads = Heads(settings.learning_rates, settings.weight_decays, start)
+    heads = Heads(settings.learning_rates, settings.weight_decays, start, Adam)
 
     batches = frozen_batches(known, labels["train"], settings.batch_size, seed, place, standardised)
 
     def factor(epoch: int) -> float:
         return exponential_factor(settings, epoch)
 
-    for _ in train(heads, adam, factor, batches, settings.epochs):
+    for _ in train(heads, factor, batches, settings.epochs):
         pass
 
     def scores(split: str) -> Iterator[Tensor]:
@@ -359,12 +360,41 @@ def no_augmentation(_: Subject) -> Augmentation | None:
     return None
 
 
+def as_they_are(backbone: nn.Module) -> nn.Module:
+    return backbone
+
+
+if TYPE_CHECKING:
+    Started = Callable[[Linear, Sequence[int], int, Generator, device], Trained]
+    """A classifier before its training: from its settings, the shape of an image's features, the
+    number of classes, the draws of its first weights, and where it is trained."""
+
+
+def plain(
+    optimizer: Callable[[Tensor], Direction], start: Callable[[int, int, Generator], Tensor]
+) -> Started:
+    """A linear classifier and nothing else.
+
+    Args:
+        start: the first weights, from numbers of features and classes.
+    """
+
+    def started(
+        settings: Linear, shape: Sequence[int], classes: int, draws: Generator, device: device
+    ) -> Trained:
+        (width,) = shape
+        weights = start(width, classes, draws).to(device)
+        return Heads(settings.learning_rates, settings.weight_decays, weights, optimizer)
+
+    return started
+
+
 @dataclass(frozen=True)
 class Form:
     """One published way to train a linear probe without validation images.
 
     Attributes:
-        start: the first weights, from numbers of features and classes.
+        head: the classifier before its training.
         factor: of the rate in an epoch (from 0).
         live: the backbone stays in train mode while the probe trains: its features use the
             statistics of each batch, and its running statistics go on changing and serve the test.
@@ -372,21 +402,21 @@ class Form:
         seen: the run whose recipe is the evaluation transform.
         best: the epoch that is best on the test images is reported beside the last one.
         words: what of this a number is printed with.
+        features: from the backbone to what gives the classifier its features.
     """
 
-    optimizer: Callable[[Tensor], Direction]
-    start: Callable[[int, int, Generator], Tensor]
+    head: Started
     factor: Callable[[Linear, int], float]
     live: bool
     augmentation: Callable[[Subject], Augmentation | None]
     seen: Callable[[Subject], Subject]
     best: bool
     words: dict[str, str]
+    features: Callable[[nn.Module], nn.Module] = as_they_are
 
 
 MIX_SMALL = Form(
-    adam,
-    uniform_start,
+    plain(Adam, uniform_start),
     exponential_factor,
     live=True,
     augmentation=first_view,
@@ -404,8 +434,7 @@ FORMS = {
     "mix-small": MIX_SMALL,
     "mix-small-500": MIX_SMALL,
     "imagenet": Form(
-        momentum_sgd,
-        normal_start,
+        plain(MomentumSGD, normal_start),
         cosine_factor,
         live=False,
         augmentation=crop_and_flip,
@@ -419,8 +448,7 @@ FORMS = {
         },
     ),
     "ssl-sota": Form(
-        adam,
-        uniform_start,
+        plain(Adam, uniform_start),
         exponential_factor,
         live=False,
         augmentation=no_augmentation,
@@ -455,6 +483,8 @@ def published_probe(
 ) -> list[Chosen]:
     """A probe of one pair of rate and decay, trained as `form` says and tested on "test".
 
+    Ended after an epoch, it goes on to the same scores; see `state`.
+
     Args:
         milestone: the network's running statistics change if the form is live; nothing else does.
         place: what the random draws are keyed by.
@@ -466,12 +496,12 @@ def published_probe(
     from barlow_atlas.nn.randomness import generator
     from barlow_atlas.probes.features import extract
 
-    subject, backbone = form.seen(milestone.subject), milestone.network.backbone
+    subject, backbone = form.seen(milestone.subject), form.features(milestone.network.backbone)
     device, labels = milestone.device, milestone.labels
     images = {split: labelled.images for split, labelled in milestone.splits.items()}
-    width = extract(backbone, subject, images["train"][:1], device).shape[1]
-    start = form.start(width, milestone.classes, generator(subject.seed, place)).to(device)
-    heads = Heads(settings.learning_rates, settings.weight_decays, start)
+    (first,) = extract(backbone, subject, images["train"][:1], device)
+    draws = generator(subject.seed, place)
+    heads = form.head(settings, first.shape, milestone.classes, draws, device)
     (pair,) = heads.pairs
     if form.live or form.augmentation(subject):
         batches = viewed_batches(form, milestone, settings.batch_size, place)
@@ -485,21 +515,31 @@ def published_probe(
     def factor(epoch: int) -> float:
         return form.factor(settings, epoch)
 
-    def tested(epoch: int, rule: Literal["last", "best on test"]) -> Chosen:
+    def tested() -> Tensor:
         test = frozen_test
         if test is None:
             test = extract(backbone, subject, images["test"], device)
-        return Chosen({"test": heads.scores(test)[0].T}, *pair, epoch, rule)
+        return heads.scores(test)[0].T
 
-    def correct(outcome: Chosen) -> int:
-        return int((outcome.scores["test"].argmax(1) == labels["test"]).sum())
+    def correct(scores: Tensor) -> int:
+        return int((scores.argmax(1) == labels["test"]).sum())
 
-    best: list[Chosen] = []
-    for epoch in train(heads, form.optimizer, factor, batches, settings.epochs):
+    parts = (heads, backbone) if form.live else (heads,)
+    told = f"{settings.model_dump_json()} {form.words}"
+    state = State(milestone, place.replace("/", "-"), told, parts)
+    stored = state.resume() or {"done": 0, "best": None}
+    best: tuple[Tensor, int] | None = stored["best"]
+    for epoch in train(heads, factor, batches, settings.epochs, stored["done"]):
         if form.best:
-            candidate = tested(epoch, "best on test")
-            best = max(best or [candidate], [candidate], key=lambda one: correct(one[0]))
-    return [tested(settings.epochs, "last"), *best]
+            scores = tested()
+            if best is None or correct(scores) > correct(best[0]):
+                best = scores, epoch
+        state.save({"done": epoch, "best": best})
+    last = Chosen({"test": tested()}, *pair, settings.epochs)
+    if best is None:
+        return [last]
+    scores, epoch = best
+    return [last, Chosen({"test": scores}, *pair, epoch, "best on test")]
 
 
 def linear_settings(run: Subject, settings: Linear, chosen: Chosen) -> dict[str, Any]:

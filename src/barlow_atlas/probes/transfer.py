@@ -1,17 +1,20 @@
 """Transfer: a linear probe of the frozen backbone on another data set.
 
-Reference: Mixed Barlow Twins' evaluate_transfer.py. Clean: the clean linear probe on the target's
-features. In both, the target's images are stored at the network's size and are not augmented, and
-they are normalised by the target's statistics, as the reference does.
+Reference: Mixed Barlow Twins' evaluate_transfer.py, or VISSL's linear evaluation. Clean: the clean
+linear probe on the target's features. The target's images are stored at the network's size and are
+not augmented; VISSL's are stored as their files have them, and cropped. All are normalised by the
+target's statistics, as the references do.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from barlow_atlas.data.catalog import TARGETS
-from barlow_atlas.probes.heads import momentum_sgd, uniform_start
+from pydantic import Field, model_validator
+
+from barlow_atlas.data.catalog import ORIGINALS, TARGETS
+from barlow_atlas.probes.heads import MomentumSGD, NormedHead, uniform_start
 from barlow_atlas.probes.linear import (
     FORMS,
     FROZEN,
@@ -23,9 +26,12 @@ from barlow_atlas.probes.linear import (
     Rates,
     as_given,
     clean_probe,
+    crop_and_flip,
     in_words,
     no_augmentation,
+    plain,
     published_probe,
+    resized_and_cropped,
     several_pairs,
     with_epoch_rule,
 )
@@ -36,30 +42,80 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from typing import Self
 
-    from barlow_atlas.data.catalog import Target
+    from torch import Generator, device, nn
+
+    from barlow_atlas.data.catalog import DataSet, Target
     from barlow_atlas.data.choice import Protocol
     from barlow_atlas.data.prepared import Prepared
+    from barlow_atlas.probes.heads import Trained
     from barlow_atlas.probes.milestone import Labelled, Milestone
     from barlow_atlas.probes.subject import Subject
+
+
+TransferForm = Literal["standard", "vissl"]
+VISSL_EPOCHS = {"places205": 14, "inaturalist-2018": 84}
+"""VISSL's configurations linear_image_classification/places205 and /inaturalist18 for ResNets."""
+_VISSL: dict[str, Any] = {"batch_size": 256, "weight_decays": (5e-4,)}
 
 
 class Transfer(OfTargets):
     """Linear probes on other data sets: one for each target.
 
-    The defaults are Mixed Barlow Twins' (code evaluate_transfer.py). In the clean protocol features
-    are extracted once, and the target's own validation images choose the pair of rate and decay.
+    Forms:
+
+    - standard: the protocol's own. Reference: Mixed Barlow Twins' (code evaluate_transfer.py), with
+      its values as defaults. Clean: features are extracted once, and the target's own validation
+      images choose the pair of rate and decay.
+    - vissl: VISSL's linear evaluation on Places205 and iNaturalist 2018, which Barlow Twins'
+      numbers follow: random crops and flips, a classifier of the last stage's maps. What a study
+      leaves out has VISSL's value for the target. It belongs to the reference protocol.
     """
 
     name: ClassVar[str] = "transfer"
     known = TARGETS
 
+    form: TransferForm = Field("standard", exclude_if=lambda form: form == "standard")
     epochs: Positive = 100
     batch_size: Positive = 128
     learning_rates: Rates = (0.01,)
     weight_decays: Decays = (0.0,)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _published_values(cls, value: Any) -> Any:
+        if not isinstance(value, dict) or value.get("form") != "vissl":
+            return value
+        targets = value.get("targets", ())
+        epochs = {VISSL_EPOCHS[target] for target in targets if target in VISSL_EPOCHS}
+        if "epochs" not in value and len(epochs) > 1:
+            told = ", ".join(f"{target} {n}" for target, n in VISSL_EPOCHS.items())
+            raise ValueError(
+                f"form vissl has other epochs for each target ({told}): ask each by itself, as a "
+                "list of settings, or give `epochs`"
+            )
+        return _VISSL | dict(zip(("epochs",), epochs, strict=False)) | value
+
+    @model_validator(mode="after")
+    def _has_crops(self) -> Transfer:
+        strange = [target for target in self.targets if target not in VISSL_EPOCHS]
+        if self.form == "vissl" and strange:
+            raise ValueError(
+                f"form vissl is of {' and '.join(VISSL_EPOCHS)}, not of {', '.join(strange)}"
+            )
+        return self
+
     def fault(self, protocol: str) -> str | None:
+        if protocol == "clean" and self.form == "vissl":
+            return (
+                "transfer: form vissl chooses nothing on validation images: the clean protocol "
+                "admits the form standard only"
+            )
         return several_pairs(self, protocol)
+
+    def data_sets(self, image_size: int) -> tuple[DataSet, ...]:
+        if self.form == "vissl":
+            return tuple(ORIGINALS[name] for name in self.targets)
+        return super().data_sets(image_size)
 
     def facts(self) -> tuple[str, ...]:
         """Those of the targets: their statistics normalise the images."""
@@ -67,11 +123,12 @@ class Transfer(OfTargets):
 
     @property
     def variants(self) -> tuple[str, ...]:
-        return self.targets
+        return tuple(_named(target, self.form) for target in self.targets)
 
     @classmethod
     def variant(cls, settings: Mapping[str, Any]) -> str:
-        return with_epoch_rule(settings["target"], settings)
+        """Such as `dtd`, `places205 vissl` or `dtd best on test`."""
+        return with_epoch_rule(_named(settings["target"], settings["form"]), settings)
 
     @classmethod
     def setting(cls, settings: Mapping[str, Any]) -> str:
@@ -90,7 +147,11 @@ class Transfer(OfTargets):
     @property
     def linear(self) -> Linear:
         """What is trained on each target."""
-        return Linear(**self.model_dump(exclude={"targets"}))
+        return Linear(**self.model_dump(exclude={"targets", "form"}))
+
+
+def _named(target: str, form: str) -> str:
+    return target if form == "standard" else f"{target} {form}"
 
 
 # The rate drops after 60 and 80 of the reference's 100 epochs.
@@ -104,9 +165,33 @@ def drops_factor(settings: Linear, epoch: int) -> float:
     return drops(epoch, [round(share * settings.epochs) for share in DROPS], 0.1)
 
 
+# VISSL's after 4, 8 and 12 of 14, or 24, 48 and 72 of 84.
+VISSL_DROPS = (2 / 7, 4 / 7, 6 / 7)
+
+
+def vissl_factor(settings: Linear, epoch: int) -> float:
+    """A tenth more often at each of `VISSL_DROPS`; `epoch` from 0."""
+    from barlow_atlas.nn.optim import drops
+
+    return drops(epoch, [round(share * settings.epochs) for share in VISSL_DROPS], 0.1)
+
+
+def normed_head(
+    settings: Linear, shape: Sequence[int], classes: int, draws: Generator, device: device
+) -> Trained:
+    """VISSL's classifier, behind a batch norm."""
+    (rate,), (decay,) = settings.learning_rates, settings.weight_decays
+    return NormedHead(rate, decay, shape, classes, draws, device)
+
+
+def last_stage(backbone: nn.Module) -> nn.Module:
+    from barlow_atlas.nn.maps import last_maps
+
+    return last_maps(backbone)
+
+
 MIX_TRANSFER = Form(
-    momentum_sgd,
-    uniform_start,
+    plain(MomentumSGD, uniform_start),
     drops_factor,
     live=True,
     augmentation=no_augmentation,
@@ -117,18 +202,37 @@ MIX_TRANSFER = Form(
         "schedule": "x 0.1 after 60 % and 80 % of the epochs",
         "training_images": "not augmented",
         "test_images": "not augmented",
+        "feature": "backbone",
     },
 )
+VISSL = Form(
+    normed_head,
+    vissl_factor,
+    live=False,
+    augmentation=crop_and_flip,
+    seen=resized_and_cropped,
+    best=True,
+    words={
+        "optimizer": "sgd, Nesterov's momentum 0.9",
+        "schedule": "x 0.1 after 2/7, 4/7 and 6/7 of the epochs",
+        "training_images": "cropped and flipped",
+        "test_images": "resized to 8/7 and cropped",
+        "feature": "last stage in 2 x 2 windows, batch norm",
+    },
+    features=last_stage,
+)
+TRANSFER_FORMS = {"standard": MIX_TRANSFER, "vissl": VISSL}
 
 
 def target_splits(prepared: Prepared, protocol: Protocol) -> dict[str, Labelled]:
     """The parts of a prepared target: "train", "test", and in the clean protocol "validation".
 
-    The clean protocol's validation images are taken out of the training part.
+    The clean protocol's validation images are taken out of the training part. Squares are copied
+    into memory, encoded images stay in their files.
     """
     from barlow_atlas.data.originals import Originals
     from barlow_atlas.data.selection import select
-    from barlow_atlas.probes.milestone import Labelled
+    from barlow_atlas.probes.milestone import Labelled, choose
 
     manifest = prepared.manifest
     chosen = select(
@@ -140,15 +244,19 @@ def target_splits(prepared: Prepared, protocol: Protocol) -> dict[str, Labelled]
         test_count=manifest.test.images,
     )
     train, labels, test = prepared.train_images, prepared.train_labels, prepared.test_images
-    assert not isinstance(train, Originals)  # targets are stored as squares
-    assert not isinstance(test, Originals)
-    splits = {
-        "train": Labelled(train[chosen.probe_training], labels[chosen.probe_training]),
-        "test": Labelled(test, prepared.test_labels),
-    }
-    if len(chosen.validation):
-        splits["validation"] = Labelled(train[chosen.validation], labels[chosen.validation])
-    return splits
+    if isinstance(train, Originals) or isinstance(test, Originals):
+        splits = {
+            "train": choose(train, labels, chosen.probe_training),
+            "test": choose(test, prepared.test_labels, chosen.test),
+        }
+        validation = choose(train, labels, chosen.validation)
+    else:
+        splits = {
+            "train": Labelled(train[chosen.probe_training], labels[chosen.probe_training]),
+            "test": Labelled(test, prepared.test_labels),
+        }
+        validation = Labelled(train[chosen.validation], labels[chosen.validation])
+    return splits | {"validation": validation} if len(chosen.validation) else splits
 
 
 def transfer_probe(
@@ -173,12 +281,14 @@ def transfer_probe(
     run, splits, classes = milestone.subject, milestone.splits, milestone.classes
     normalised = replace(milestone, subject=normalised_for(run, target))
     linear, place = settings.linear, f"transfer/{target.name}"
+    form = TRANSFER_FORMS[settings.form]
     if run.protocol == "clean":
         outcomes = [
             clean_probe(normalised.features, normalised.labels, classes, linear, run.seed, place)
         ]
     else:
-        outcomes = published_probe(MIX_TRANSFER, normalised.with_own_backbone(), linear, place)
+        probed = normalised.with_own_backbone() if form.live else normalised
+        outcomes = published_probe(form, probed, linear, place)
     counts = {split: len(labelled.labels) for split, labelled in splits.items()}
     return [
         record(
@@ -206,9 +316,9 @@ def _fits(milestone: Milestone, target: Target) -> None:
 
     run, splits, classes = milestone.subject, milestone.splits, milestone.classes
     for split, labelled in splits.items():
-        assert not isinstance(labelled.images, OriginalSet)
-        size = labelled.images.shape[2:]
-        if size != (run.image_size, run.image_size):
+        own = (run.image_size, run.image_size)
+        size = own if isinstance(labelled.images, OriginalSet) else labelled.images.shape[2:]
+        if size != own:
             raise ProbeError(
                 f"{target.title}: the images of {split} have {size[0]} x {size[1]} pixels, the "
                 f"network sees {run.image_size} x {run.image_size}: prepare the target as "
@@ -234,11 +344,13 @@ def transfer_settings(
 ) -> dict[str, Any]:
     """Everything that a reader must know to compare the number with another."""
     clean = run.protocol == "clean"
-    words = MIX_TRANSFER.words
+    form = TRANSFER_FORMS[settings.form]
+    words = form.words
     if clean:
-        words = FORMS["ssl-sota"].words | {"test_images": "not augmented"}
+        words = words | {key: FORMS["ssl-sota"].words[key] for key in ("optimizer", "schedule")}
     return {
         "protocol": run.protocol,
+        "form": settings.form,
         "target": target.name,
         "classes": classes,
         "counts": counts,
@@ -250,8 +362,7 @@ def transfer_settings(
         "learning_rate": chosen.learning_rate,
         "weight_decay": chosen.weight_decay,
         **words,
-        "feature": "backbone",
-        "batch_norm": FROZEN if clean else LIVE,
+        "batch_norm": LIVE if form.live and not clean else FROZEN,
         "standardised": clean,
         **chosen.rule(run),
     }

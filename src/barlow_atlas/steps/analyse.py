@@ -24,14 +24,16 @@ def analyse(name: str, study: Study, root: Path = Path()) -> None:
     """
     results = root / RESULTS / name
     mean = curves.mean_curves(pd.read_csv(results / "probes.csv"))
-    study_lines = lines.read_lines(records.contents(name, study), planned(study))
+    every = lines.read_all(records.contents(name, study), planned(study))
+    study_lines = [line for line in every if isinstance(line, lines.Line)]
+    precisions = [line for line in every if isinstance(line, lines.Precision)]
     computed = {
         "curves.csv": mean,
         "accuracy.csv": curves.accuracy_columns(mean),
-        "effects.csv": effects.effects(study_lines),
+        "effects.csv": effects.effects(study_lines, precisions),
         "losses.csv": effects.losses(study_lines),
         "label_free.csv": effects.label_free(study_lines),
-        "claims.csv": ledger.study_claims(claims_of(name, study), study_lines),
+        "claims.csv": ledger.study_claims(claims_of(name, study), every),
     }
     for file, table in computed.items():
         frames.write_table(table, results / file)

@@ -154,11 +154,29 @@ class PretrainResources(Resources):
         return self.nodes * self.processes_per_node
 
 
+class ProbeResources(Resources):
+    """What a job that asks a milestone asks of the cluster: one process on one machine."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_process(cls, value: Any) -> Any:
+        given = value if isinstance(value, dict) else {}
+        spread = [key for key in ("nodes", "tasks_per_node") if given.get(key, 1) != 1]
+        spread += ["gpu"] if isinstance(given.get("gpu"), int) and given["gpu"] > 1 else []
+        if spread:
+            raise ValueError(
+                f"{', '.join(f'{key} = {given[key]}' for key in spread)}: a probe is one process "
+                "on one GPU, whatever it trains: a detector's losses and batch norms are of all "
+                "images of a batch together. Give `gpu: 1`, and the time that it takes"
+            )
+        return value
+
+
 class JobResources(Frozen):
     """Resources of the two kinds of jobs that a study multiplies."""
 
     pretrain: PretrainResources
-    probe: Resources
+    probe: ProbeResources
 
 
 def _is_one(value: int) -> bool:

@@ -25,7 +25,13 @@ from barlow_atlas.data.catalog import DataSet
 from barlow_atlas.data.download import public
 from barlow_atlas.data.errors import DataError
 from barlow_atlas.data.prepared import load
-from barlow_atlas.data.sources import folder_of, lacking, official_files_of, parse_mirrors
+from barlow_atlas.data.sources import (
+    folder_of,
+    lacking,
+    official_files_of,
+    parse_mirrors,
+    to_unpack,
+)
 from barlow_atlas.data.survey import holders_in, outdated, read_sources, skipped_told, survey
 from barlow_atlas.errors import AtlasError
 from barlow_atlas.probes.detection import Detection
@@ -289,21 +295,24 @@ def check_data(data_set: DataSet, mirrors: Sequence[str]) -> Check:
         if there and archive is None and (absent := lacking(data_set, there)):
             told = f"{there} lacks {', '.join(absent)} of {data_set.title}"
             return Check("missing", "data", told, f"put into it {official_files_of(data_set)}")
+        if there and (packed := to_unpack(data_set, there)):
+            return Check("missing", "data", packed, f"tar -xzf it in {there}")
         if there:
             return Check("ok", "data", f"{data_set.name} will be prepared from {there}")
     urls = [file.url for file in data_set.files if file.url]
     urls += [archive.url] if archive and archive.url else []
-    what = " or ".join(names) if archive else official_files_of(data_set)
+    what = official_files_of(data_set)
     remedy = f"put {what} into {RAW_DATA}, or name its folder in BARLOW_ATLAS_DATA"
+    counts = counts_of(data_set)
     if urls:
         amount = f" ({size(archive.size)})" if archive and archive.size else ""
         return Check(
             "warning",
             "data",
-            f"{data_set.name} will be downloaded{amount} from {urls[0]}",
+            f"{data_set.name} will be downloaded{amount} from {urls[0]}; {counts}{data_set.source}",
             f"without a network here: {remedy}",
         )
-    told = f"{data_set.name} cannot be downloaded: {counts_of(data_set)}{data_set.source}"
+    told = f"{data_set.name} cannot be downloaded: {counts}{data_set.source}"
     return Check("missing", "data", told, remedy)
 
 

@@ -34,7 +34,7 @@ from barlow_atlas.atlas.ledger import (
     ledger,
     study_claims,
 )
-from barlow_atlas.atlas.lines import Line, read_lines
+from barlow_atlas.atlas.lines import Line, Precision, read_lines
 from barlow_atlas.report.ledger import MEASURED, SETS, interval, markdown, table
 from barlow_atlas.study.file import find_studies, load_study
 from barlow_atlas.study.models import Overrides, Study
@@ -143,7 +143,9 @@ def test_the_demo_and_the_stand_ins_say_what_they_are() -> None:
         *data_sets,
         *(f"fixed-rate/{name}-clean" for name in data_sets),
         *(f"reference/{name}{probes}" for name in data_sets for probes in ("", "-linear")),
-        *("imagenet", "imagenet-reference", "semi-supervised/imagenet"),
+        *("imagenet", "imagenet-reference", "semi-supervised/imagenet", "svm/imagenet"),
+        *("transfer/imagenet", "detection/voc0712", "detection/coco"),
+        *(f"transfer/{name}-clean" for name in ("cifar10", "cifar100", "stl10")),
     }
     assert "no data set of the papers" in settings["demo"].note
 
@@ -322,7 +324,9 @@ def line(
     )
 
 
-def found(claim: dict[str, Any], lines: Sequence[Line], study: Study | None = None) -> pd.Series:
+def found(
+    claim: dict[str, Any], lines: Sequence[Line | Precision], study: Study | None = None
+) -> pd.Series:
     """The ledger's one row about a claim."""
     six = (study or DEMO).model_copy(update={"seeds": tuple(range(1, 7))})
     rows = rows_of(claim, {"demo": six})
@@ -355,6 +359,33 @@ def test_known_differences_have_known_verdicts(difference: float, holds: str, ve
     row = found({**LAST, "holds": holds}, [mix, line("bt")])
     assert row.verdict == verdict, (row.estimate, row.low, row.high)
     assert row.estimate == pytest.approx(difference)
+
+
+def precise(one: Line) -> Precision:
+    """The same accuracies as if they were average precisions."""
+    names = [name for name in vars(one) if name not in ("validation", "correct", "signals")]
+    values = 100 * one.correct.mean(axis=2)
+    return Precision(**{name: getattr(one, name) for name in names}, metric="AP", values=values)
+
+
+def test_variants_of_one_probe_have_rows_of_their_own() -> None:
+    claim = {**LAST, "probes": ["knn k=200 T=0.5", "knn k=20 T=0.07", "linear"]}
+    found_ids = [row.id for row in rows_of(claim, {"demo": DEMO})]
+    assert [one.rpartition("/")[2] for one in found_ids] == [*claim["probes"][:2], "linear"]
+
+
+def test_claims_on_average_precisions() -> None:
+    bt, mix = precise(line("bt")), precise(line("mix", [percent + 3 for percent in RISING]))
+    row = found({**LAST, "holds": "above"}, [mix, bt])
+    assert (row.verdict, row.n) == ("reproduced", 6)
+    assert row.estimate == pytest.approx(3)
+    assert "new seeds on these images" in row.how
+    gained = found({**GAIN, "smallest": 30}, [bt])
+    assert gained.verdict == "reproduced"
+    assert gained.estimate == pytest.approx(40, abs=0.01)
+    fall = found(DROP, [bt])
+    assert (fall.verdict, fall.n) == ("not yet run", 0)
+    assert fall.note == "AP has no answer to each image, which drop_from_best needs"
 
 
 def test_a_fall_is_found_and_the_absence_of_one_is_told() -> None:

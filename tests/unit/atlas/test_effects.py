@@ -23,7 +23,7 @@ from barlow_atlas.atlas.effects import (
     typed,
 )
 from barlow_atlas.atlas.frames import LINE, probe_table, signal_table
-from barlow_atlas.atlas.lines import Line, read_lines
+from barlow_atlas.atlas.lines import Line, Precision, read_lines
 from barlow_atlas.study.file import load_study
 
 IMAGES = 200
@@ -81,6 +81,44 @@ def peaked(changes: Mapping[str, Any] | None = None, **others: Any) -> Line:
 
 def rising(changes: Mapping[str, Any] | None = None, **others: Any) -> Line:
     return a_line(RISING, np.array([[60.0, 70, 80]] * 3), changes, **others)
+
+
+def precise(values: np.ndarray, **changes: Any) -> Precision:
+    """Average precisions of a detector along `EPOCHS`."""
+    line = vars(peaked(changes))
+    names = [name for name in line if name not in ("validation", "correct", "signals")]
+    named = {name: line[name] for name in names} | {"probe": "detection"}
+    return Precision(**named, metric="AP", values=values)
+
+
+def test_average_precisions_have_intervals_over_seeds() -> None:
+    one, other = np.array([[10.0, 30, 41], [12, 33, 44], [9, 31, 47]]), PEAKED / 2
+    table = effects([], [precise(one, **mix("mix", 1.0)), precise(other)])
+    assert table["statistic"].value_counts().to_dict() == {
+        **dict.fromkeys(("first", "gain", "last"), 2),
+        "difference_last": 1,
+    }
+    told = of(table, "difference_last")
+    values = other[:, -1] - one[:, -1]
+    half = stats.t.ppf(0.975, 2) * stats.sem(values)
+    assert (told["method"], told["against"], told["n"]) == ("bt", "mix", 3)
+    assert told["estimate"] == pytest.approx(values.mean())
+    assert [told["low"], told["high"]] == pytest.approx(
+        [values.mean() - half, values.mean() + half]
+    )
+    assert "test AP (percent) at the last milestone" in told["how"]
+    assert "new seeds on these images" in told["how"]
+    of_bt = table[table["method"] == "bt"]
+    gained = other[:, -1] - other[:, 0]
+    assert of(of_bt, "gain")["estimate"] == pytest.approx(gained.mean())
+    assert of(of_bt, "last")["estimate"] == pytest.approx(other[:, -1].mean())
+    # One seed has no interval, and beside answers to each image it changes none of their rows.
+    (alone,) = effects([], [precise(one[:1])]).query("statistic == 'last'").itertuples()
+    assert np.isnan([alone.low, alone.high]).all()
+    beside = effects([peaked()], [precise(one)])
+    pd.testing.assert_frame_equal(
+        beside[beside["probe"] == "knn"].reset_index(drop=True), effects([peaked()])
+    )
 
 
 def mix(name: str, lambda_reg: float, **others: Any) -> dict[str, Any]:

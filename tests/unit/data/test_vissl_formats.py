@@ -19,10 +19,20 @@ from small_data import (
     write_voc,
 )
 
-from barlow_atlas.data.catalog import MULTI_LABEL, SQUASHED, TARGETS, VOC_CLASSES, DataSet, resolve
+from barlow_atlas.data.catalog import (
+    MULTI_LABEL,
+    ORIGINALS,
+    SQUASHED,
+    TARGETS,
+    VOC_CLASSES,
+    DataSet,
+    class_folder,
+    resolve,
+)
 from barlow_atlas.data.errors import DataError
 from barlow_atlas.data.object_formats import voc_part
 from barlow_atlas.data.objects import ABSENT, PRESENT, UNCERTAIN, presence
+from barlow_atlas.data.originals import Originals
 from barlow_atlas.data.preparation import prepare, rarest_class
 from barlow_atlas.data.prepared import Prepared, load
 from barlow_atlas.data.sources import locate
@@ -83,6 +93,52 @@ def test_archives_and_what_they_unpack_to_give_the_same(name: str, tmp_path: Pat
     assert "unpacked, so not verified" in other.manifest.source
     known = "verified by its md5" if facts.files[0].md5 else "no checksum is published"
     assert known in one.manifest.source
+
+
+@pytest.mark.parametrize("name", ["places205", "inaturalist-2018"])
+def test_images_that_are_cropped_are_stored_as_their_files_are(name: str, tmp_path: Path) -> None:
+    facts, folder = SMALL[name](tmp_path / "unpacked")
+    original = facts.model_copy(update={"name": f"{name}-original", "image_size": None})
+    data, squares = (prepared(one, folder, tmp_path / one.name) for one in (original, facts))
+    assert data.manifest.classes == squares.manifest.classes
+    for images, labels, others, theirs in (
+        (data.train_images, data.train_labels, squares.train_images, squares.train_labels),
+        (data.test_images, data.test_labels, squares.test_images, squares.test_labels),
+    ):
+        assert isinstance(images, Originals)
+        assert_array_equal(labels, theirs)
+        files = {path.read_bytes(): path for path in folder.rglob("*.jpg")}
+        shown = [squashed(files[images.encoded(k).tobytes()]) for k in range(len(images))]
+        assert_array_equal(shown, others)
+    assert_array_equal(data.validation_index, squares.validation_index)
+
+
+@pytest.mark.parametrize("name", ["places205", "inaturalist-2018"])
+def test_compressed_archives_must_be_unpacked_to_be_cropped(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    facts, folder = SMALL[name](tmp_path / "unpacked")
+    packed, place = packed_apart(facts.model_copy(update={"image_size": None}), folder)
+    with pytest.raises(DataError, match=r"is compressed as a whole.*: unpack it in .*, to "):
+        prepared(packed, place, tmp_path / "prepared")
+    monkeypatch.chdir(tmp_path)
+    check = doctor.check_data(packed, [str(place.parent)])
+    assert (check.level, check.remedy) == ("missing", f"tar -xzf it in {place}")
+    assert doctor.check_data(packed, [str(folder.parent)]).level == "ok"
+
+
+def test_a_listed_image_that_is_not_unpacked_is_named(tmp_path: Path) -> None:
+    facts, folder = small_places(tmp_path / "mirror")
+    next(folder.rglob("a/attic/gsun_2.jpg")).unlink()
+    with pytest.raises(DataError, match=r"lacks 1 of 12 listed images: .*a/attic/gsun_2\.jpg"):
+        prepared(facts.model_copy(update={"image_size": None}), folder, tmp_path / "prepared")
+
+
+def test_originals_have_names_of_their_own() -> None:
+    assert resolve("places205-original") == ORIGINALS["places205"]
+    assert ORIGINALS["places205"].counts == TARGETS["places205"].counts
+    with pytest.raises(DataError, match="give the class folders in mine another"):
+        class_folder("inaturalist-2018-original", "mine", 32)
 
 
 def test_images_of_several_classes(tmp_path: Path) -> None:
@@ -249,10 +305,9 @@ def test_doctor_says_what_to_get_by_hand_and_where_it_lies(
         assert f"or unpacked: {file.unpacked}" in absent.remedy
     assert f"put the folder {facts.folder}/" in absent.remedy
     assert "results/data/raw" in absent.remedy
-    if name != "voc07":
-        assert facts.counts is not None
-        assert f"{facts.counts.train:,} training and {facts.counts.test:,} test" in absent.told
-        assert "http" in absent.told
+    assert facts.counts is not None
+    assert f"{facts.counts.train:,} training and {facts.counts.test:,} test" in absent.told
+    assert "http" in absent.told
     # The advice, followed, is found, and the preparation works.
     small, folder = SMALL[name](tmp_path / "results/data/raw")
     assert "will be prepared from results/data/raw" in doctor.check_data(small, ()).told

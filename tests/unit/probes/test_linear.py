@@ -1,8 +1,12 @@
 """The published forms of the linear probe, each against its own loop in plain torch."""
 
+import contextlib
+import dataclasses
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,11 +17,15 @@ from torch import Tensor, nn
 from barlow_atlas.nn import views
 from barlow_atlas.nn.networks import build
 from barlow_atlas.nn.randomness import generator
+from barlow_atlas.probes import state
 from barlow_atlas.probes.features import extract
 from barlow_atlas.probes.heads import (
+    Adam,
+    Direction,
     Heads,
-    adam,
-    momentum_sgd,
+    MomentumSGD,
+    NormedHead,
+    Trained,
     normal_start,
     shuffled,
     train,
@@ -195,7 +203,7 @@ def test_the_gradient_is_autograds() -> None:
     draws = torch.Generator().manual_seed(0)
     x = torch.randn(50, 7, generator=draws, dtype=torch.float64)
     y = torch.randint(CLASSES, (50,), generator=draws)
-    heads = Heads((0.1,), (0.0, 0.3), torch.zeros(8, CLASSES, dtype=torch.float64))
+    heads = Heads((0.1,), (0.0, 0.3), torch.zeros(8, CLASSES, dtype=torch.float64), Adam)
     heads.weights.normal_(generator=draws)
     weights = heads.weights.clone().requires_grad_()
     for weight, (_, decay) in zip(weights, heads.pairs, strict=True):
@@ -213,13 +221,13 @@ def test_each_pair_is_trained_as_torchs_optimizer_alone_would(
     x = torch.from_numpy(digits[0][:256, 0].reshape(256, 64) / 255)
     y = torch.from_numpy(digits[1][:256])
     start = uniform_start(64, CLASSES, generator(0)).double()
-    ours: Callable[[Tensor], Callable[[Tensor], Tensor]] = adam if name == "adam" else momentum_sgd
-    heads = Heads((0.1, 0.003), (0.0, 0.01), start)
+    ours: Callable[[Tensor], Direction] = Adam if name == "adam" else MomentumSGD
+    heads = Heads((0.1, 0.003), (0.0, 0.01), start, ours)
 
     def batches(epoch: int) -> list[tuple[Tensor, Tensor]]:
         return [(x[rows], y[rows]) for rows in shuffled(256, 100, 0, "linear", epoch)]
 
-    for _ in train(heads, ours, lambda epoch: 0.7**epoch, batches, 10):
+    for _ in train(heads, lambda epoch: 0.7**epoch, batches, 10):
         pass
     for weight, (rate, decay) in zip(heads.weights, heads.pairs, strict=True):
         layer = plain_linear(start).double()
@@ -236,6 +244,24 @@ def test_each_pair_is_trained_as_torchs_optimizer_alone_would(
                 step(layer, optimizer, features, labels)
         theirs = torch.cat([layer.weight, layer.bias[:, None]], dim=1)
         torch.testing.assert_close(weight, theirs.detach(), rtol=1e-6, atol=1e-6)
+
+
+def test_features_that_hold_the_label_give_all() -> None:
+    labels = torch.arange(200) % CLASSES
+    features = 3 * nn.functional.one_hot(labels, CLASSES).float()
+    features += 0.1 * torch.randn(features.shape, generator=torch.Generator().manual_seed(0))
+    start = uniform_start(CLASSES, CLASSES, generator(0))
+    maps = features[..., None, None]
+    tried: list[tuple[Trained, Tensor]] = [
+        (Heads((0.1,), (0.0,), start, Adam), features),
+        (Heads((0.3,), (1e-6,), start, MomentumSGD), features),
+        (NormedHead(0.1, 5e-4, maps.shape[1:], CLASSES, generator(0), CPU), maps),
+    ]
+    for heads, known in tried:
+        batches = list(zip(known.split(50), labels.split(50), strict=True))
+        for _ in train(heads, lambda _: 1.0, lambda _, all_of_it=batches: all_of_it, 20):
+            pass
+        assert (heads.scores(known)[0].argmax(0) == labels).all()
 
 
 def test_the_imagenet_form_is_barlow_twins_evaluation(
@@ -326,6 +352,42 @@ def test_live_batch_norm_stays_in_a_copy(
         extract(other, reference_run, images["test"][:5], CPU),
         extract(backbone, reference_run, images["test"][:5], CPU),
     )
+
+
+class Ended(Exception):
+    """As by a signal."""
+
+
+@pytest.mark.parametrize("form", ["mix-small", "imagenet", "ssl-sota"])
+def test_ended_after_any_epoch_it_gives_the_same(
+    form: str,
+    reference_run: Run,
+    images: Split,
+    labels: dict[str, Tensor],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    settings = Linear(form=form, epochs=5, batch_size=64)
+    _, undisturbed = probed(reference_run, settings, images, labels)
+    monkeypatch.setattr(state, "SAVED_EVERY", 0.0)
+    save, saved = state.State.save, []
+
+    def ends(self: state.State, progress: dict[str, Any]) -> None:
+        saved.append(progress["done"])
+        if len(saved) % 2 == 0:  # before this epoch is saved
+            raise Ended
+        save(self, progress)
+
+    monkeypatch.setattr(state.State, "save", ends)
+    found: list[Chosen] = []
+    while not found:
+        with contextlib.suppress(Ended):
+            milestone = milestone_of(reference_run, images, labels)
+            found = linear_probe(dataclasses.replace(milestone, kept=tmp_path), settings)
+    assert saved == [1, 2, 2, 3, 3, 4, 4, 5, 5]
+    for one, other in zip(found, undisturbed, strict=True):
+        assert torch.equal(one.scores.pop("test"), other.scores.pop("test"))
+        assert one == other
 
 
 def test_every_number_says_how_it_came_about(

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from barlow_atlas.atlas.curves import accuracy_columns, headline, mean_curves
 from barlow_atlas.atlas.frames import probe_table
-from barlow_atlas.atlas.lines import read_lines
+from barlow_atlas.atlas.lines import Precision, read_all, read_lines
 from barlow_atlas.data.objects import ABSENT, PRESENT, UNCERTAIN
 from barlow_atlas.data.preparation import prepare
 from barlow_atlas.data.prepared import load
@@ -270,7 +270,7 @@ def contents(run: Run) -> list[dict[str, Any]]:
     ]
 
 
-def test_its_numbers_are_in_the_tables_and_have_no_effects(tiny_run: Run) -> None:
+def test_its_numbers_are_in_the_tables_and_are_no_answers_to_images(tiny_run: Run) -> None:
     """Costs differ between milestones: they are no part of what names a line."""
     table = probe_table(contents(tiny_run))
     assert set(table["metric"]) == {"map"}
@@ -284,7 +284,11 @@ def test_its_numbers_are_in_the_tables_and_have_no_effects(tiny_run: Run) -> Non
     assert told["what"].startswith("test mAP in percent, protocol clean; voc07 mAP: mean average")
     shown = milestone_table(curves, "S")
     assert any("mean average precision" in note for note in shown.notes)
-    assert read_lines(contents(tiny_run), {tiny_run.name: [0, 10]}) == []
+    planned = {tiny_run.name: [0, 10]}
+    assert read_lines(contents(tiny_run), planned) == []
+    (precision,) = read_all(contents(tiny_run), planned)
+    assert isinstance(precision, Precision)
+    assert (precision.metric, precision.values.tolist()) == ("mAP", [[41, 61.5]])
     verdict, *_ = answer(curves, pd.DataFrame()).verdicts
     assert "no probe tells an accuracy" in str(verdict)
 

@@ -1,5 +1,6 @@
 """Transfer: the reference's loop on a copy of the network, the clean probe on frozen features."""
 
+import contextlib
 import dataclasses
 from pathlib import Path
 from typing import Any
@@ -8,26 +9,30 @@ import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_array_equal
-from small_data import small_gtsdb, small_mnist
+from small_data import small_gtsdb, small_mnist, small_places
 from torch import nn
 
 from barlow_atlas.data.catalog import TARGETS
 from barlow_atlas.data.preparation import prepare
-from barlow_atlas.data.prepared import load
+from barlow_atlas.data.prepared import Prepared, load
 from barlow_atlas.errors import AtlasError
+from barlow_atlas.nn.maps import Windows
 from barlow_atlas.nn.networks import Network, build
 from barlow_atlas.nn.randomness import generator
-from barlow_atlas.probes.features import evaluation_view, extract
+from barlow_atlas.probes import state
+from barlow_atlas.probes.features import drawn, evaluation_view, evaluation_views, extract
 from barlow_atlas.probes.heads import shuffled, uniform_start
-from barlow_atlas.probes.linear import Linear
+from barlow_atlas.probes.linear import CROP_AND_FLIP, Linear, published_probe, resized_and_cropped
 from barlow_atlas.probes.milestone import Labelled, Milestone, ProbeError
 from barlow_atlas.probes.packing import unpack
 from barlow_atlas.probes.transfer import (
+    VISSL,
     Transfer,
     drops_factor,
     normalised_for,
     target_splits,
     transfer_probe,
+    vissl_factor,
 )
 from barlow_atlas.study.models import Run
 
@@ -166,6 +171,7 @@ def test_the_reference_learns_and_says_how(reference_run: Run, target: dict[str,
     }
     assert last["settings"] == {
         "protocol": "reference",
+        "form": "standard",
         "target": "mnist",
         "classes": 10,
         "counts": {"train": 500, "test": 500},
@@ -199,6 +205,145 @@ def test_a_single_image_left_over_is_refused(
     settings = REFERENCE.model_copy(update={"batch_size": 499})
     with pytest.raises(AtlasError, match=r"statistics of a batch of 1 image.*batch size"):
         asked(reference_run, settings, target)
+
+
+# VISSL's
+
+
+def test_vissl_s_values_are_those_of_each_target() -> None:
+    places, inaturalist = (
+        Transfer(targets=[name], form="vissl") for name in ("places205", "inaturalist-2018")
+    )
+    for settings, epochs in ((places, 14), (inaturalist, 84)):
+        assert (settings.epochs, settings.batch_size) == (epochs, 256)
+        assert (settings.learning_rates, settings.weight_decays) == ((0.01,), (5e-4,))
+        assert settings.fault("reference") is None
+        assert "admits the form standard only" in (settings.fault("clean") or "")
+        at = [vissl_factor(settings.linear, epoch) for epoch in range(epochs)]
+        drops = [epoch for epoch in range(1, epochs) if at[epoch] < at[epoch - 1]]
+        assert drops == ([4, 8, 12] if epochs == 14 else [24, 48, 72])
+        assert at[-1] == pytest.approx(1e-3)
+    assert [one.name for one in places.data_sets(224)] == ["places205-original"]
+    assert places.variants == ("places205 vissl",)
+    assert Transfer(targets=["places205"], form="vissl", epochs=2).epochs == 2
+    both = ["places205", "inaturalist-2018"]
+    assert Transfer(targets=both, form="vissl", epochs=2).epochs == 2
+    with pytest.raises(ValueError, match="ask each by itself"):
+        Transfer(targets=both, form="vissl")
+    with pytest.raises(ValueError, match=r"form vissl is of .* not of dtd"):
+        Transfer(targets=["dtd"], form="vissl")
+    assert "form" not in REFERENCE.model_dump()
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+    """Places205 as its files are, of two classes of noise."""
+    root = tmp_path_factory.mktemp("places")
+    facts, folder = small_places(root / "mirror")
+    original = facts.model_copy(update={"name": "places205-original", "image_size": None})
+    prepare(original, root / "prepared", root / "raw", [str(folder.parent)])
+    return load(root / "prepared")
+
+
+FEW_CROPS = Transfer(targets=["places205"], form="vissl", epochs=4, batch_size=4)
+
+
+def of_scenes(run: Run, scenes: Prepared, **more: Any) -> Milestone:
+    network = Network(backbone_of(run), nn.Identity())
+    others = {"places205-original": scenes}
+    return Milestone(network, run, {}, 10, CPU, others, **more)
+
+
+def test_it_is_vissl_s_linear_evaluation(reference_run: Run, scenes: Prepared) -> None:
+    run = reference_run.model_copy(update={"image_size": 16})
+    milestone = of_scenes(run, scenes)
+    last, best = Transfer.run([FEW_CROPS], milestone)
+    given = milestone.network.backbone.state_dict()
+    backbone = backbone_of(run)
+    assert all(torch.equal(x, given[name]) for name, x in backbone.state_dict().items())
+    # Its loop: trunk in evaluation mode, maps in windows, batch norm, one linear layer.
+    *layers, _, _ = backbone.children()
+    trunk = nn.Sequential(*layers).eval()
+    own = resized_and_cropped(normalised_for(run, TARGETS["places205"]))
+    splits, place = target_splits(scenes, "reference"), "transfer/places205"
+    labels = {name: torch.from_numpy(split.labels) for name, split in splits.items()}
+    with torch.no_grad():
+        (view,) = evaluation_views(own, splits["test"].images, CPU)
+        test = windows(trunk(view))
+    norm, linear = nn.BatchNorm2d(test.shape[1]), nn.Linear(test[0].numel(), 2)
+    start = uniform_start(test[0].numel(), 2, generator(run.seed, place))
+    with torch.no_grad():
+        linear.weight.copy_(start[:-1].T)
+        linear.bias.copy_(start[-1])
+    head = nn.Sequential(norm, nn.Flatten(), linear)
+    groups = [{"params": norm.parameters(), "weight_decay": 0}, {"params": linear.parameters()}]
+    optimizer = torch.optim.SGD(groups, lr=0.01, momentum=0.9, nesterov=True, weight_decay=5e-4)
+    scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, [1, 2, 3], gamma=0.1)
+    found, scores = [], test
+    for epoch in range(4):
+        head.train()
+        order = shuffled(8, 4, run.seed, place, epoch)
+
+        def draws(step: int, epoch: int = epoch) -> torch.Generator:
+            return generator(run.seed, place, epoch, step)
+
+        views = drawn(own, splits["train"].images, order, [CROP_AND_FLIP], draws, CPU)
+        for rows, (view,) in zip(order, views, strict=True):
+            with torch.no_grad():
+                maps = windows(trunk(view))
+            loss = nn.CrossEntropyLoss()(head(maps), labels["train"][rows])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        scheduler.step()
+        head.eval()
+        with torch.no_grad():
+            scores = head(test)
+        found.append((scores.argmax(1) == labels["test"]).numpy())
+    there = dataclasses.replace(milestone, subject=normalised_for(run, TARGETS["places205"]))
+    there = dataclasses.replace(there, splits=splits, classes=2)
+    ours, _ = published_probe(VISSL, there, FEW_CROPS.linear, place)
+    assert torch.allclose(ours.scores["test"], scores, atol=1e-6)
+    assert_array_equal(unpack(last["correct"], 4), found[-1])
+    place_of_best = int(np.argmax([correct.mean() for correct in found]))
+    assert_array_equal(unpack(best["correct"], 4), found[place_of_best])
+    told = last["settings"]
+    assert told["feature"] == "last stage in 2 x 2 windows, batch norm"
+    assert (told["form"], told["batch_norm"]) == ("vissl", "running statistics")
+    assert Transfer.variant(best["settings"]) == "places205 vissl best on test"
+
+
+def windows(maps: torch.Tensor) -> torch.Tensor:
+    return nn.AvgPool2d(maps.shape[2] - 1, 1)(maps)
+
+
+def test_maps_of_seven_pixels_have_vissl_s_windows() -> None:
+    maps = torch.randn(2, 3, 7, 7)
+    assert torch.equal(Windows()(maps), nn.AvgPool2d(6, 1, 0)(maps))
+    assert Windows()(maps[..., :1, :1]).shape == (2, 3, 1, 1)
+
+
+def test_crops_ended_after_any_epoch_give_the_same(
+    reference_run: Run, scenes: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = reference_run.model_copy(update={"image_size": 16})
+    undisturbed = list(Transfer.run([FEW_CROPS], of_scenes(run, scenes)))
+    monkeypatch.setattr(state, "SAVED_EVERY", 0.0)
+    save, saved = state.State.save, []
+
+    def ends(self: state.State, progress: dict[str, Any]) -> None:
+        saved.append(progress["done"])
+        if len(saved) % 2 == 0:  # before this epoch is saved
+            raise KeyboardInterrupt
+        save(self, progress)
+
+    monkeypatch.setattr(state.State, "save", ends)
+    found: list[dict[str, Any]] = []
+    while not found:
+        with contextlib.suppress(KeyboardInterrupt):
+            found = list(Transfer.run([FEW_CROPS], of_scenes(run, scenes, kept=tmp_path)))
+    assert saved == [1, 2, 2, 3, 3, 4, 4]
+    assert found == undisturbed
 
 
 # Clean

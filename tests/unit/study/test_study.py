@@ -68,6 +68,12 @@ def test_the_schema_is_in_step_with_the_models() -> None:
         ("0.07}", "0.07, distance: euclidean}", ["probes.knn.1", "`temperature: null`"]),
         ("{k: 20, temperature: 0.07}", "{k: 200, temperature: 0.5}", ["'k=200 T=0.5", "ask one"]),
         ("  knn:", "  kmn:", ["probes.kmn is no parameter", "mean 'knn'"]),
+        (
+            "  probe: {",
+            "  probe: {gpu: 2, ",
+            ["resources.probe", "gpu = 2: a probe is one process"],
+        ),
+        ("  probe: {", "  probe: {nodes: 2, ", ["resources.probe", "nodes = 2: a probe is one"]),
     ],
 )
 def test_what_is_wrong_is_named(before: str, after: str, said: list[str], tmp_path: Path) -> None:
