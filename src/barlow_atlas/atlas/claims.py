@@ -297,7 +297,7 @@ def _cases(claim: Claim, study: Study) -> Iterator[tuple[list[str], tuple[LineNa
             yield parts, tuple(LineName(*line) for line in trained)
         return
     probes = [_probe(text, study) for text in claim.probes]
-    kinds = Counter(kind for kind, _ in probes)
+    kinds = Counter(kind for kind, _ in set(probes))
     for parts, trained in groups:
         if isinstance(claim, Agreement):
             yield parts, tuple(LineName(*trained[0], *probe) for probe in probes)
