@@ -282,7 +282,7 @@ class Run(Subject):
             self.projector,
             self.embedding_dim,
             self.precision,
-            self.online_linear and self.online_linear.classes,
+            self.online_linear.classes if self.online_linear else None,
         )
 
     @property
