@@ -17,6 +17,7 @@ from barlow_atlas.atlas.published import (
     DATA_SETS,
     WEIGHTS,
     Ours,
+    Probe,
     Published,
     PublishedProbe,
     Row,
@@ -168,8 +169,8 @@ def _joined(
         "probe": ours.probe,
         "variant": f"{ours.variant}{_STATISTICS[ours.statistic]}",
     }
-    if theirs:
-        shown["differs"] = what_differs(theirs, study, run, str(ours.variant))
+    if theirs and ours.probe:
+        shown["differs"] = what_differs(theirs, study, run, ours.probe, str(ours.variant))
     return shown | _measured(ours, theirs, effects, str(shown["note"]))
 
 
@@ -241,7 +242,9 @@ def _epochs(study: Study, run: Run) -> int:
     return study.milestones_of(run)[-1]
 
 
-def what_differs(theirs: Published, study: Study, run: Run, variant: str) -> tuple[str, ...]:
+def what_differs(
+    theirs: Published, study: Study, run: Run, probe: Probe, variant: str
+) -> tuple[str, ...]:
     """What our set-up has otherwise than the published one's, by the facts of both, in words.
 
     Only what the source states can be compared; epochs, width and backbone that it does not state
@@ -252,7 +255,7 @@ def what_differs(theirs: Published, study: Study, run: Run, variant: str) -> tup
         for ours, value, must in _comparable(theirs, study, run)
         if (must or value is not None) and ours.value != value
     ]
-    return (*told, *_ours_alone(run), *_probe_words(theirs.probe, variant))
+    return (*told, *_ours_alone(run), *_probe_words(theirs.probe, probe, variant))
 
 
 def _comparable(theirs: Published, study: Study, run: Run) -> Iterator[tuple[Fact, Any, bool]]:
@@ -287,7 +290,7 @@ def _ours_alone(run: Run) -> Iterator[str]:
         yield f"{run.protocol} protocol"
 
 
-def _probe_words(theirs: PublishedProbe | None, variant: str) -> Iterator[str]:
+def _probe_words(theirs: PublishedProbe | None, probe: Probe, variant: str) -> Iterator[str]:
     """What the name of the published metric says of its probe, against ours."""
     if theirs is None:
         return
@@ -301,8 +304,10 @@ def _probe_words(theirs: PublishedProbe | None, variant: str) -> Iterator[str]:
             yield f"k={ours[1]} {ours[2]} (published k={theirs.k})"
     if theirs.labels is not None and not _has_labels(variant, theirs.labels):
         yield f"labels: {variant.partition(' ')[0]} (published {theirs.labels} %)"
-    if theirs.online:
+    if theirs.online and probe != "online_linear":
         yield "probed after training (published: along with it)"
+    if probe == "online_linear" and not theirs.online:
+        yield "probed along with training (published: after it)"
     if theirs.best_epoch:
         yield "last epoch (published: best epoch)"
     if theirs.approximate:
@@ -346,7 +351,7 @@ def matches(
     for number in published:
         probe = number.probe
         same = [run for run in lines if _is_same(number, run)]
-        if same and probe is not None and _variants(study, probe.probe):
+        if same and probe is not None and _variants(study, _kind(study, probe)):
             ours = _nearest_line(name, study, number, probe, same)
             rows.append(_joined(name, Selector(), number, ours, {name: effects}, {name: study}))
     return _frame(rows, COLUMNS)
@@ -363,10 +368,19 @@ def _is_same(published: Published, run: Run) -> bool:
     return DATA_SETS.get(published.dataset) == run.data.name and bare in names
 
 
+def _kind(study: Study, theirs: PublishedProbe) -> Probe:
+    """Which of the study's probes a number is set beside: trained along with the network if both
+    have that."""
+    online: Probe = "online_linear"
+    along = theirs.online and theirs.probe == "linear" and _variants(study, online)
+    return online if along else theirs.probe
+
+
 def _nearest_line(
     name: str, study: Study, number: Published, probe: PublishedProbe, runs: Sequence[Run]
 ) -> Ours:
-    variants = _variants(study, probe.probe)
+    kind = _kind(study, probe)
+    variants = _variants(study, kind)
     of_its_number = [
         variant
         for variant in variants
@@ -382,13 +396,13 @@ def _nearest_line(
             if isinstance(width, int)
             else -run.embedding_dim
         )
-        return len(what_differs(number, study, run, variant)), apart
+        return len(what_differs(number, study, run, kind, variant)), apart
 
     nearest = min(runs, key=distance)
     return Ours(
         study=name,
         method=nearest.method,
         embedding_dim=nearest.embedding_dim,
-        probe=probe.probe,
+        probe=kind,
         variant=variant,
     )

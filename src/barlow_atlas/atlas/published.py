@@ -20,7 +20,7 @@ from barlow_atlas.errors import AtlasError
 from barlow_atlas.settings.frozen import Frozen
 from barlow_atlas.settings.training import Positive
 
-Probe = Literal["knn", "linear", "fine_tuned", "transfer", "svm", "detection"]
+Probe = Literal["knn", "linear", "online_linear", "fine_tuned", "transfer", "svm", "detection"]
 WEIGHTS = ("lambda_bt", "lambda_reg")
 """Weights of an objective that published numbers are compared in."""
 DATA_SETS = {

@@ -30,6 +30,9 @@ class Network(nn.Module):
     otherwise, and its batch norms have the statistics of the whole batch, or each equal part of it
     has its own (`take_parts`).
 
+    A linear classifier of the features may lie beside the projector. It takes no part in a pass: it
+    is trained apart (`training.online`).
+
     With precision "bfloat16" convolutions and products run in that type, on weights that stay in
     float32; batch-norm statistics and the embeddings that come out are float32 in any case.
     """
@@ -39,14 +42,22 @@ class Network(nn.Module):
     accumulates = False
     """Whether a part that passes keeps nothing for the backward pass, in which it passes again. So
     the gradients of all embeddings are known before the activations of a part are."""
+    features: list[Tensor] | None = None
+    """Where there is a list: what the backbone gives in training, a pass after the other, (n, f) of
+    each view, detached."""
 
     def __init__(
-        self, backbone: nn.Module, projector: nn.Module, precision: Precision = "float32"
+        self,
+        backbone: nn.Module,
+        projector: nn.Module,
+        precision: Precision = "float32",
+        classifier: nn.Linear | None = None,
     ) -> None:
         super().__init__()
         self.backbone = backbone
         self.projector = projector
         self.precision = precision
+        self.classifier = classifier
         for norm in self._norms():
             norm.of_own_rows = True
 
@@ -62,8 +73,14 @@ class Network(nn.Module):
 
     def _embedded(self, images: Tensor) -> Tensor:
         with self._in_precision(images):
-            embeddings: Tensor = self.projector(self.backbone(images))
+            embeddings: Tensor = self.projector(self._features(images))
         return embeddings.to(images.dtype)
+
+    def _features(self, images: Tensor) -> Tensor:
+        features: Tensor = self.backbone(images)
+        if self.features is not None and self.training:
+            self.features.append(features.detach())
+        return features
 
     def take_parts(self, count: int) -> None:
         """Gives each of `count` equal parts of the batch batch-norm statistics of its own."""
@@ -129,7 +146,7 @@ class Network(nn.Module):
 
         def embedded(*views: Tensor) -> Tensor:
             with self._in_precision(views[0]):
-                features = torch.cat([self.backbone(view) for view in views])
+                features = torch.cat([self._features(view) for view in views])
                 embeddings: Tensor = self.projector(features)
             return embeddings.to(views[0].dtype)
 
@@ -179,7 +196,8 @@ def _whole_of_each(embeddings: Tensor, views: int) -> Tensor:
 def build(settings: Architecture, generator: torch.Generator) -> Network:
     """The network with torch's default initialisation, drawn from `generator`.
 
-    Without a projector, as of foreign weights, the embeddings are the features.
+    Without a projector, as of foreign weights, the embeddings are the features. A classifier beside
+    it requires no gradient, so that no optimizer of the network takes it.
 
     The weights are laid out channels last, which convolutions then keep to: 2.5 times faster on a
     CPU at 16 x 16 pixels and width 16, and what tensor cores want.
@@ -190,7 +208,10 @@ def build(settings: Architecture, generator: torch.Generator) -> Network:
         if settings.projector is not None:
             layers = projector_layers(features, settings.projector, settings.embedding_dim)
             projector = nn.Sequential(*layers)
-        network = Network(backbone, projector, settings.precision)
+        classifier = None
+        if settings.classes is not None:  # drawn last: the rest is the same without it
+            classifier = nn.Linear(features, settings.classes).requires_grad_(False)
+        network = Network(backbone, projector, settings.precision, classifier)
     for parameter in network.parameters():
         if parameter.dim() == 4:
             parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)

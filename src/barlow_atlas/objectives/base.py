@@ -76,7 +76,8 @@ class Method(Frozen):
             parts: what `parts` made.
             view_a, view_b: (n, 3, H, W), normalised; row i of both shows the same image. All of
                 the batch or a part of it (`nn.processes`), whose N is `batch_size(view_a)`: what
-                is asked of other images is asked of embeddings, or by `rows_at`.
+                is asked of other images is asked of embeddings, or by `rows_at`. They pass the
+                network first and in this order, before whatever else does (`training.online`).
             moment: epoch, step and random draws.
 
         Returns:

@@ -1,8 +1,8 @@
 """MoCo v2 (Chen, Fan, Girshick, He, arXiv:2003.04297; MoCo: He et al., arXiv:1911.05722).
 
-The authors' shuffling of images between GPUs, which keeps batch norm from telling queries their
-keys, has no counterpart here: batch norm has the statistics of the whole batch. Queries and keys
-have statistics of their own.
+Where parts of the batch have batch-norm statistics of their own, as on the authors' GPUs, keys are
+shuffled over the parts, or the statistics would tell a query its key. Where batch norm has those of
+the whole batch, there is nothing to tell.
 """
 
 from __future__ import annotations
@@ -83,11 +83,20 @@ class MoCoV2(Method):
     def terms(
         self, network: Network, parts: nn.Module, view_a: Tensor, view_b: Tensor, moment: Moment
     ) -> dict[str, Tensor]:
+        import torch
+
+        from barlow_atlas.objectives.base import batch_size
+
+        def order() -> Tensor | None:
+            shuffled = network.parts > 1
+            return torch.randperm(batch_size(view_a), generator=moment.draws) if shuffled else None
+
         self.move_keys(network, parts, self.momentum_at(moment))
-        loss = first_is_right(self.logits(network, parts, parts, view_a, view_b))
+        loss = first_is_right(self.logits(network, parts, parts, view_a, view_b, order()))
         if self.symmetric:
             swapped = parts.get_submodule("swapped")
-            loss = (loss + first_is_right(self.logits(network, parts, swapped, view_b, view_a))) / 2
+            logits = self.logits(network, parts, swapped, view_b, view_a, order())
+            loss = (loss + first_is_right(logits)) / 2
         return {"loss": loss}
 
     def momentum_at(self, moment: Moment) -> float:
@@ -110,13 +119,20 @@ class MoCoV2(Method):
             update_momentum(network, parts.get_submodule("key_encoder"), momentum)
 
     def logits(
-        self, network: Network, parts: nn.Module, holder: nn.Module, queries: Tensor, keys: Tensor
+        self,
+        network: Network,
+        parts: nn.Module,
+        holder: nn.Module,
+        queries: Tensor,
+        keys: Tensor,
+        order: Tensor | None = None,
     ) -> Tensor:
         """The logits (N, 1 + K); then puts the keys into the queue.
 
         Args:
             holder: has the queue, (K, d), and the place of its oldest key.
-            queries, keys: images (N, 3, H, W) of the two views.
+            queries, keys: images (n, 3, H, W) of the two views.
+            order: a permutation (N,) of the batch, in which the keys are encoded.
         """
         import torch
         from torch.nn.functional import normalize
@@ -124,10 +140,25 @@ class MoCoV2(Method):
         q = normalize(network(queries))
         queue = holder.get_buffer("queue")
         with torch.no_grad():
-            k = normalize(parts.get_submodule("key_encoder")(keys))
+            k = normalize(encoded(parts.get_submodule("key_encoder"), keys, order))
         logits = instance_logits(q, k, queue.clone(), self.temperature)
         enqueue(queue, holder.get_buffer("pointer"), k)
         return logits
+
+
+def encoded(encoder: nn.Module, images: Tensor, order: Tensor | None) -> Tensor:
+    """Embeddings (N, d) of own images (n, 3, H, W), encoded in an order and put back into theirs.
+
+    MoCo paper, section 3.3 ("shuffling BN"); code moco/builder.py, _batch_shuffle_ddp.
+    """
+    from barlow_atlas.nn.devices import sent
+    from barlow_atlas.nn.processes import rows_at
+
+    if order is None:
+        in_place: Tensor = encoder(images)
+        return in_place
+    shuffled: Tensor = encoder(rows_at(images, order))
+    return shuffled[sent(order.argsort(), images.device)]
 
 
 def instance_logits(q: Tensor, k: Tensor, queue: Tensor, temperature: float) -> Tensor:

@@ -11,7 +11,7 @@ To add one: write its file, with one class whose `name` is the file's name, and 
 from barlow_atlas.probes.base import Probe
 from barlow_atlas.settings.registry import by_name
 
-FILES = ("knn", "linear", "transfer", "fine_tuned", "svm", "detection")
+FILES = ("knn", "linear", "online_linear", "transfer", "fine_tuned", "svm", "detection")
 
 
 def _name(probe: type[Probe]) -> str | None:

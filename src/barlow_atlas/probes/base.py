@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from barlow_atlas.data.catalog import DataSet
     from barlow_atlas.data.choice import Protocol
     from barlow_atlas.probes.milestone import Milestone
+    from barlow_atlas.probes.subject import Subject
 
 
 class Probe(Frozen):
@@ -26,6 +27,10 @@ class Probe(Frozen):
 
     def fault(self, protocol: Protocol) -> str | None:
         """Why this cannot be asked in a protocol, and what to do; None if it can."""
+        return None
+
+    def fault_of_run(self, run: Subject) -> str | None:
+        """Why this cannot be asked of a run's milestones, and what to do; None if it can."""
         return None
 
     def data_sets(self, image_size: int) -> tuple[DataSet, ...]:

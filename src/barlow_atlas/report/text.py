@@ -26,7 +26,7 @@ def probe_order(probe: object) -> tuple[int, str]:
 
 def probe_words(probe: str, variant: str) -> str:
     """A probe's name in a sentence, such as "linear probe (standard)"."""
-    known = {"knn": "kNN", "fine_tuned": "fine-tuning"}
+    known = {"knn": "kNN", "fine_tuned": "fine-tuning", "online_linear": "online linear probe"}
     return f"{known.get(probe, f'{probe} probe')} ({variant})"
 
 

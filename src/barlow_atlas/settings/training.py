@@ -109,6 +109,8 @@ class Architecture(NamedTuple):
     embedding_dim: int
     """d; without a projector it says nothing."""
     precision: Precision
+    classes: int | None = None
+    """Of the linear classifier beside the projector; None: there is none."""
 
 
 class Adam(Frozen):
@@ -215,3 +217,13 @@ class Trunk(Frozen):
 
 
 Schedule = MixCosine | BTCosine | StepCosine | EpochCosine | Drops | Trunk
+
+
+class OnlineClassifier(Frozen):
+    """A linear classifier that is trained along with a network, which it does not change.
+
+    By the run's optimizer without decay, along its schedule.
+    """
+
+    classes: Annotated[int, Field(ge=2, description="of the images")]
+    base_lr: PositiveNumber = Field(description="in place of schedule.base_lr")

@@ -5,6 +5,9 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+import torch
+from torch import Tensor
+
 from barlow_atlas.data.image_set import ImageSet
 from barlow_atlas.data.originals import OriginalSet
 from barlow_atlas.data.prepared import MANIFEST, Prepared, chosen, load, sha256_of
@@ -117,7 +120,8 @@ def _train(
 ) -> str | None:
     run, *_ = runs
     folder = DATA / run.data.name
-    images = pretraining_images(run, load(folder))
+    prepared = load(folder)
+    images, labels = pretraining_images(run, prepared), pretraining_labels(run, prepared)
     code = fingerprint("pretrain", [type(run.settings)])
     data_sha256 = sha256_of(folder / MANIFEST)
     accumulate = study.resources.pretrain.accumulate
@@ -130,7 +134,7 @@ def _train(
     place = device_for(device, run.threads)
     with console.StopSignals() as signals, console.Board(segments, signals) as board:
         try:
-            pretrain_together(segments, images, place, save_every, board.monitors)
+            pretrain_together(segments, images, place, save_every, board.monitors, labels)
         except Interrupted as interruption:
             heard = signals.received  # None where another process heard it
             stopped = f"{interruption} ({heard.name})" if heard else str(interruption)
@@ -146,6 +150,27 @@ def pretraining_images(run: Run, prepared: Prepared) -> ImageSet | OriginalSet:
     if prepared.unlabeled_images is not None:
         parts.append((prepared.unlabeled_images, selected.pretraining_unlabeled))
     return chosen(*parts)
+
+
+def pretraining_labels(run: Run, prepared: Prepared) -> Tensor | None:
+    """Classes of `pretraining_images`, int64 (n,), -1 where there is none, for a classifier.
+
+    None where the run trains none.
+
+    Raises:
+        StudyError: the run expects another number of classes.
+    """
+    if run.online_linear is None:
+        return None
+    classes = len(prepared.manifest.classes)
+    if classes != run.online_linear.classes:
+        raise StudyError(
+            f"{run.name}: online_linear.classes is {run.online_linear.classes}, but "
+            f"{run.data.name} has {classes}"
+        )
+    selected = prepared.select(run.protocol, run.data.fraction)
+    labels = torch.from_numpy(prepared.train_labels[selected.pretraining])
+    return torch.cat([labels, labels.new_full((len(selected.pretraining_unlabeled),), -1)])
 
 
 def segment(

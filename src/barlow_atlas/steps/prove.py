@@ -30,7 +30,7 @@ from barlow_atlas.data.prepared import MANIFEST, load, sha256_of
 from barlow_atlas.nn.devices import device_for
 from barlow_atlas.probes.packing import unpack, unpack_correlations
 from barlow_atlas.steps.import_weights import import_weights
-from barlow_atlas.steps.pretrain import pretraining_images, segment
+from barlow_atlas.steps.pretrain import pretraining_images, pretraining_labels, segment
 from barlow_atlas.steps.probe import asked
 from barlow_atlas.store.adoptions import (
     Adoption,
@@ -316,7 +316,8 @@ def _make(name: str, study: Study, candidate: Candidate, folder: Path, device: s
         checkpoint = manifest_file(name, run.name, epoch)
         return Made(asked(name, study, run, epoch, checkpoint, device), {}, checkpoint)
     data = DATA / run.data.name
-    images = pretraining_images(run, load(data))
+    prepared = load(data)
+    images, labels = pretraining_images(run, prepared), pretraining_labels(run, prepared)
     place = device_for(device, run.threads)
     stops: list[tuple[int | None, int, int]] = [(candidate.trained_from, epoch, 0)]
     if candidate.trained_from:
@@ -340,7 +341,7 @@ def _make(name: str, study: Study, candidate: Candidate, folder: Path, device: s
             training=training / COOLED if cooldown else training,
             resume=folder / "resume",
         )
-        pretrain_together([again], images, place, math.inf, [Monitor()])
+        pretrain_together([again], images, place, math.inf, [Monitor()], labels)
     cooled = bool(run.cooldown_epochs)
     checkpoint = milestone_path(checkpoints / COOLED if cooled else checkpoints, epoch, ".json")
     metrics = _by_epoch(

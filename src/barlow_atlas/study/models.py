@@ -11,7 +11,7 @@ import functools
 import itertools
 import operator
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 from pydantic import (
@@ -38,6 +38,7 @@ from barlow_atlas.settings.frozen import NAME, Frozen
 from barlow_atlas.settings.training import (
     Architecture,
     Backbone,
+    OnlineClassifier,
     Optimizer,
     Positive,
     Precision,
@@ -110,6 +111,14 @@ class AskedProbes(Frozen):
         """Which of these probes cannot be asked in a protocol, and why."""
         return [fault for probe in self.asked() if (fault := probe.fault(protocol))]
 
+    def faults_of_runs(self, runs: Iterable[Subject]) -> list[str]:
+        """Which of these probes cannot be asked of a run, and why."""
+        return [
+            f"{run.method}: {fault}"
+            for run, probe in itertools.product(runs, self.asked())
+            if (fault := probe.fault_of_run(run))
+        ]
+
 
 class Resources(Frozen):
     """What one job of a kind asks of the cluster; never part of a run's identity."""
@@ -181,6 +190,10 @@ class JobResources(Frozen):
 
 def _is_one(value: int) -> bool:
     return value == 1
+
+
+def _is_none(value: object) -> bool:
+    return value is None
 
 
 def _recipe_by_name(value: Any) -> Any:
@@ -256,6 +269,7 @@ class Run(Subject):
     precision: Precision
     compiled: bool
     local_statistics: Positive = Field(1, exclude_if=_is_one)
+    online_linear: OnlineClassifier | None = Field(None, exclude_if=_is_none)
 
     @property
     def name(self) -> str:
@@ -281,7 +295,13 @@ class Run(Subject):
     @property
     def architecture(self) -> Architecture:
         """The network that is trained."""
-        return Architecture(self.backbone, self.projector, self.embedding_dim, self.precision)
+        return Architecture(
+            self.backbone,
+            self.projector,
+            self.embedding_dim,
+            self.precision,
+            self.online_linear.classes if self.online_linear else None,
+        )
 
     @property
     def cooldown_epochs(self) -> int:
@@ -370,6 +390,7 @@ class Overrides(Frozen):
     optimizer: Optimizer | None = Field(None, discriminator="name")
     schedule: Schedule | None = Field(None, discriminator="name")
     epochs: Positive | None = None
+    online_linear: OnlineClassifier | None = None
 
 
 class Study(Frozen):
@@ -440,6 +461,12 @@ class Study(Frozen):
         description="equal parts of a batch that have batch-norm statistics of their own, as on so "
         "many GPUs without synchronised batch norm; 1: the whole batch has them in common",
     )
+    online_linear: OnlineClassifier | None = Field(
+        None,
+        exclude_if=_is_none,
+        description="a linear classifier that is trained along with each network, on the labels of "
+        "its images, for the probe of that name; the network does not notice it",
+    )
     seeds_together: Positive = Field(
         1,
         description="seeds that one job trains in turn, a step each, and one job probes: for runs "
@@ -448,7 +475,7 @@ class Study(Frozen):
     resources: JobResources
     milestones_from: str | None = Field(
         None,
-        exclude_if=lambda name: name is None,
+        exclude_if=_is_none,
         description="another study that trains these very runs: its milestones are taken, and "
         "nothing is trained",
     )
@@ -502,6 +529,8 @@ class Study(Frozen):
                     f"not into {foreign.backbone.name}: give one of these as `backbone`"
                 )
         for fault in self.probes.faults(self.protocol):
+            raise ValueError(fault)
+        for fault in self.probes.faults_of_runs(self.runs()):
             raise ValueError(fault)
         runs = self.trained()
         for run in runs:
@@ -657,7 +686,24 @@ def _check_run(run: Run, milestones: tuple[int, ...]) -> None:
             f"{run.method}: batch_size {run.batch_size} has no {run.local_statistics} equal parts "
             "of two images or more; give another local_statistics"
         )
+    if run.online_linear:
+        _check_classifier(run, run.online_linear)
     try:
         run.settings.check(run.batch_size, run.embedding_dim)
     except ValueError as error:
         raise ValueError(f"{run.method}: {error}") from error
+
+
+def _check_classifier(run: Run, asked: OnlineClassifier) -> None:
+    """Raises ValueError if a linear classifier cannot be trained along with a run."""
+    known = run.data.data_set.classes
+    if known is not None and asked.classes != known:
+        raise ValueError(
+            f"{run.method}: online_linear.classes is {asked.classes}, but {run.data.name} has "
+            f"{known}"
+        )
+    if run.local_statistics > 1:
+        raise ValueError(
+            f"{run.method}: online_linear takes features with the statistics of the whole batch: "
+            "leave `local_statistics` out, or `online_linear`"
+        )

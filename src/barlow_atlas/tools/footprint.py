@@ -33,10 +33,11 @@ def footprint(run: Run) -> Footprint:
 def _footprint(run_json: str) -> Footprint:
     """On torch's `meta` device, which computes no numbers."""
     state = initial_state(Run.model_validate_json(run_json), META)
-    for group in state.optimizer.param_groups:
-        for parameter in group["params"]:
-            parameter.grad = torch.empty_like(parameter)
-    state.optimizer.step()  # makes the optimizer's averages
+    for optimizer in state.optimizers:
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                parameter.grad = torch.empty_like(parameter)
+        optimizer.step()  # makes its averages
     return Footprint(nbytes(state.network.state_dict()), nbytes(state.to_dict()))
 
 

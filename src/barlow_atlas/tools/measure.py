@@ -96,7 +96,8 @@ def training(run: Run, size: int, device: torch.device) -> tuple[State, Iterator
     state = initial_state(run, device)
     shape = (8 * run.batch_size, 3, size, size)
     images = torch.empty(shape, dtype=torch.uint8, device=device).random_(0, 256)
-    return state, train(run, state, Resident(images), until=sys.maxsize)
+    labels = torch.zeros(len(images), dtype=torch.int64)
+    return state, train(run, state, Resident(images), until=sys.maxsize, labels=labels)
 
 
 def _untrained(folder: Path, study: str, run: Run) -> Path:

@@ -21,6 +21,7 @@ from barlow_atlas.nn.processes import SummedGradients
 from barlow_atlas.nn.randomness import generator
 from barlow_atlas.objectives.base import Moment
 from barlow_atlas.study.models import Run
+from barlow_atlas.training.online import Online
 
 
 class PretrainError(AtlasError):
@@ -38,6 +39,7 @@ class State:
     network: Network
     parts: nn.Module
     optimizer: torch.optim.Optimizer
+    online: Online | None = None
     epoch: int = 0
     step: int = 0
     sums: dict[str, Tensor] = field(default_factory=dict)
@@ -47,8 +49,13 @@ class State:
         trained = (each for group in self.optimizer.param_groups for each in group["params"])
         self.gradients = SummedGradients(trained)
 
+    @property
+    def optimizers(self) -> list[torch.optim.Optimizer]:
+        """The network's, and that of what is trained along with it."""
+        return [self.optimizer, *([self.online.optimizer] if self.online else [])]
+
     def to_dict(self) -> dict[str, Any]:
-        return {
+        state = {
             "epoch": self.epoch,
             "step": self.step,
             "network": self.network.state_dict(),
@@ -57,19 +64,27 @@ class State:
             "sums": self.sums,
             "history": self.history,
         }
+        if self.online is not None:
+            state["online"] = self.online.optimizer.state_dict()
+        return state
 
     def load_dict(self, stored: dict[str, Any]) -> None:
         device = next(self.network.parameters()).device
         self.network.load_state_dict(stored["network"])
         self.parts.load_state_dict(stored["parts"])
         self.optimizer.load_state_dict(stored["optimizer"])
+        if self.online is not None:
+            self.online.optimizer.load_state_dict(stored["online"])
         self.epoch, self.step = stored["epoch"], stored["step"]
         self.sums = {name: value.to(device) for name, value in stored["sums"].items()}
         self.history = stored["history"]
 
 
 def initial_state(run: Run, device: torch.device) -> State:
-    """The run's untrained network, the method's own parts, and an optimizer over both."""
+    """The run's untrained network, the method's own parts, and an optimizer over both.
+
+    What is trained along with the network comes last: the optimizer does not know it.
+    """
     network = build(run.architecture, generator(run.seed, "weights")).to(device)
     network.take_parts(run.local_statistics)
     with initialised_from(generator(run.seed, "parts")):
@@ -77,7 +92,9 @@ def initial_state(run: Run, device: torch.device) -> State:
     constant = run.settings.constant_rate_parameters(parts)
     if run.compiled and device.type == "cuda":
         network.compile_parts(mode="reduce-overhead")  # recorded as CUDA graphs
-    return State(network, parts, build_optimizer(run.optimizer, network, parts, constant))
+    optimizer = build_optimizer(run.optimizer, network, parts, constant)
+    online = Online(run, network) if run.online_linear else None
+    return State(network, parts, optimizer, online)
 
 
 @dataclass(frozen=True)
@@ -95,7 +112,12 @@ class Progress:
 
 
 def train(
-    run: Run, state: State, images: Images, until: int, cooldown_from: int | None = None
+    run: Run,
+    state: State,
+    images: Images,
+    until: int,
+    cooldown_from: int | None = None,
+    labels: Tensor | None = None,
 ) -> Iterator[Progress]:
     """Trains `state` to the end of epoch `until` (counted from 0 done), yielding after each step.
 
@@ -107,13 +129,14 @@ def train(
     Args:
         images: those of pre-training, with batches on the training device.
         cooldown_from: epoch from which the rate of the schedule `trunk` is annealed.
+        labels: of the images, int64 (n,) on the CPU, where a classifier is trained along; -1: none.
 
     Raises:
         NonFiniteLoss: at the end of an epoch in which it occurred.
     """
     network, parts, optimizer = state.network, state.parts, state.optimizer
     steps = len(images) // run.batch_size
-    gradients = state.gradients
+    gradients, online = state.gradients, state.online
     network.train()
     parts.train()
     while state.epoch < until:
@@ -121,7 +144,8 @@ def train(
         order = torch.randperm(len(images), generator=generator(run.seed, "shuffle", epoch))
         batches = order.split(run.batch_size)[state.step : steps]
         both = views_of(run, images, batches, epoch, state.step)
-        for step, (view_a, view_b) in enumerate(both, start=state.step):
+        places = range(state.step, steps)
+        for step, batch, (view_a, view_b) in zip(places, batches, both, strict=True):
             draws = generator(run.seed, "method", epoch, step)
             moment = Moment(epoch, step, steps, run.epochs, draws)
             if run.compiled:
@@ -134,6 +158,9 @@ def train(
             gradients.wait()
             optimizer.step()
             run.settings.after_step(network, parts, moment)
+            if online is not None:
+                rate_of_its_own = learning_rate(online.run, epoch, step, steps, cooldown_from)
+                terms["online_loss"] = online.step(labels, batch, rate_of_its_own)
             terms = {name: value.detach() for name, value in terms.items()}
             _accumulate(state.sums, terms, step)
             state.step = step + 1

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from barlow_atlas.data.batches import Images, images_for
 from barlow_atlas.data.image_set import ImageSet
@@ -93,6 +94,7 @@ def pretrain_together(
     device: torch.device,
     save_every: float,
     monitors: Sequence[Monitor],
+    labels: Tensor | None = None,
 ) -> list[Manifest]:
     """Trains segments of several runs, a step of each in turn, and stores their milestones.
 
@@ -109,6 +111,8 @@ def pretrain_together(
         images: those of pre-training, the same for all.
         save_every: seconds between two private states of a run.
         monitors: one for each segment.
+        labels: of the images, int64 (n,) on the CPU, -1 for none, where a classifier is trained
+            along.
 
     Raises:
         PretrainError: too few images, a batch that the processes cannot share, or a loss that is
@@ -136,6 +140,7 @@ def pretrain_together(
             _Trainer(
                 segment,
                 pixels,
+                labels,
                 save_every,
                 monitor,
                 lock,
@@ -217,6 +222,7 @@ class _Trainer:
         self,
         segment: Segment,
         images: Images,
+        labels: Tensor | None,
         save_every: float,
         monitor: Monitor,
         lock: RunLock,
@@ -238,7 +244,7 @@ class _Trainer:
             self.state.network.accumulates = segment.accumulate
             if self.parent is not None:
                 self._go_on_from_stored(self.parent)
-        self._steps = _steps(segment, self.parent, self.state, images)
+        self._steps = _steps(segment, self.parent, self.state, images, labels)
         self._saved = time.monotonic()
 
     @contextmanager
@@ -344,7 +350,11 @@ class _Trainer:
 
 
 def _steps(
-    segment: Segment, parent: Manifest | None, state: State, images: Images
+    segment: Segment,
+    parent: Manifest | None,
+    state: State,
+    images: Images,
+    labels: Tensor | None,
 ) -> Iterator[Progress]:
     """The steps that are left, by way of the parent where its state is lost."""
     if parent is None:
@@ -352,10 +362,10 @@ def _steps(
     try:
         if (state.epoch, state.step) <= (parent.epoch, 0):
             # Without its parent's state, a branch is preceded by the trunk as it was trained.
-            yield from train(segment.run, state, images, parent.epoch)
+            yield from train(segment.run, state, images, parent.epoch, labels=labels)
             _must_equal_parent(segment, parent, state.network)
         annealed_from = parent.epoch if segment.cooldown else None
-        yield from train(segment.run, state, images, segment.end, annealed_from)
+        yield from train(segment.run, state, images, segment.end, annealed_from, labels)
     except NonFiniteLoss as error:
         good = milestone_path(segment.checkpoints, parent.epoch, ".json")
         raise PretrainError(f"{error} The last good checkpoint is {good}") from error

@@ -163,6 +163,8 @@ class Moco(NamedTuple):
     """Wk at the start, (dim, d)."""
     queue: Array
     """(dim, K), columns of length 1."""
+    orders: list[Integers]
+    """In which each step encodes its keys, (N,); none where they are not shuffled."""
 
 
 def moco(case: dict[str, Any]) -> Moco:
@@ -172,10 +174,14 @@ def moco(case: dict[str, Any]) -> Moco:
     noisy_views = draw_views(draws, case["N"], d, 2 * params["steps"])
     query_weight, key_weight = (draws.standard_normal((params["dim"], d)) for _ in "qk")
     raw = draws.standard_normal((params["dim"], params["K"]))
+    shuffled = params["steps"] if "parts" in params else 0
+    orders = [draws.permutation(case["N"]) for _ in range(shuffled)]
     named = {f"view_{place}": view for place, view in enumerate(noisy_views)}
+    if orders:
+        named["orders"] = np.concatenate(orders)
     check(case, Wq=query_weight, Wk=key_weight, queue_raw=raw, **named)
     images = list(zip(noisy_views[::2], noisy_views[1::2], strict=True))
-    return Moco(images, query_weight, key_weight, raw / np.linalg.norm(raw, axis=0))
+    return Moco(images, query_weight, key_weight, raw / np.linalg.norm(raw, axis=0), orders)
 
 
 class Swav(NamedTuple):

@@ -390,8 +390,27 @@ def test_fine_tuning_meets_numbers_of_its_share_of_the_labels(
         Selector(table="Table 2", method="Barlow Twins", metric="semisup1_top1"), published
     )
     study = studies["semi-supervised/cifar10"]
-    told = what_differs(theirs, study, study.trained()[0], "10% standard, labels by seed")
+    run = study.trained()[0]
+    told = what_differs(theirs, study, run, "fine_tuned", "10% standard, labels by seed")
     assert "labels: 10% (published 1 %)" in told
+
+
+def test_numbers_probed_along_with_training_stand_beside_ours_of_that_kind(
+    published: list[Published], studies: dict[str, Study]
+) -> None:
+    name = "comparison/cifar10-solo"
+    rows = matches(name, studies[name], pd.DataFrame(), published).to_dict("records")
+    solo = {row["our_method"]: row for row in rows if row["metric"] == "online_linear_top1"}
+    assert set(solo) == set(studies[name].methods)
+    told = {"probed after training (published: along with it)"}
+    for row in solo.values():
+        assert (row["probe"], row["variant"]) == ("online_linear", "trained along")
+        assert not told & set(row["differs"])
+    assert {row["probe"] for row in rows if row["metric"] == "linear_top1"} == {"linear"}
+    after = matches("cifar10", studies["cifar10"], pd.DataFrame(), published).to_dict("records")
+    (row,) = (row for row in after if row["metric"] == "online_linear_top1")
+    assert row["probe"] == "linear"
+    assert told <= set(row["differs"])
 
 
 def test_nothing_is_published_on_the_demos_images(

@@ -105,7 +105,7 @@ CASES: dict[str, tuple[int, dict[str, Any]]] = {
 }
 """Every method, with an embedding wider and narrower than the batch where that matters."""
 PARTS = 4
-LOCAL = {f"{name} in parts": CASES[name] for name in ("mix", "simclr", "swav", "byol")}
+LOCAL = {f"{name} in parts": CASES[name] for name in ("mix", "simclr", "swav", "byol", "moco")}
 """One for each way in which views pass, where each quarter of the batch has its own statistics."""
 
 

@@ -42,6 +42,7 @@ RHO = "\N{GREEK SMALL LETTER RHO}"
 PROBE_TITLES = {
     "knn": "kNN",
     "linear": "Linear probe",
+    "online_linear": "Online linear probe",
     "transfer": "Transfer",
     "fine_tuned": "Fine-tuning",
     "svm": "SVM",

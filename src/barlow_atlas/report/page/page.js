@@ -51,7 +51,7 @@
 
   const SPLITS = { test: "Test", validation: "Validation" };
   const METRICS = { top1: "Top-1", top5: "Top-5" };
-  const PROBES = { linear: "Linear", knn: "kNN", transfer: "Transfer", fine_tuned: "Fine-tuning" };
+  const PROBES = { linear: "Linear", online_linear: "Online linear", knn: "kNN", transfer: "Transfer", fine_tuned: "Fine-tuning" };
   const probeOf = (line) => JSON.stringify([line.probe, line.variant]);
   const PROBE_ORDER = ["linear", "knn"];
 

@@ -1,4 +1,4 @@
-"""LARS as in Barlow Twins' code: both parameters after each step."""
+"""LARS as in Barlow Twins' code, or clipped as in solo-learn's: both parameters after each step."""
 
 from typing import Any
 
@@ -15,6 +15,7 @@ def outputs(case: dict[str, Any]) -> dict[str, Any]:
         weight_decay=params["weight_decay"],
         momentum=params["momentum"],
         trust_coefficient=params["eta"],
+        clipped=params.get("clipped", False),
     )
     after = []
     rates = zip(params["lr_weights"], params["lr_biases"], strict=True)

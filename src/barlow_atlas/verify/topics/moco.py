@@ -1,4 +1,7 @@
-"""Topic moco: steps of MoCo with linear encoders; loss, logits, queue and key encoder."""
+"""Topic moco: steps of MoCo with linear encoders; loss, logits, queue and key encoder.
+
+With `parts`, batch norm follows each encoder, of so many parts of the batch, and keys are shuffled.
+"""
 
 from typing import Any
 
@@ -6,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from barlow_atlas.nn.networks import Network
+from barlow_atlas.nn.norms import PerViewBatchNorm1d
 from barlow_atlas.objectives.moco_v2 import MoCoV2, first_is_right
 from barlow_atlas.verify import inputs
 
@@ -20,25 +24,38 @@ def outputs(case: dict[str, Any]) -> dict[str, Any]:
         momentum=params["m"],
     )
     drawn = inputs.moco(case)
-    projector = nn.Linear(case["d"], params["dim"], bias=False)
-    network = Network(nn.Identity(), projector).double()
+    linear = nn.Linear(case["d"], params["dim"], bias=False)
+    norms = [PerViewBatchNorm1d(params["dim"], affine=False)] if drawn.orders else []
+    network = Network(nn.Identity(), nn.Sequential(linear, *norms)).double().train()
+    network.take_parts(params.get("parts", 1))
     parts = settings.parts(network, params["dim"]).double()
     with torch.no_grad():
-        projector.weight.copy_(torch.from_numpy(drawn.query_weight))
+        linear.weight.copy_(torch.from_numpy(drawn.query_weight))
         key_weight(parts).copy_(torch.from_numpy(drawn.key_weight))
         parts.get_buffer("queue").copy_(torch.from_numpy(drawn.queue.T))
-    return {"steps": [step(settings, network, parts, *images) for images in drawn.images]}
+    orders = [torch.from_numpy(order) for order in drawn.orders] or [None] * len(drawn.images)
+    return {
+        "steps": [
+            step(settings, network, parts, *images, order)
+            for images, order in zip(drawn.images, orders, strict=True)
+        ]
+    }
 
 
 def step(
-    settings: MoCoV2, network: Network, parts: nn.Module, queries: inputs.Array, keys: inputs.Array
+    settings: MoCoV2,
+    network: Network,
+    parts: nn.Module,
+    queries: inputs.Array,
+    keys: inputs.Array,
+    order: Tensor | None,
 ) -> dict[str, Any]:
-    """One step from query and key images (N, d)."""
+    """One step from query and key images (N, d); the keys are encoded in an order (N,)."""
     settings.move_keys(network, parts, settings.momentum)
     images = (torch.from_numpy(each) for each in (queries, keys))
-    logits = settings.logits(network, parts, parts, *images)
+    logits = settings.logits(network, parts, parts, *images, order)
     loss = first_is_right(logits)
-    weight = network.get_parameter("projector.weight")
+    weight = network.get_parameter("projector.0.weight")
     return {
         "loss": loss,
         "logits": logits,
@@ -52,4 +69,4 @@ def step(
 
 def key_weight(parts: nn.Module) -> Tensor:
     """Wk, (dim, d)."""
-    return parts.get_parameter("key_encoder.projector.weight")
+    return parts.get_parameter("key_encoder.projector.0.weight")

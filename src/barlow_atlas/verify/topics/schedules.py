@@ -6,7 +6,15 @@ from typing import Any
 
 from barlow_atlas.nn.optim import drops, exponential, half_cosine, learning_rate, peak_rate
 from barlow_atlas.objectives.mixed_barlow_twins import regulariser_scale
-from barlow_atlas.settings.training import BTCosine, Drops, EpochCosine, MixCosine, Schedule
+from barlow_atlas.settings.training import (
+    BTCosine,
+    Drops,
+    EpochCosine,
+    MixCosine,
+    Schedule,
+    StepCosine,
+    Trunk,
+)
 from barlow_atlas.verify.values import Mismatch
 
 Point = dict[str, Any]
@@ -23,17 +31,24 @@ def outputs(case: dict[str, Any]) -> list[Values]:
         if "batch_index" in point:
             step = point["epoch"] * params["batches_per_epoch"] + point["batch_index"]
             values["schedule_step"] = step
-        asked = {key: point[key] for key in ("epoch", "batch_index") if key in point}
+        place = ("epoch", "batch_index", "cooldown_from")
+        asked = {key: point[key] for key in place if key in point}
         points.append(asked | values)
     return points
 
 
-def _rate(schedule: Schedule, params: dict[str, Any], epoch: int, step: int = 0) -> float:
+def _rate(
+    schedule: Schedule,
+    params: dict[str, Any],
+    epoch: int,
+    step: int = 0,
+    cooldown_from: int | None = None,
+) -> float:
     """The pre-training rate of a batch of an epoch, both from 0."""
     run = SimpleNamespace(
-        schedule=schedule, batch_size=params.get("batch_size", 256), epochs=params["epochs"]
+        schedule=schedule, batch_size=params.get("batch_size", 256), epochs=params.get("epochs")
     )
-    return learning_rate(run, epoch, step, params.get("batches_per_epoch", 1))
+    return learning_rate(run, epoch, step, params.get("batches_per_epoch", 1), cooldown_from)
 
 
 def _mix_small_cosine(params: dict[str, Any], point: Point) -> Values:
@@ -102,6 +117,41 @@ def _bt_semisup_eval(params: dict[str, Any], point: Point) -> Values:
     return {"lr": [params["lr_classifier"] * share, params["lr_backbone"] * share]}
 
 
+def _solo_warmup_cosine(params: dict[str, Any], point: Point) -> Values:
+    schedule = StepCosine(
+        name="step_cosine",
+        base_lr=params["lr"],
+        warmup_epochs=params["warmup_epochs"],
+        start_lr=params["warmup_start_lr"],
+    )
+    return {"lr": _rate(schedule, params, point["epoch"], point["batch_index"])}
+
+
+def _trunk(params: dict[str, Any], point: Point) -> Values:
+    schedule = Trunk(
+        name="trunk",
+        base_lr=params["lr"],
+        warmup_epochs=params["warmup_epochs"],
+        cooldown_epochs=params["cooldown_epochs"],
+    )
+    place = point["epoch"], point["batch_index"]
+    return {"lr": _rate(schedule, params, *place, point.get("cooldown_from"))}
+
+
+def _moco_v2_plus_tau(params: dict[str, Any], point: Point) -> Values:
+    from torch import Generator
+
+    from barlow_atlas.objectives.base import Moment
+    from barlow_atlas.objectives.moco_v2 import MoCoV2
+
+    settings = MoCoV2(
+        objective="moco_v2", momentum=params["base_tau"], final_momentum=params["final_tau"]
+    )
+    steps, epochs = params["batches_per_epoch"], params["epochs"]
+    moment = Moment(point["epoch"], point["batch_index"], steps, epochs, Generator())
+    return {"tau": settings.momentum_at(moment)}
+
+
 def _byol_tau(params: dict[str, Any], point: Point) -> Values:
     from barlow_atlas.objectives.byol import target_momentum
 
@@ -121,6 +171,9 @@ SCHEDULES: dict[str, Callable[[dict[str, Any], Point], Values]] = {
     "ssl_sota_linear_probe": _linear_probe,
     "ssl_sota_pretrain": _ssl_sota_pretrain,
     "byol_tau": _byol_tau,
+    "solo_warmup_cosine": _solo_warmup_cosine,
+    "moco_v2_plus_tau": _moco_v2_plus_tau,
+    "trunk": _trunk,
     "moco": _moco,
     "simsiam": _simsiam,
 }
