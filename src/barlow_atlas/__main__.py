@@ -197,6 +197,14 @@ def _parser() -> tuple[argparse.ArgumentParser, Collection[str]]:
     benched.add_argument("--json", type=Path, metavar="FILE", help="where the report goes")
     benched.add_argument("--check", type=Path, metavar="FILE", help="an earlier report")
     benched.add_argument("--device", help="such as cpu, cuda or cuda:1 (default: a GPU if any)")
+    benched.add_argument(
+        "--rival",
+        type=_named_command,
+        action="append",
+        default=[],
+        metavar="NAME=COMMAND",
+        help="a program of yours beside which `--only rivals` measures; see docs/costs.md",
+    )
     checked = add("doctor", doctor)
     checked.add_argument("--study", help="name of a file in params/, no ending")
     checked.add_argument("--profile", help="Snakemake profile, such as slurm or profiles/local")
@@ -634,6 +642,16 @@ def measure(options: argparse.Namespace) -> None:
         _log(f"{one.device}, {one.threads} threads: {one.seconds:.4g} s, {what}")
 
 
+def _named_command(text: str) -> tuple[str, str]:
+    """NAME=COMMAND as its two parts."""
+    name, equals, command = text.partition("=")
+    if not (name.strip() and equals and command.strip()):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not NAME=COMMAND, such as --rival 'mine=python train.py'"
+        )
+    return name.strip(), command
+
+
 def bench(options: argparse.Namespace) -> int:
     """Measures this package on this machine beside a plain rival, in about 15 minutes.
 
@@ -648,7 +666,8 @@ def bench(options: argparse.Namespace) -> int:
 
     device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     command = shlex.join(["python", "-m", "barlow_atlas", *sys.argv[1:]])
-    worse = run(options.only, device, options.json, options.check, command, _log)
+    rivals = dict(options.rival)
+    worse = run(options.only, device, options.json, options.check, command, _log, rivals)
     for line in worse:
         print(f"slower: {line}", file=sys.stderr)
     return int(bool(worse))

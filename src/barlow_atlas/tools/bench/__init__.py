@@ -5,7 +5,7 @@
 
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -18,6 +18,7 @@ from barlow_atlas.tools.bench import (
     neighbours,
     objective,
     photographs,
+    rivals,
     scaling,
     startup,
     training,
@@ -39,6 +40,7 @@ BENCHMARKS: dict[str, Callable[[torch.device], Iterator[Record]]] = {
     "demo": training.demo_records,
     "methods": training.methods_records,
     "resnet18": training.resnet18_records,
+    "rivals": rivals.records,
     "knn": neighbours.records,
     "memory": memory.records,
     "startup": startup.records,
@@ -55,6 +57,7 @@ def run(
     committed: Path | None,
     command: str,
     say: Callable[[str], None],
+    commands: Mapping[str, str] | None = None,
 ) -> list[str]:
     """Measures, tells each record as it comes, and returns what has become slower.
 
@@ -63,6 +66,7 @@ def run(
         output: where the report goes as JSON; its page (.md) and, if it was asked for, scaling.csv
             go beside it. What a report there tells of benchmarks other than `only` is kept.
         committed: an earlier report; ratios that fell below a share of its ones are returned.
+        commands: programs that are measured as rivals, by name.
 
     Raises:
         BenchError: an unknown name, or a report that cannot be compared.
@@ -82,6 +86,8 @@ def run(
         if name == "scaling":
             points = list(scaling.points(device))
             measured = scaling.records(points)
+        elif name == "rivals" and commands:
+            measured = rivals.records(device, commands)
         else:
             measured = BENCHMARKS[name](device)
         for record in measured:

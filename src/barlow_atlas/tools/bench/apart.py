@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Callable
 from contextlib import suppress
 from multiprocessing.connection import Connection
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -60,6 +61,17 @@ class Apart:
             ) from error
         self._signal(signal.SIGSTOP)
         return answer
+
+    def processor_seconds(self) -> float:
+        """What the processes of its group have used since their start."""
+        ticks = 0
+        for file in Path("/proc").glob("[0-9]*/stat"):
+            with suppress(FileNotFoundError, ProcessLookupError):
+                # After the program's name in brackets: state, parent, group, ...
+                told = file.read_text().rpartition(")")[2].split()
+                if int(told[2]) == self._process.pid:
+                    ticks += int(told[11]) + int(told[12])  # user's and system's
+        return ticks / os.sysconf("SC_CLK_TCK")
 
     def __exit__(
         self,

@@ -1,6 +1,7 @@
 """The plain rival: the same training and the same kNN, written the usual way.
 
-PIL images go one by one through torchvision's transforms, in as many workers as there are cores;
+PIL images go one by one through torchvision's transforms, in as many workers as there are cores,
+on one core in none;
 the network keeps torch's default layout and float32 and sees one view after the other; the losses
 hold every d x d matrix, and kNN votes through one-hot labels, both as the methods' published
 small-data code does. It computes what the package computes, from the same initial weights:
@@ -78,14 +79,19 @@ class Pairs(Dataset[tuple[Tensor, Tensor]]):
 
 
 def loader(run: Run, images: np.ndarray, device: torch.device) -> DataLoader[Any]:
-    """Shuffled batches of pairs of views, made by as many workers as there are cores."""
+    """Shuffled batches of pairs of views, made by as many workers as there are cores.
+
+    On one core by none: a worker there is slower, as the two wait for one another.
+    """
+    count = len(os.sched_getaffinity(0))
+    workers = 0 if count == 1 else count
     return DataLoader(
         Pairs(run, images),
         batch_size=run.batch_size,
         shuffle=True,
         drop_last=True,
-        num_workers=len(os.sched_getaffinity(0)),
-        persistent_workers=True,
+        num_workers=workers,
+        persistent_workers=workers > 0,
         pin_memory=device.type == "cuda",
         generator=generator(run.seed, "shuffle"),
     )

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from statistics import median
 
 import torch
 from pydantic import ValidationError
@@ -70,6 +71,14 @@ def more(
     or a whole, of which ours is a share."""
     ours, baseline = values
     return _compared(name, unit, values, ours / baseline, settings, target)
+
+
+def of_rounds(name: str, unit: str, rounds: Sequence[Sequence[float]], settings: str) -> Record:
+    """Ours and a rival's of each round, of which more is better: medians, and that of the rounds'
+    ratios, as what disturbs a round disturbs both."""
+    values = [median(column) for column in zip(*rounds, strict=True)]
+    ratio = median(ours / theirs for ours, theirs in rounds)
+    return _compared(name, unit, values, ratio, settings, None)
 
 
 def beside(name: str, unit: str, values: Sequence[float], settings: str) -> Record:
