@@ -69,7 +69,7 @@ def processor_seconds(computation: Computation) -> float:
 
 def _processor_time(processes: Sequence[psutil.Process]) -> float:
     times = [process.cpu_times() for process in processes]
-    return sum(each.user + each.system for each in times)
+    return sum(float(each.user + each.system) for each in times)
 
 
 def by_turns(

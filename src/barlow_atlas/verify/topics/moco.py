@@ -33,7 +33,8 @@ def outputs(case: dict[str, Any]) -> dict[str, Any]:
         linear.weight.copy_(torch.from_numpy(drawn.query_weight))
         key_weight(parts).copy_(torch.from_numpy(drawn.key_weight))
         parts.get_buffer("queue").copy_(torch.from_numpy(drawn.queue.T))
-    orders = [torch.from_numpy(order) for order in drawn.orders] or [None] * len(drawn.images)
+    orders: list[Tensor | None] = [torch.from_numpy(order) for order in drawn.orders]
+    orders = orders or [None] * len(drawn.images)
     return {
         "steps": [
             step(settings, network, parts, *images, order)
@@ -52,8 +53,8 @@ def step(
 ) -> dict[str, Any]:
     """One step from query and key images (N, d); the keys are encoded in an order (N,)."""
     settings.move_keys(network, parts, settings.momentum)
-    images = (torch.from_numpy(each) for each in (queries, keys))
-    logits = settings.logits(network, parts, parts, *images, order)
+    query_images, key_images = torch.from_numpy(queries), torch.from_numpy(keys)
+    logits = settings.logits(network, parts, parts, query_images, key_images, order)
     loss = first_is_right(logits)
     weight = network.get_parameter("projector.0.weight")
     return {
