@@ -9,7 +9,7 @@ import torch
 from barlow_atlas.nn import views
 from barlow_atlas.nn.randomness import generator
 from barlow_atlas.tools.bench.apart import Apart
-from barlow_atlas.tools.bench.baseline import PlainViews
+from barlow_atlas.tools.bench.baseline import WORKERS, PlainViews
 from barlow_atlas.tools.bench.images import cifar10, noise
 from barlow_atlas.tools.bench.records import Record, faster
 from barlow_atlas.tools.bench.timing import clocks_by_turns, cores, on_cores, seconds
@@ -39,6 +39,6 @@ def records(
             about = (
                 f"2 views of {batches} batches of {batch_size} images of 32 x 32, recipe "
                 f"mix-cifar, {cores()}; yardstick: torchvision's transforms of PIL images in a "
-                "DataLoader with a worker for each core"
+                f"DataLoader with {WORKERS}"
             )
         yield faster(f"views/cifar10, {name}", times, about, target=10)

@@ -1,11 +1,10 @@
 """The plain rival: the same training and the same kNN, written the usual way.
 
 PIL images go one by one through torchvision's transforms, in as many workers as there are cores,
-on one core in none;
-the network keeps torch's default layout and float32 and sees one view after the other; the losses
-hold every d x d matrix, and kNN votes through one-hot labels, both as the methods' published
-small-data code does. It computes what the package computes, from the same initial weights:
-tests/unit/tools/test_bench.py compares losses, gradients and scores.
+on one core in none; the network keeps torch's default layout and float32 and sees one view after
+the other; the losses hold every d x d matrix, and kNN votes through one-hot labels, both as the
+methods' published small-data code does. It computes what the package computes, from the same
+initial weights: tests/unit/tools/test_bench.py compares losses, gradients and scores.
 """
 
 import os
@@ -32,6 +31,8 @@ from barlow_atlas.tools.bench.timing import phases, seconds, taking
 
 QUERIES = 512
 """kNN queries a batch."""
+WORKERS = "a worker for each core, on one core none"
+"""How many the `loader` has, as records tell it."""
 
 
 def transform(view: Augmentation, run: Run) -> Any:

@@ -21,7 +21,7 @@ from barlow_atlas.objectives.mixed_barlow_twins import MixedBarlowTwins
 from barlow_atlas.settings.augmentation import Augmentation
 from barlow_atlas.study.models import Run
 from barlow_atlas.tools.bench.apart import Apart
-from barlow_atlas.tools.bench.baseline import Rival
+from barlow_atlas.tools.bench.baseline import WORKERS, Rival
 from barlow_atlas.tools.bench.images import cifar10, demo, noise
 from barlow_atlas.tools.bench.records import BenchError, Record, of_rounds
 from barlow_atlas.tools.bench.timing import cores, on_cores, seconds, taking
@@ -203,7 +203,7 @@ def _about(label: str) -> str:
 
     return (
         f"yardstick: lightly {version('lightly')} in a process of its own: its views of PIL images "
-        "in a DataLoader (a worker for each core; on one core none), its loss, the same network"
+        f"in a DataLoader with {WORKERS}, its loss, the same network"
     )
 
 

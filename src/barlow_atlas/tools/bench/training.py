@@ -15,7 +15,7 @@ from barlow_atlas.data.batches import images_for
 from barlow_atlas.data.image_set import ImageSet
 from barlow_atlas.study.models import Run
 from barlow_atlas.tools.bench.apart import Apart
-from barlow_atlas.tools.bench.baseline import Rival
+from barlow_atlas.tools.bench.baseline import WORKERS, Rival
 from barlow_atlas.tools.bench.images import DEMO_IMAGES, cifar10, comparison, demo, digits, noise
 from barlow_atlas.tools.bench.records import Record, alone, beside, more, not_measured
 from barlow_atlas.tools.bench.timing import (
@@ -116,7 +116,7 @@ def against_plain(
         f"N={run.batch_size}, d={run.embedding_dim}, {run.precision}, epochs of {steps} steps, "
         f"{taken}"
     )
-    yardstick = "yardstick: the plain rival in a process of its own, with a worker for each core"
+    yardstick = f"yardstick: the plain rival in a process of its own, with {WORKERS}"
     yield more(f"{name}/training", "images/s", (speed, plain), f"{about}; {yardstick}", target)
     yield more(
         f"{name}/training in bfloat16",
