@@ -24,7 +24,7 @@ WHITENING: dict[str, float] = {
     "a copy from memory that is not pinned at objectives/w_mse.py": 4,
 }
 # ResNet-18 at 32 pixels, N = 256; a step of BYOL in bfloat16 has the most.
-KERNELS = {"float32": 1500, "bfloat16": 1600}
+KERNELS = {"float32": 900, "bfloat16": 1000}
 
 
 def rehearse(program: str) -> subprocess.CompletedProcess[str]:
@@ -63,7 +63,7 @@ def test_the_host_never_waits_in_a_step(rehearsed: dict[str, Any], name: str) ->
 @pytest.mark.parametrize("name", STEPS)
 def test_a_step_stays_within_its_kernels(rehearsed: dict[str, Any], name: str) -> None:
     [precision] = (each for each in KERNELS if each in name)
-    assert 500 < rehearsed[name]["kernels"] <= KERNELS[precision]
+    assert 300 < rehearsed[name]["kernels"] <= KERNELS[precision]
 
 
 def test_no_operation_mixes_devices(rehearsed: dict[str, Any]) -> None:
