@@ -41,6 +41,8 @@ READ_BY_THE_HOST = {
 }
 COPIES = {"_copy_from", "_to_copy", "copy_", "to"}
 INDEXED = {"_index_put_impl_", "index", "index_put_"}
+# Neither views in their schema nor kernels.
+ROOM_OR_SHAPE = {"_unsafe_view", "empty_like", "new_empty", "new_empty_strided"}
 
 
 class Rehearsal(TorchDispatchMode):
@@ -122,7 +124,7 @@ class Rehearsal(TorchDispatchMode):
             self.wait(name)
         if on_device and name in INDEXED and _has_mask(args[1]):
             self.wait("a mask")
-        if on_device and not func.is_view:
+        if on_device and not func.is_view and name not in ROOM_OR_SHAPE:
             self.kernels[name] += 1
 
     def _note_copy(self, goes_to: torch.device, source: Tensor, asynchronous: bool) -> None:

@@ -1,5 +1,6 @@
 """What a GPU would be asked to do, looked at on a machine that has none (docs/costs.md)."""
 
+import itertools
 import json
 import os
 import shutil
@@ -13,9 +14,21 @@ import pytest
 ROOT = Path(__file__).parents[2]
 FOLDER = Path(__file__).parent
 
-METHODS = ("bt", "mix", "simclr", "moco-v2", "byol", "simsiam", "swav", "w-mse", "vicreg")
+# Counted in float32 and bfloat16, ResNet-18 at 32 pixels, N = 256 (docs/costs.md).
+KERNELS = {
+    "bt": (589, 637),
+    "mix": (754, 802),
+    "simclr": (625, 676),
+    "moco-v2": (489, 565),
+    "byol": (757, 859),
+    "simsiam": (560, 606),
+    "swav": (469, 517),
+    "w-mse": (805, 856),
+    "vicreg": (637, 689),
+}
+ROOM = 10
 STEPS = [
-    f"{method}-{how}" for method in METHODS for how in ("float32-resident", "bfloat16-streamed")
+    f"{method}-{how}" for method in KERNELS for how in ("float32-resident", "bfloat16-streamed")
 ]
 # Whitening inverts a Cholesky factor, and is told whether there is one; lightly's makes an identity
 # matrix on the host. Each for two sub-batches of two views.
@@ -23,8 +36,6 @@ WHITENING: dict[str, float] = {
     "_linalg_check_errors at objectives/w_mse.py": 4,
     "a copy from memory that is not pinned at objectives/w_mse.py": 4,
 }
-# ResNet-18 at 32 pixels, N = 256; a step of BYOL in bfloat16 has the most.
-KERNELS = {"float32": 1500, "bfloat16": 1600}
 
 
 def rehearse(program: str) -> subprocess.CompletedProcess[str]:
@@ -62,8 +73,8 @@ def test_the_host_never_waits_in_a_step(rehearsed: dict[str, Any], name: str) ->
 
 @pytest.mark.parametrize("name", STEPS)
 def test_a_step_stays_within_its_kernels(rehearsed: dict[str, Any], name: str) -> None:
-    [precision] = (each for each in KERNELS if each in name)
-    assert 500 < rehearsed[name]["kernels"] <= KERNELS[precision]
+    counted = dict(zip(STEPS, itertools.chain(*KERNELS.values()), strict=True))
+    assert 300 < rehearsed[name]["kernels"] <= counted[name] + ROOM
 
 
 def test_no_operation_mixes_devices(rehearsed: dict[str, Any]) -> None:

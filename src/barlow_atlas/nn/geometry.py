@@ -30,12 +30,9 @@ class DrawnViews(Request):
         self, pixels: Tensor, mean: views.Triple, std: views.Triple, compiled: bool = False
     ) -> list[Tensor]:
         """The views, float32 (n, 3, S, S), of cropped pixels, uint8 (views, n, 3, S, S)."""
-        return [
-            views.apply(cropped, parameters, augmentation, None, mean, std, compiled)
-            for cropped, parameters, augmentation in zip(
-                pixels, self.parameters, self.augmentations, strict=True
-            )
-        ]
+        return views.of_each(
+            [*pixels], self.parameters, self.augmentations, None, mean, std, compiled
+        )
 
 
 def drawn_views(

@@ -175,13 +175,19 @@ class Network(nn.Module):
 
         def embedded(*views: Tensor) -> Tensor:
             norms = self._norms()
+            counters = [norm.num_batches_tracked for norm in norms]
+            counted = [each for each in counters if each is not None]
+            if self.training and counted:
+                torch._foreach_add_(counted, len(views))
             for norm in norms:
                 norm.views = len(views)
+                norm.num_batches_tracked = None  # counted above, all by one kernel
             try:
                 return self._embedded(torch.cat(views))
             finally:  # also where a pass that is repeated ends before its end
-                for norm in norms:
+                for norm, counter in zip(norms, counters, strict=True):
                     norm.views = 1
+                    norm.num_batches_tracked = counter
 
         return self._by_parts(embedded, *views).chunk(len(views))
 

@@ -46,9 +46,9 @@ class PerView(nn.modules.batchnorm._BatchNorm):
         assert self.momentum is not None
         assert self.running_mean is not None
         assert self.running_var is not None
-        assert self.num_batches_tracked is not None
         n = images.numel() // len(mean) * processes.count()
-        self.num_batches_tracked.add_(1)
+        if self.num_batches_tracked is not None:
+            self.num_batches_tracked.add_(1)
         with torch.no_grad():
             self.running_mean.lerp_(mean.to(self.running_mean), self.momentum)
             unbiased = (variance * n / (n - 1)).to(self.running_var)

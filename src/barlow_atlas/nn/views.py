@@ -34,12 +34,16 @@ from barlow_atlas.nn.devices import sent
 from barlow_atlas.settings.augmentation import Augmentation
 
 Triple = tuple[float, float, float]
-Planes = Sequence[Tensor]
-"""Red, green and blue of n images, (n, H, W) each: slices of one tensor, or three of their own."""
 Interpolation = Literal["bilinear", "bicubic"]
 
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
 """The four operations of the colour jitter as they are numbered in `ViewParameters.order`."""
+
+WAITING = 4
+"""No operation."""
+
+OF_HUE = (False, True, False, False, True, False)
+"""Whether a stage of the jitter is of hue; else it is of the other three."""
 
 LUMA = (0.2989, 0.587, 0.114)
 """Weights of R, G, B in the grayscale image (ITU-R BT.601, as torchvision rounds them)."""
@@ -144,10 +148,17 @@ def drawn(
     compiled: bool = False,
 ) -> Tensor:
     """A view of own images (n, 3, H, W): `draw` for the whole batch, then `apply` to the own."""
+    parameters = draw_own(images, augmentation, generator)
+    return apply(images, parameters, augmentation, size, mean, std, compiled)
+
+
+def draw_own(
+    images: Tensor, augmentation: Augmentation, generator: torch.Generator
+) -> ViewParameters:
+    """Parameters of own images (n, 3, H, W): their rows of a `draw` for the whole batch."""
     n, _, height, width = images.shape
     batch = processes.count() * n
-    parameters = draw(augmentation, batch, height, width, generator)[processes.own_rows(batch)]
-    return apply(images, parameters, augmentation, size, mean, std, compiled)
+    return draw(augmentation, batch, height, width, generator)[processes.own_rows(batch)]
 
 
 def apply(
@@ -184,6 +195,53 @@ def apply(
         if size is not None and augmentation.crop_last:
             view = crop(view, parameters, size, augmentation.interpolation)
         return _normalise(view, mean, std)
+
+
+def of_each(
+    images: Sequence[Tensor],
+    parameters: Sequence[ViewParameters],
+    augmentations: Sequence[Augmentation],
+    size: int | None,
+    mean: Triple,
+    std: Triple,
+    compiled: bool = False,
+) -> list[Tensor]:
+    """`apply`, for several views with images of their own.
+
+    On a GPU in one batch, where the augmentations differ in nothing but what is drawn: as many
+    kernels as one view has.
+    """
+    first = augmentations[0]
+    alike = all(_carried_out(each) == _carried_out(first) for each in augmentations)
+    if images[0].device.type == "cuda" and alike and not compiled:
+        return in_one_batch(images, parameters, first, size, mean, std)
+    return [
+        apply(pixels, drawn, augmentation, size, mean, std, compiled)
+        for pixels, drawn, augmentation in zip(images, parameters, augmentations, strict=True)
+    ]
+
+
+def in_one_batch(
+    images: Sequence[Tensor],
+    parameters: Sequence[ViewParameters],
+    augmentation: Augmentation,
+    size: int | None,
+    mean: Triple,
+    std: Triple,
+) -> list[Tensor]:
+    """As `of_each`, by one call of `apply`."""
+    joined = ViewParameters(
+        **{name: torch.cat([getattr(each, name) for each in parameters]) for name in _NAMES}
+    )
+    views = apply(torch.cat([*images]), joined, augmentation, size, mean, std)
+    return list(views.chunk(len(images)))
+
+
+def _carried_out(augmentation: Augmentation) -> dict[str, Any]:
+    """The settings that `apply` needs beside what was drawn, and those by which a whole batch goes
+    without an operation: where others need it, it rounds."""
+    needed = {"interpolation", "crop_last", "blur_sigma", "solarise_threshold"}
+    return augmentation.model_dump(include=needed | {"brightness", "contrast", "saturation", "hue"})
 
 
 def evaluate(
@@ -244,17 +302,24 @@ def crop(
     """
     height, width = images.shape[-2:]
     p = parameters
-    # One transfer for all; whole numbers below 2^24 are exact in float32.
-    boxes = torch.stack([v.float() for v in (p.top, p.height, p.left, p.width, p.flip)])
-    top, box_height, left, box_width, flip = sent(boxes, images.device)
-    # Centres of the output pixels as shares of the box, 0 to 1.
+    # Rows and columns, (2, n). One transfer for all; whole numbers below 2^24 are exact in float32.
+    flip = torch.stack([torch.zeros_like(p.flip), p.flip]).float()
+    first, extent = torch.stack([p.top, p.left, p.height, p.width]).float().view(2, 2, len(p))
+    boxes = sent(torch.stack([first, extent, flip, 1 - 2 * flip]), images.device)
+    first, extent, start, direction = boxes
+    # Centres of the output pixels as shares of the box, 0 to 1. A flipped row is read from the
+    # right: c -> 1 - c.
     centres = (torch.arange(size, device=images.device) + 0.5) / size
-    # A flipped row is read from the right: c -> 1 - c.
-    mirrored = flip[:, None] + (1 - 2 * flip)[:, None] * centres
-    w_y = _resampling_matrices(
-        top, box_height, centres.expand(len(images), -1), height, size, interpolation
-    )
-    w_x = _resampling_matrices(left, box_width, mirrored, width, size, interpolation)
+    centres = start[..., None] + direction[..., None] * centres
+    if height == width and _counts_kernels(images.device):
+        w_y, w_x = _resampling_matrices(
+            first.flatten(), extent.flatten(), centres.flatten(0, 1), height, size, interpolation
+        ).chunk(2)
+    else:
+        w_y, w_x = (
+            _resampling_matrices(first[k], extent[k], centres[k], length, size, interpolation)
+            for k, length in enumerate((height, width))
+        )
     view = _separable(images, w_y, w_x)
     return view.clamp_(0, 1) if interpolation == "bicubic" else view
 
@@ -279,9 +344,10 @@ def colour(images: Tensor, parameters: ViewParameters, augmentation: Augmentatio
 def colour_jitter(images: Tensor, parameters: ViewParameters) -> None:
     """Brightness, contrast, saturation and hue, each image in its own order; in place.
 
-    Before each of the (up to four) steps the images are sorted by the operation that they need
-    next, so that each operation works in place on one slice of the batch and on no image that
-    does not need it. The sorting is done on the CPU; the permutations and factors travel.
+    Before each stage the images are sorted by the operation that they need next, so that each
+    operation works in place on one slice of the batch and on no image that does not need it. The
+    sorting is done on the CPU; the permutations and factors travel. There are as many stages as
+    operations or, on a GPU, six that start fewer kernels.
     """
     rows = _rows(parameters.jitter)
     if len(rows) == 0:
@@ -289,55 +355,84 @@ def colour_jitter(images: Tensor, parameters: ViewParameters) -> None:
     chosen = parameters[rows]
     factors = _factors(chosen)
     needed = (factors != torch.tensor([1.0, 1.0, 1.0, 0.0])).any(dim=0)
-    steps = int(needed.sum())
-    if steps == 0:
+    operations = int(needed.sum())
+    if operations == 0:
         return
-    # (m, steps): what each image needs first, second, ...; the mask keeps as many in every row.
-    order = chosen.order[needed[chosen.order]].view(len(rows), steps)
-    operations, arrangement = order.sort(dim=0, stable=True)
-    # Where image i stands while step k is carried out: the inverse of each column.
+    # (m, operations): what each image needs first, second, ...; the mask keeps as many in each row.
+    order = chosen.order[needed[chosen.order]].view(len(rows), operations)
+    if needed[HUE] and _counts_kernels(images.device):
+        order = _staged(order)
+    todo, arrangement = order.sort(dim=0, stable=True)
+    # Where image i stands in stage k: the inverse of each column.
     place = arrangement.argsort(dim=0)
+    stages = todo.shape[1]
     moves = torch.stack(
         [rows[arrangement[:, 0]]]
-        + [place[arrangement[:, k], k - 1] for k in range(1, steps)]
+        + [place[arrangement[:, k], k - 1] for k in range(1, stages)]
         + [rows[arrangement[:, -1]]]
     )
     moves = sent(moves, images.device)
-    amounts = sent(factors[arrangement, operations].T.contiguous(), images.device)
+    # What waits has any factor.
+    amounts = factors[arrangement, todo.clamp(max=HUE)].T.contiguous()
+    amounts = sent(amounts, images.device)
     pixels = images
-    for k in range(steps):
+    for k in range(stages):
         pixels = pixels.index_select(0, moves[k])
-        counts = operations[:, k].bincount(minlength=4).tolist()
-        for operation, part, amount in zip(
-            _JITTER, torch.split(pixels, counts), torch.split(amounts[k], counts), strict=True
-        ):
+        counts = todo[:, k].bincount(minlength=WAITING + 1).tolist()
+        parts = torch.split(pixels, counts), torch.split(amounts[k], counts)
+        # What is left over waits.
+        for operation, part, amount in zip(_JITTER, *parts, strict=False):
             if len(part):
-                operation(part.unbind(dim=1), amount)
+                operation(part, amount)
     images.index_copy_(0, moves[-1], pixels)
 
 
-def brightness(planes: Planes, factor: Tensor) -> None:
+def _counts_kernels(device: torch.device) -> bool:
+    """Whether starting an operation costs more than moving a batch."""
+    return device.type == "cuda"
+
+
+def _staged(order: Tensor) -> Tensor:
+    """What each image needs in each stage, (m, stages), from its order (m, operations) with hue.
+
+    Hue takes more passes over the pixels than the others together. It has two stages, the others
+    have four, in a sequence that holds all 24 orders. Each image takes the first stage that it can;
+    where none takes part there is no stage.
+    """
+    m, operations = order.shape
+    stages = torch.tensor([_stages(hue_at, operations) for hue_at in range(operations)])
+    place = (order == HUE).int().argmax(dim=1)
+    todo = torch.full((m, len(OF_HUE)), WAITING).scatter_(1, stages[place], order)
+    return todo[:, (todo != WAITING).any(dim=0)]
+
+
+def _stages(hue_at: int, operations: int) -> list[int]:
+    """The stages of an image's operations, of which the one at `hue_at` is hue."""
+    left = enumerate(OF_HUE)
+    return [
+        next(stage for stage, of_hue in left if of_hue == (at == hue_at))
+        for at in range(operations)
+    ]
+
+
+def brightness(images: Tensor, factor: Tensor) -> None:
     """x <- factor * x, cut to [0, 1]; in place, factor (n,)."""
-    for plane in planes:
-        plane.mul_(_per_image(factor)).clamp_(max=1)
+    images.mul_(_per_image(factor)).clamp_(max=1)
 
 
-def contrast(planes: Planes, factor: Tensor) -> None:
+def contrast(images: Tensor, factor: Tensor) -> None:
     """x <- factor * x + (1 - factor) * mean of the grayscale image, cut to [0, 1]; in place."""
-    mean = luma([plane.mean(dim=(1, 2)) for plane in planes])
-    share = _per_image((1 - factor) * mean)
-    for plane in planes:
-        plane.mul_(_per_image(factor)).add_(share).clamp_(0, 1)
+    share = (1 - factor) * luma([plane.mean(dim=(1, 2)) for plane in images.unbind(dim=1)])
+    images.mul_(_per_image(factor)).add_(_per_image(share)).clamp_(0, 1)
 
 
-def saturation(planes: Planes, factor: Tensor) -> None:
+def saturation(images: Tensor, factor: Tensor) -> None:
     """x <- factor * x + (1 - factor) * grayscale image, cut to [0, 1]; in place."""
-    grey = luma(planes)
-    for plane in planes:
-        plane.lerp_(grey, _per_image(1 - factor)).clamp_(0, 1)
+    grey = luma(images.unbind(dim=1))[:, None]
+    images.lerp_(grey, _per_image(1 - factor)).clamp_(0, 1)
 
 
-def hue(planes: Planes, shift: Tensor) -> None:
+def hue(images: Tensor, shift: Tensor) -> None:
     """Turn the colour circle by `shift` (n,) turns at constant saturation and value; in place.
 
     With v the largest and m the smallest of R, G, B and the hue h in sixths of a turn, each channel
@@ -348,7 +443,7 @@ def hue(planes: Planes, shift: Tensor) -> None:
     The hue itself: one of the channels' shares r = (R - m) / (v - m), g, b is 1 and one is 0, so
     the way from pure red is 1 - r + g + b, to the side of green where g > b and of blue where not.
     """
-    red, green, blue = planes
+    red, green, blue = images.unbind(dim=1)
     value = torch.maximum(torch.maximum(red, green), blue)
     least = torch.minimum(torch.minimum(red, green), blue)
     spread = value.sub_(least)
@@ -357,19 +452,18 @@ def hue(planes: Planes, shift: Tensor) -> None:
     h.copysign_(green - blue)
     # m + (v - m) (clamp(y, 1, 2) - 1), the last 1 being taken out of the three channels.
     base = least.sub_(spread)
-    for plane, pure in zip(planes, (0, 2, 4), strict=True):
-        # x = h + 6 shift - h_0. Both h and the rest are within [-3, 3], hence |x| <= 6, and there
-        # the trapezoid of the circle is |3 - |x|| - 1 cut to [0, 1].
-        turn = 6 * shift - pure
-        turn = turn - 6 * torch.round(turn / 6)
-        weight = (h + _per_image(turn)).abs_().sub_(3).abs_().clamp_(1, 2)
-        torch.addcmul(base, spread, weight, out=plane)
+    # x = h + 6 shift - h_0. Both h and the rest are within [-3, 3], hence |x| <= 6, and there the
+    # trapezoid of the circle is |3 - |x|| - 1 cut to [0, 1].
+    turn = 6 * shift[:, None] - torch.arange(0, 6, 2, device=shift.device)
+    turn = turn - 6 * torch.round(turn / 6)
+    weight = (h[:, None] + turn[:, :, None, None]).abs_().sub_(3).abs_().clamp_(1, 2)
+    torch.addcmul(base[:, None], spread[:, None], weight, out=images)
 
 
 _JITTER = (brightness, contrast, saturation, hue)
 
 
-def luma(planes: Planes) -> Tensor:
+def luma(planes: Sequence[Tensor]) -> Tensor:
     """Grayscale image: red, green, blue of any one shape -> that shape."""
     red, green, blue = planes
     return (red * LUMA[0]).add_(green, alpha=LUMA[1]).add_(blue, alpha=LUMA[2])
@@ -490,8 +584,8 @@ def _between(uniform: Tensor, low: float, high: float) -> Tensor:
 
 
 def _per_image(values: Tensor) -> Tensor:
-    """(n,) -> (n, 1, 1), to go with planes."""
-    return values.view(-1, 1, 1)
+    """(n,) -> (n, 1, 1, 1), to go with images."""
+    return values.view(-1, 1, 1, 1)
 
 
 def _factors(parameters: ViewParameters) -> Tensor:
@@ -521,9 +615,7 @@ def _unit_interval(images: Tensor) -> Tensor:
 
 def _normalise(images: Tensor, mean: Triple, std: Triple) -> Tensor:
     """(x - mean) / std in each channel, in place."""
-    shift, scale = (
-        sent(torch.tensor(values).view(3, 1, 1), images.device) for values in (mean, std)
-    )
+    shift, scale = sent(torch.tensor([mean, std]).view(2, 3, 1, 1), images.device)
     return images.sub_(shift).div_(scale)
 
 
@@ -545,46 +637,43 @@ def _compiled(
         view = _unit_interval(images)
         if size is not None and not augmentation.crop_last:
             view = crop(view, parameters, size, augmentation.interpolation)
-        planes = _colour_where_chosen(view.unbind(dim=1), parameters, augmentation)
+        view = _colour_where_chosen(view, parameters, augmentation)
         if size is not None and augmentation.crop_last:
-            view = torch.stack([*planes], dim=1)
-            planes = crop(view, parameters, size, augmentation.interpolation).unbind(dim=1)
-        return torch.stack([(x - m) / s for x, m, s in zip(planes, mean, std, strict=True)], dim=1)
+            view = crop(view, parameters, size, augmentation.interpolation)
+        channels = zip(view.unbind(dim=1), mean, std, strict=True)
+        return torch.stack([(x - m) / s for x, m, s in channels], dim=1)
 
     return torch.compile(view_of, dynamic=False, fullgraph=True)
 
 
 def _colour_where_chosen(
-    planes: Sequence[Tensor], parameters: ViewParameters, augmentation: Augmentation
-) -> Sequence[Tensor]:
+    images: Tensor, parameters: ViewParameters, augmentation: Augmentation
+) -> Tensor:
     """`colour` by carrying out each operation on all images, not in place."""
     a, p = augmentation, parameters
     if a.jitter_p > 0:
         strengths = (a.brightness, a.contrast, a.saturation, a.hue)
         factors = _factors(p)
         for turn in p.order.where(p.jitter[:, None].bool(), -1).unbind(dim=1):
-            before = planes
+            before = images
             for number, operation in enumerate(_JITTER):
                 if strengths[number] > 0:
-                    changed = [plane.clone() for plane in before]
+                    changed = before.clone()
                     operation(changed, factors[:, number])
-                    planes = _where(turn == number, changed, planes)
+                    images = _where(turn == number, changed, images)
     if a.grayscale_p > 0:
-        planes = _where(p.grayscale, [luma(planes)] * 3, planes)
+        images = _where(p.grayscale, grayscale(images), images)
     if a.blur_p > 0:
-        radius = blur_radius(a.blur_sigma[1], min(planes[0].shape[-2:]))
-        blurred = gaussian_blur(torch.stack([*planes], dim=1), p.sigma, radius)
-        planes = _where(p.blur, blurred.unbind(dim=1), planes)
+        radius = blur_radius(a.blur_sigma[1], min(images.shape[-2:]))
+        images = _where(p.blur, gaussian_blur(images, p.sigma, radius), images)
     if a.solarise_p > 0:
-        inverted = [solarise(plane, a.solarise_threshold) for plane in planes]
-        planes = _where(p.solarise, inverted, planes)
-    return planes
+        images = _where(p.solarise, solarise(images, a.solarise_threshold), images)
+    return images
 
 
-def _where(chosen: Tensor, changed: Planes, planes: Planes) -> Planes:
-    """The changed planes of the images that are chosen, the others as they are."""
-    chosen = _per_image(chosen).bool()
-    return [torch.where(chosen, new, old) for new, old in zip(changed, planes, strict=True)]
+def _where(chosen: Tensor, changed: Tensor, images: Tensor) -> Tensor:
+    """The changed ones of the images that are chosen, the others as they are."""
+    return torch.where(_per_image(chosen).bool(), changed, images)
 
 
 def _pack(parameters: ViewParameters) -> Tensor:

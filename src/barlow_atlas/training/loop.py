@@ -206,17 +206,19 @@ def views_of(
 def two_views(run: Run, pixels: Tensor, epoch: int, step: int) -> tuple[Tensor, Tensor]:
     """The views (n, 3, size, size) of own images of a step, uint8 (n, 3, H, W), on their device."""
     recipe = run.recipe
-    first, second = (
-        views.drawn(
-            pixels,
-            augmentation,
-            run.image_size,
-            recipe.mean,
-            recipe.std,
-            generator(run.seed, name, epoch, step),
-            run.compiled,
-        )
-        for name, augmentation in (("a", recipe.view_a), ("b", recipe.view_b))
+    augmentations = (recipe.view_a, recipe.view_b)
+    parameters = [
+        views.draw_own(pixels, augmentation, generator(run.seed, name, epoch, step))
+        for name, augmentation in zip("ab", augmentations, strict=True)
+    ]
+    first, second = views.of_each(
+        [pixels, pixels],
+        parameters,
+        augmentations,
+        run.image_size,
+        recipe.mean,
+        recipe.std,
+        run.compiled,
     )
     return first, second
 

@@ -327,6 +327,42 @@ def test_view_of_an_image_does_not_depend_on_its_batch(photographs: Tensor, view
         _close(view_of(rows), everything[rows], 1e-6 / min(recipe.std))
 
 
+@pytest.mark.parametrize("view", VIEWS)
+def test_views_in_one_batch_are_the_views_one_by_one(photographs: Tensor, view: str) -> None:
+    recipe, augmentation = VIEWS[view]
+    drawn = [draw(augmentation, 48, 32, 32, _generator(seed)) for seed in (1, 2)]
+    rest = 32, recipe.mean, recipe.std
+    together = views.in_one_batch([photographs, photographs], drawn, augmentation, *rest)
+    for found, parameters in zip(together, drawn, strict=True):
+        assert torch.equal(found, apply(photographs, parameters, augmentation, *rest))
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_a_jitter_in_stages_gives_the_same_views(
+    photographs: Tensor, view: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, augmentation = VIEWS[view]
+    drawn = draw(augmentation, 48, 32, 32, _generator(1))
+    rest = 32, recipe.mean, recipe.std
+    expected = apply(photographs, drawn, augmentation, *rest)
+    monkeypatch.setattr(views, "_counts_kernels", lambda _: True)
+    assert torch.equal(apply(photographs, drawn, augmentation, *rest), expected)
+
+
+def test_a_jitter_in_stages_keeps_each_images_order() -> None:
+    """Every order of four operations, and of three of them."""
+    orders = torch.tensor([*itertools.permutations(range(4))])
+    for left_out in (None, views.CONTRAST):
+        order = orders[orders != left_out].view(24, -1) if left_out is not None else orders
+        staged = views._staged(order)
+        found = [[each for each in row if each != views.WAITING] for row in staged.tolist()]
+        assert found == order.tolist()
+        # Hue, in two stages of its own.
+        of_hue = (staged == views.HUE).any(dim=0)
+        assert int(of_hue.sum()) == 2
+        assert (staged[:, of_hue] >= views.HUE).all()
+
+
 def test_identity_parameters_give_the_normalised_input_exactly(images: Tensor) -> None:
     square = images[..., : min(images.shape[-2:]), : min(images.shape[-2:])]
     recipe = RECIPES["mix-cifar"]
@@ -554,7 +590,7 @@ def test_jitter_operation_equals_torchvisions(images: Tensor, name: str) -> None
         [theirs(x, float(f)) for x, f in zip(_float(images), factors, strict=True)]
     )
     actual = _float(images)
-    ours(actual.unbind(dim=1), factors)
+    ours(actual, factors)
     _close(actual, expected, 2e-6)
 
 
@@ -581,7 +617,7 @@ def test_jitter_operation_agrees_with_pils_up_to_its_roundings(
         [_from_pil(theirs(_pil(x), float(f))) for x, f in zip(images, factors, strict=True)]
     )
     actual = _float(images)
-    ours(actual.unbind(dim=1), factors)
+    ours(actual, factors)
     _close(actual, expected, largest * LEVEL)
     assert (actual - expected).abs().mean() <= average * LEVEL
 
@@ -593,14 +629,14 @@ def test_hue_of_pure_colours_turns_through_the_circle() -> None:
     )
     for start, sixths in itertools.product(range(6), range(-3, 4)):
         image = circle[start].view(1, 3, 1, 1).clone()
-        views.hue(image.unbind(dim=1), torch.tensor([sixths / 6]))
+        views.hue(image, torch.tensor([sixths / 6]))
         _close(image.flatten(), circle[(start + sixths) % 6], 1e-6)
 
 
 def test_hue_keeps_grey_black_and_white() -> None:
     grey = torch.linspace(0, 1, 256).view(1, 1, 16, 16).repeat(3, 3, 1, 1)
     turned = grey.clone()
-    views.hue(turned.unbind(dim=1), torch.tensor([-0.5, 0.123, 0.5]))
+    views.hue(turned, torch.tensor([-0.5, 0.123, 0.5]))
     assert torch.equal(turned, grey)
 
 
