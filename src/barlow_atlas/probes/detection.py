@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from barlow_atlas.probes.average_precision import Rule
     from barlow_atlas.probes.coco import Kind
     from barlow_atlas.probes.milestone import Milestone
+    from barlow_atlas.probes.subject import Subject
 
 TargetName = Literal["voc0712", "coco"]
 PUBLISHED = {"voc0712": (Detector(), VOC_24K), "coco": (COCO_C4, COCO_1X)}
@@ -87,6 +88,16 @@ class Detection(Probe):
         if self.detector.masks and self.target == "voc0712":
             raise ValueError("voc0712 has no masks: leave `masks` out, or take the target coco")
         return self
+
+    def fault_of_run(self, run: Subject) -> str | None:
+        if run.backbone.timm is not None:
+            return (
+                f"detection takes a backbone apart by a ResNet's stages, and {run.backbone.name} "
+                "is not torchvision's: take one of its ResNets or `small`, or leave the probe out"
+            )
+        if run.backbone.name == "small" and self.detector.form == "fpn":
+            return "detection: the form fpn needs a ResNet's stages: with `small` take the form c4"
+        return None
 
     def data_sets(self, image_size: int) -> tuple[DataSet, ...]:
         return (WITH_OBJECTS[self.target],)

@@ -112,6 +112,14 @@ class Transfer(OfTargets):
             )
         return several_pairs(self, protocol)
 
+    def fault_of_run(self, run: Subject) -> str | None:
+        if self.form == "vissl" and run.backbone.timm is not None:
+            return (
+                f"transfer: the form vissl looks at a ResNet's last stage, and {run.backbone.name} "
+                "is not torchvision's: ask the form standard"
+            )
+        return None
+
     def data_sets(self, image_size: int) -> tuple[DataSet, ...]:
         if self.form == "vissl":
             return tuple(ORIGINALS[name] for name in self.targets)

@@ -7,6 +7,7 @@ import json
 import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
@@ -20,7 +21,7 @@ from barlow_atlas.errors import AtlasError
 from barlow_atlas.report.text import duration
 from barlow_atlas.study.file import find_studies, load_study, study_file
 from barlow_atlas.study.models import ForeignRun, Run, Study
-from barlow_atlas.study.paths import PARAMS, RESULTS, of_run, probe_file
+from barlow_atlas.study.paths import PARAMS, RESULTS, of_run, probe_file, probed_milestone
 from barlow_atlas.tools.watch.live import Live
 
 SECONDS_BETWEEN_LINES = 60.0
@@ -154,9 +155,15 @@ def started() -> list[str]:
 def describe(name: str, study: Study) -> Iterable[str]:
     """How far a study is: in a line, by unfinished run, and what failed jobs said."""
     live = Live(name, study)
-    status = live.status()
+    status, pending = live.status(), live.pending()
     yield in_a_line(status)
-    for row in progress(name, study, study.runs(), live.pending()):
+    if absent := without_weights(name, study, pending):
+        yield (
+            f"  of {absent} recorded milestones the weights are not here: `dvc pull "
+            f"{RESULTS / name / 'checkpoints'}` brings them where they were shared, "
+            f"`atlas run {name}` makes them"
+        )
+    for row in progress(name, study, study.runs(), pending):
         if row.done < row.total:
             told = ", ".join(filter(None, cells(row)))
             yield f"  {row.run}: {row.done} of {row.total} milestones" + (told and f", {told}")
@@ -164,6 +171,16 @@ def describe(name: str, study: Study) -> Iterable[str]:
         yield f"  failed: {failed['name']}"
         yield from (f"    {line}" for line in failed["said"])
         yield f"    to try again: {failed['command']}"
+
+
+def without_weights(name: str, study: Study, pending: AbstractSet[Path]) -> int:
+    """The number of milestones that are probed, such as by records in git, and lie elsewhere."""
+    return sum(
+        probe_file(name, run, epoch) not in pending
+        and not probed_milestone(name, run, epoch).with_suffix(".safetensors").is_file()
+        for run in study.runs()
+        for epoch in study.milestones_of(run)
+    )
 
 
 def cells(row: Row) -> tuple[str, str, str]:

@@ -170,9 +170,9 @@ def _errors_told(measured: Expectation, past: Sequence[Past]) -> Iterator[str]:
 def _storage_told(study: Study, jobs: Sequence[Job], at_once: int) -> Iterator[str]:
     room = storage_of(study, jobs, at_once)
     yield (
-        f"Room: {size(room.total)} once done: data {size(room.data)}, weights "
+        f"Room: {size(room.kept)} once done: data {size(room.data)}, weights "
         f"{size(room.weights)}, training states {size(room.states)}, probes {size(room.probes)}; "
-        f"while it runs up to {size(room.resume)} of it for {at_once} unfinished segments"
+        f"while it runs up to {size(room.resume)} more for {at_once} unfinished segments"
     )
 
 

@@ -21,7 +21,7 @@ SAVED_STATES = 2
 
 @dataclass(frozen=True)
 class Storage:
-    """Bytes on disk once a study is done."""
+    """Bytes on disk, of what a study keeps and of what it needs while it runs."""
 
     data: int
     weights: int
@@ -31,12 +31,18 @@ class Storage:
     """Private states while jobs run, at most."""
 
     @property
+    def kept(self) -> int:
+        """Once all is done."""
+        return self.data + self.weights + self.states + self.probes
+
+    @property
     def total(self) -> int:
-        return self.data + self.weights + self.states + self.probes + self.resume
+        """At most, while it runs."""
+        return self.kept + self.resume
 
 
 def storage_of(study: Study, jobs: Sequence[Job], at_once: int) -> Storage:
-    """What a study keeps, done or to be done. Raw files and downloads are not in it."""
+    """What a study takes, done or to be done. Raw files and downloads are not in it."""
     weights = states = largest = probes = 0
     for run in study.trained():
         one = footprint(run)

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import torch
 from numpy.testing import assert_array_equal
+from ruamel.yaml import YAML
 from small_data import small_coco, small_voc0712
 from torch import nn
 
@@ -30,7 +31,7 @@ from barlow_atlas.report.answer import answer
 from barlow_atlas.report.tables import milestone_table
 from barlow_atlas.settings.detection import COCO_1X, COCO_C4, SMALL, VOC_24K, Detector
 from barlow_atlas.study.file import load_study
-from barlow_atlas.study.models import Run
+from barlow_atlas.study.models import Run, Study
 
 TINY = {
     "short_sides": [32],
@@ -103,6 +104,27 @@ def test_the_studies_ask_the_published_evaluations() -> None:
 def test_settings_are_checked(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Detection(**settings)
+
+
+TIMM = {"name": "timm/resnet18", "stem": "own"}
+FPN = {"form": "fpn", "extra_norm": False}
+
+
+@pytest.mark.parametrize(
+    ("changed", "detector", "message"),
+    [
+        ({"backbone": TIMM}, {}, r"bt: detection .* timm/resnet18 is not torchvision's"),
+        ({"overrides": {"mix": {"backbone": TIMM}}}, {}, "mix: detection .* timm/resnet18"),
+        ({}, FPN, "bt: detection: the form fpn .* with `small` take the form c4"),
+    ],
+)
+def test_a_backbone_without_stages_is_refused_when_a_study_is_read(
+    changed: dict[str, Any], detector: dict[str, Any], message: str
+) -> None:
+    probes = {"detection": {"target": "voc0712", "detector": detector}}
+    content = YAML(typ="safe").load(Path("params/demo.yaml")) | {"probes": probes} | changed
+    with pytest.raises(ValueError, match=message):
+        Study.model_validate(content)
 
 
 def test_names_tell_numbers_apart() -> None:

@@ -34,6 +34,7 @@ from barlow_atlas.probes.transfer import (
     transfer_probe,
     vissl_factor,
 )
+from barlow_atlas.settings.training import Backbone
 from barlow_atlas.study.models import Run
 
 CPU = torch.device("cpu")
@@ -233,6 +234,16 @@ def test_vissl_s_values_are_those_of_each_target() -> None:
     with pytest.raises(ValueError, match=r"form vissl is of .* not of dtd"):
         Transfer(targets=["dtd"], form="vissl")
     assert "form" not in REFERENCE.model_dump()
+
+
+def test_vissl_s_form_is_refused_on_a_backbone_without_stages(reference_run: Run) -> None:
+    vision = Backbone(name="timm/vit_tiny_patch16_224", stem="own")
+    asked = Transfer(targets=["places205"], form="vissl")
+    run = reference_run.model_copy(update={"backbone": vision})
+    fault = asked.fault_of_run(run) or ""
+    assert "timm/vit_tiny_patch16_224 is not torchvision's: ask the form standard" in fault
+    assert asked.fault_of_run(reference_run) is None
+    assert REFERENCE.fault_of_run(run) is None
 
 
 @pytest.fixture(scope="module")

@@ -39,6 +39,8 @@ def half(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         for epoch in (50, 100):
             (file,) = Path(f"results/demo/{kind}/{BT}").glob(f"epoch_{epoch:04d}.*")
             file.unlink()
+    for manifest in Path("results/demo/checkpoints").rglob("*.json"):
+        manifest.with_suffix(".safetensors").touch()
     return tmp_path
 
 
@@ -78,6 +80,13 @@ def test_status_names_what_is_unfinished(capsys: pytest.CaptureFixture[str]) -> 
     assert line.startswith(f"  {BT}: 4 of 6 milestones, epoch 25, 96.4 %, loss ")
     assert main(["status"]) == 0
     assert f"{BT}: 4 of 6 milestones" in capsys.readouterr().out
+
+
+def test_status_tells_results_from_weights() -> None:
+    shutil.rmtree("results/demo/checkpoints")
+    _, line, *_ = describe("demo", STUDY)
+    assert line.startswith("  of 18 recorded milestones the weights are not here: `dvc pull ")
+    assert line.endswith("`atlas run demo` makes them")
 
 
 def test_a_log_gets_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
