@@ -32,6 +32,8 @@ from barlow_atlas.training.loop import State, initial_state, train
 SECONDS = 5.0
 """How long one thing is measured at least, unless it was repeated MOST times before."""
 MOST = 100
+STARTS = 3
+"""How often the start of a program is measured."""
 
 
 def measure(name: str, study: Study, device: str | None, command: str) -> Iterator[Measurement]:
@@ -73,9 +75,9 @@ def measure(name: str, study: Study, device: str | None, command: str) -> Iterat
             **_timed(step, place, study.threads, 3),
             **about,
         )
-    starts = [_start_seconds() for _ in range(3)]
+    starts = [_start_seconds() for _ in range(STARTS)]
     yield Measurement(
-        shape=None, run="", kept_mb=None, seconds=_lower_quartile(starts), repeated=3, **about
+        shape=None, run="", kept_mb=None, seconds=_lower_quartile(starts), repeated=STARTS, **about
     )
     kinds = {probes_shape(study, run).model_dump_json(): run for run in reversed(trained)}
     for run in reversed(kinds.values()):

@@ -520,7 +520,7 @@ def test_scaling_is_tabled_the_same_each_time(tmp_path: Path) -> None:
 
 
 def test_memory_and_steps_are_measured_at_every_size() -> None:
-    sizes = Sizes((16, 32), (16, 32), (8, 16), (128, 256), (16, 32), (), (), rounds=1)
+    sizes = Sizes((16, 32), (16, 32), (8, 16), (128, 256), (16, 32), (), (), (1, 2), rounds=1)
     sizes_seen: dict[str, list[float]] = {}
     for point in scaling.points(CPU, sizes):
         assert point.cost > 0
@@ -529,6 +529,7 @@ def test_memory_and_steps_are_measured_at_every_size() -> None:
     assert sizes_seen["epoch against data set, ours"] == [128, 256]
     assert sizes_seen["objective against embedding width, d x d matrices"] == [16, 32]
     assert sizes_seen["memory of a step, bound"] == [16, 32]
+    assert sizes_seen["step against processes, ours"] == [1, 2]
 
 
 def test_the_first_training_line_stops_the_clock(tmp_path: Path) -> None:

@@ -1,20 +1,27 @@
-"""How cost grows: with batch, width, image size, images, runs and milestones; fitted exponents."""
+"""How cost grows: with batch, width, pixels, images, processes, runs and milestones, as powers."""
 
 import csv
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import astuple, dataclass, fields
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
+from torch import distributed
 
 from barlow_atlas.objectives.barlow_twins import BarlowTwins
+from barlow_atlas.study.models import Run
 from barlow_atlas.tools.bench import memory, objective
+from barlow_atlas.tools.bench.apart import Apart
 from barlow_atlas.tools.bench.images import cifar10, demo, noise
 from barlow_atlas.tools.bench.records import Record, alone
 from barlow_atlas.tools.bench.startup import Copy, copied
-from barlow_atlas.tools.bench.timing import by_turns, taking
+from barlow_atlas.tools.bench.timing import by_turns, clocks_by_turns, seconds, taking
 from barlow_atlas.tools.bench.training import trained
 from barlow_atlas.tools.costs import MEGABYTE
 from barlow_atlas.tools.measure import training
@@ -42,11 +49,12 @@ class Sizes:
 
     batch: Sequence[int] = (32, 64, 128, 256, 512, 1024)
     width: Sequence[int] = (64, 256, 1024, 4096)
-    pixels: Sequence[int] = (8, 16, 32, 64)
+    pixels: Sequence[int] = (8, 16, 32, 64, 128, 224)
     images: Sequence[int] = (512, 1024, 2048, 4096, 8192)
     objective: Sequence[int] = (256, 512, 1024, 2048, 4096, 8192)
     runs: Sequence[int] = (8, 32, 128)
     milestones: Sequence[int] = (4, 16, 64)
+    processes: Sequence[int] = (1, 2)
     rounds: int = 5
 
 
@@ -84,7 +92,59 @@ def points(device: torch.device, sizes: Sizes | None = None) -> Iterator[Point]:
         each = {d: contestants[place] for d, contestants in both.items()}
         law = "objective against embedding width"
         yield from _timed(law, series, each, device, sizes.rounds, "d", "s, N = 256")
+    if device.type == "cpu":
+        times = steps_of_processes(demo("mix"), sizes.processes, sizes.rounds)
+        for count, time in zip(sizes.processes, times, strict=True):
+            yield Point("step against processes", OURS, count, time, "processes", "s a step")
     yield from planning(sizes)
+
+
+class Member:
+    """One of `count` processes of one thread that train a run together, by gloo.
+
+    Args:
+        meeting: a file of theirs alone, by which they find one another.
+    """
+
+    def __init__(self, run: Run, meeting: Path, rank: int, count: int) -> None:
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+        torch.set_num_threads(1)
+        distributed.init_process_group(
+            "gloo", init_method=f"file://{meeting}", rank=rank, world_size=count
+        )
+        _, self.steps = training(run, run.image_size, torch.device("cpu"))
+
+    def take(self, count: int) -> float:
+        """Seconds of the next `count` steps."""
+        return seconds(taking(self.steps, count), torch.device("cpu"))
+
+
+def steps_of_processes(
+    run: Run, counts: Sequence[int], rounds: int, steps: int = 8
+) -> tuple[float, ...]:
+    """Seconds of a step of a run's whole batch, for each number of processes that share it.
+
+    By turns, as others are; a step has ended when it has in every process.
+    """
+    with (
+        TemporaryDirectory() as folder,
+        ExitStack() as stack,
+        ThreadPoolExecutor(max(counts)) as pool,
+    ):
+        groups = [
+            [
+                stack.enter_context(
+                    Apart(partial(Member, run, Path(folder) / f"{count}", rank, count))
+                )
+                for rank in range(count)
+            ]
+            for count in counts
+        ]
+
+        def turn(members: Sequence[Apart]) -> float:
+            return max(pool.map(lambda member: float(member.call("take", steps)), members)) / steps
+
+        return clocks_by_turns([partial(turn, members) for members in groups], rounds)
 
 
 def _timed(

@@ -22,7 +22,8 @@ from barlow_atlas.workflow.sources import PACKAGE
 ROOT = PACKAGE.parents[1]
 COPIED = ("Snakefile", "workflow", "profiles", "src", "params", "pyproject.toml", "environment.yml")
 RUN = "bt-d256-e100-clean-s1"
-PATIENCE_S = 300
+PATIENCE_S = 1800
+"""After which a program hangs: none takes so long, on a busy machine either."""
 
 
 class Copy:
