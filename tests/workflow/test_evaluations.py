@@ -1,11 +1,14 @@
-"""SVMs and detection on a made VOC in the official layout, from `prepare-data` to the page."""
+"""SVMs and detection on a made VOC and COCO in the official layouts, from files to the page.
+
+COCO has a crowd and an image without objects in each part, and its masks are learnt as well.
+"""
 
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from fresh_clone import Checkout
-from small_data import voc_images, write_voc
+from small_data import small_coco, voc_images, write_voc
 
 STUDY = """\
 base: small.yaml
@@ -17,14 +20,23 @@ milestones: [0, 6]
 probes:
   svm: {targets: [voc07], costs: [1.0], folds: 2}
   detection:
-    target: voc0712
-    detector:
-      {short_sides: [32], long_side: 40, anchors: [8], proposals: 9, test_proposals: 9, regions: 8}
-    training: {iterations: 3, batch_size: 2, learning_rate: 0.01, warmup: 2, drops: []}
+    - target: voc0712
+      detector: &tiny
+        short_sides: [32]
+        long_side: 40
+        anchors: [8]
+        proposals: 9
+        test_proposals: 9
+        regions: 8
+      training: &few {iterations: 3, batch_size: 2, learning_rate: 0.01, warmup: 2, drops: []}
+    - {target: coco, detector: {<<: *tiny, masks: true}, training: *few}
 """
 VARIANTS = {
     "svm": {"voc07 mAP"},
-    "detection": {"voc0712 c4 3 11-point AP", "voc0712 c4 3 area AP"},
+    "detection": {
+        *("voc0712 c4 3 11-point AP", "voc0712 c4 3 area AP"),
+        *("coco c4 3 boxes AP", "coco c4 3 masks AP"),
+    },
 }
 METRICS = {"svm": {"map"}, "detection": {"ap", "ap50", "ap75"}}
 PAGE = "reports/evaluations/index.html"
@@ -33,9 +45,14 @@ CALL = ("--config", "study=evaluations", "--", PAGE)
 pytestmark = pytest.mark.slow
 
 
-def write_small_voc(folder: Path) -> None:
-    """VOC of both years, with counts to match in the catalogue of a clone."""
-    devkit = folder / "results/data/raw/VOCdevkit"
+COCO_IMAGES = 20
+
+
+def write_small_sets(folder: Path) -> None:
+    """VOC of both years and COCO, with counts to match in the catalogue of a clone."""
+    raw = folder / "results/data/raw"
+    small_coco(raw, COCO_IMAGES)
+    devkit = raw / "VOCdevkit"
     write_voc(devkit / "VOC2007", "trainval", voc_images(1, 4))
     write_voc(devkit / "VOC2007", "test", voc_images(10_001))
     write_voc(devkit / "VOC2012", "trainval", voc_images(20_001))
@@ -44,17 +61,20 @@ def write_small_voc(folder: Path) -> None:
     for official, small in (
         ("5_011, test=4_952", "41, test=11"),
         ("16_551, test=4_952", "52, test=11"),
+        ("118_287, test=5_000", f"{COCO_IMAGES}, test=2"),
+        ("classes=80", "classes=2"),
     ):
         assert facts.count(official) == 1
         facts = facts.replace(official, small)
     catalog.write_text(facts)
 
 
-def test_average_precisions_of_voc_reach_the_page(finished: Checkout) -> None:
-    write_small_voc(finished.folder)
+def test_average_precisions_reach_the_page(finished: Checkout) -> None:
+    pytest.importorskip("pycocotools")
+    write_small_sets(finished.folder)
     (finished.folder / "params/evaluations.yaml").write_text(STUDY)
     planned = finished.plan(*CALL)
-    assert (planned["take_milestone"], planned["probe"], planned["prepare_data"]) == (2, 2, 2)
+    assert (planned["take_milestone"], planned["probe"], planned["prepare_data"]) == (2, 2, 3)
     finished.snakemake(*CALL)
     tidy = pd.read_csv(finished.folder / "results/evaluations/probes.csv")
     by_probe = tidy.groupby("probe")
