@@ -76,21 +76,22 @@ class Workflow:
 
     def trainers(self) -> list[psutil.Process]:
         """The processes that train here."""
-        return [p for p in self._processes() if "barlow_atlas" in p.cmdline()[:3]]
+        return [process for process, line in self._commands().items() if "barlow_atlas" in line[:3]]
 
-    def _processes(self) -> list[psutil.Process]:
-        found = []
+    def _commands(self) -> dict[psutil.Process, list[str]]:
+        """The processes that run here, with their command lines; one that just ends has none."""
+        commands = {}
         for process in psutil.process_iter():
             try:
-                if process.cwd() == str(self.folder) and process.cmdline():
-                    found.append(process)
+                if process.cwd() == str(self.folder):
+                    commands[process] = process.cmdline()
             except psutil.Error:
                 continue
-        return found
+        return commands
 
     def inner(self) -> psutil.Process:
         """The Snakemake that runs inside the job."""
-        (found,) = (p for p in self._processes() if {"--mode", "remote"} <= set(p.cmdline()))
+        (found,) = (p for p, line in self._commands().items() if {"--mode", "remote"} <= set(line))
         return found
 
 
