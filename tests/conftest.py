@@ -1,5 +1,6 @@
 """What several test modules share: a study that trains in a second."""
 
+import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from barlow_atlas.instructions import use_common_instructions
 from barlow_atlas.probes.milestone import Labelled
 from barlow_atlas.study.file import load_study
 from barlow_atlas.study.models import Run
@@ -16,6 +18,8 @@ from barlow_atlas.study.models import Run
 # A shell's background jobs ignore SIGINT, and their children would inherit that: tests that press
 # Ctrl-C need programs that take notice, as those started from a terminal do.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+# As in a step, before anything is computed here.
+use_common_instructions(os.environ)
 # Two threads on two busy cores wait for each other most of the time.
 torch.set_num_threads(1)
 
