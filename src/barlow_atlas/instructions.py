@@ -13,7 +13,7 @@ from pathlib import Path
 AVX2 = {
     "ATEN_CPU_CAPABILITY": "avx2",  # PyTorch's own kernels
     "ONEDNN_MAX_CPU_ISA": "AVX2",  # convolutions
-    "MKL_CBWR": "AVX2",  # products of matrices
+    "MKL_ENABLE_INSTRUCTIONS": "AVX2",  # products of matrices, where Intel made the processor
 }
 """What the libraries read when they compute for the first time."""
 
