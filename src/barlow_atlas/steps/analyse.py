@@ -49,4 +49,5 @@ def _of_main_probe(mean: pd.DataFrame) -> pd.DataFrame:
     """
     probes = mean[["probe", "variant"]].drop_duplicates().itertuples(index=False, name=None)
     main = min(probes, key=lambda one: (probe_order(one[0]), one[1]), default=("", ""))
-    return mean[(mean["probe"] == main[0]) & (mean["variant"] == main[1])]
+    shown: pd.DataFrame = mean[(mean["probe"] == main[0]) & (mean["variant"] == main[1])]
+    return shown
