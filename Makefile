@@ -16,9 +16,6 @@ PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist worksteal --durations 
 
 demo: $(INSTALLED)
 	$(BIN)/python -m barlow_atlas run demo
-	@echo
-	@echo "The demo's report:  reports/demo/index.html   open it in a browser"
-	@echo "                    reports/demo/map.png, milestones.md, effects.md ...   the same in files"
 
 # What a newcomer needs: methods, data, statistics, golden values, one small study from end to end.
 test: $(INSTALLED)
