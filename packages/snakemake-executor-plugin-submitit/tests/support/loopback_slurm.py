@@ -107,11 +107,11 @@ class LoopbackSlurm:
         A controller that is being restarted, by another thread, is waited for.
         """
         deadline = time.monotonic() + ANSWERS_WITHIN_S
-        while any(words in (done := self._call(*command)).stderr for words in SILENT):
-            if time.monotonic() > deadline:
-                break
+        while (done := self._call(*command)).returncode != 0:
+            silent = any(words in done.stderr for words in SILENT)
+            if not silent or time.monotonic() > deadline:
+                pytest.fail(f"{command}: {done.stdout}{done.stderr}")
             time.sleep(0.5)
-        assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
         return done.stdout
 
     def start(self) -> None:
@@ -127,12 +127,14 @@ class LoopbackSlurm:
         install = self._call(
             *("mariadb-install-db", "--no-defaults", f"--datadir={folder}/db", "--user=root"),
             *("--auth-root-authentication-method=normal", "--skip-test-db"),
+            f"--tmpdir={folder}/tmp",  # another one that starts would empty a common one
         )
         assert install.returncode == 0, install.stdout + install.stderr
         self._daemon(
             *("mariadbd", "--no-defaults", f"--datadir={folder}/db", "--user=root"),
             *(f"--socket={folder}/db.sock", "--skip-networking", f"--pid-file={folder}/db.pid"),
             *("--innodb-buffer-pool-size=64M", "--innodb-flush-log-at-trx-commit=0"),
+            f"--tmpdir={folder}/tmp",
         )
         self._wait_for_success("mariadb-admin", "--no-defaults", f"-S{folder}/db.sock", "ping")
         self._daemon("slurmdbd", "-D")
@@ -223,7 +225,7 @@ class LoopbackSlurm:
     def _write_configuration(self) -> None:
         folder = self.folder
         folder.chmod(0o755)
-        for name in ("db", "state", *(f"spool.{node}" for node in NODES)):
+        for name in ("db", "tmp", "state", *(f"spool.{node}" for node in NODES)):
             (folder / name).mkdir()
         for number in range(4):
             # The devices of /dev/null, in the place of GPUs.
