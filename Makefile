@@ -6,6 +6,7 @@ CONDA := $(and $(CONDA_PREFIX),$(wildcard $(CONDA_PREFIX)/lib/python3*/site-pack
 BIN := $(if $(CONDA),$(CONDA_PREFIX)/bin,.venv/bin)
 INSTALLED := $(if $(CONDA),,.venv/installed)
 STUDY ?= demo
+REPEAT ?= 1
 SNAKEMAKE := $(BIN)/python -m snakemake
 # Jobs call `python`: the environment's, also in shells that have not activated it.
 export PATH := $(abspath $(BIN)):$(PATH)
@@ -23,7 +24,7 @@ test: $(INSTALLED)
 	$(BIN)/python -m pytest tests/workflow/test_own_method.py
 
 # Everything: that, what of it is slow, and what starts browsers and whole workflows; beside these
-# the clusters, whose tests wait most of their time. The rehearsal of a GPU asks for g++.
+# the clusters. The rehearsal of a GPU asks for g++.
 test-all: test
 	$(MAKE) --jobs 2 test-slow test-clusters
 
@@ -36,8 +37,13 @@ test-workflows: $(INSTALLED)
 	    --ignore $(PLUGIN)/tests/slurm $(PLUGIN) tests/gpu_rehearsal tests/faults \
 	    tests/workflow tests/browser
 
+# Three files at a time, each with a Slurm of its own: they wait most of their time. REPEAT=20: as
+# many times, or until one test fails.
 test-clusters: $(INSTALLED)
-	$(BIN)/python -m pytest $(PLUGIN)/tests/slurm tests/cluster
+	for i in $$(seq $(REPEAT)); do \
+	    echo "Tests on clusters: $$i of $(REPEAT), $$(date)"; \
+	    $(PYTEST) --numprocesses 3 --dist loadfile $(PLUGIN)/tests/slurm tests/cluster || exit; \
+	done
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

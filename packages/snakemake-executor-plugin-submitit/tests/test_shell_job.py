@@ -17,7 +17,7 @@ import pytest
 import submitit
 from snakemake_executor_plugin_submitit import job as job_module
 from snakemake_executor_plugin_submitit.job import CommandFailed, ShellJob
-from submitit_project import SOURCES, processes_with, wait_for, write_trainer
+from submitit_project import PATIENCE_S, SOURCES, processes_with, wait_for, write_trainer
 
 Start = Callable[..., "subprocess.Popen[str]"]
 
@@ -68,7 +68,7 @@ def run_with_time_limit(folder: Path, command: str, limit_s: int, grace_s: float
     executor = submitit.LocalExecutor(folder / "submitit")
     executor.update_parameters(timeout_min=limit_s / 60, signal_delay_s=3, stderr_to_stdout=True)
     job = executor.submit(ShellJob(command, grace_s))
-    wait_for(job.done, 90, "the end of the job")
+    wait_for(job.done, "the end of the job")
     return job
 
 
@@ -91,8 +91,8 @@ def test_no_process_of_the_group_stays_behind(folder: Path, start: Start, status
     marker = folder / "straggler"
     command = f"bash -c 'exec -a {marker} sleep 300' & sleep 0.5; exit {status}"
     wrapper = start(command)
-    wait_for(lambda: len(processes_with(f"{marker} 300")) == 1, 60, "the background process")
-    wrapper.communicate(timeout=90)
+    wait_for(lambda: len(processes_with(f"{marker} 300")) == 1, "the background process")
+    wrapper.communicate(timeout=PATIENCE_S)
     assert (wrapper.returncode == 0) == (status == 0)
     assert processes_with(f"{marker} 300") == []
 
@@ -151,21 +151,21 @@ def test_a_command_that_ends_well_after_the_signal_is_not_run_again(folder: Path
 def test_sigusr2_does_not_kill_the_shells(folder: Path, start: Start) -> None:
     """Slurm sends it to every process of the step, not to the wrapper only."""
     wrapper = start("touch ready; sleep 1; sleep 0.5; echo lived")
-    wait_for((folder / "ready").exists, 60, "the command")
+    wait_for((folder / "ready").exists, "the command")
     time.sleep(0.2)
     for line in processes_with("touch ready; sleep 1"):
         pid = int(line.partition(":")[0])
         if pid != wrapper.pid:
             os.kill(pid, signal.SIGUSR2)
-    output, _ = wrapper.communicate(timeout=90)
+    output, _ = wrapper.communicate(timeout=PATIENCE_S)
     assert output == "lived\n"
 
 
 def test_sigterm_lets_the_command_save_although_the_shells_die(folder: Path, start: Start) -> None:
     wrapper = start(trainer(folder, save_s=0.5))
-    wait_for((folder / "ready").exists, 60, "the trainer")
+    wait_for((folder / "ready").exists, "the trainer")
     wrapper.send_signal(signal.SIGTERM)
-    output, _ = wrapper.communicate(timeout=90)
+    output, _ = wrapper.communicate(timeout=PATIENCE_S)
     assert (folder / "state").read_text() == "SIGTERM"
     assert "after SIGTERM" in output
     assert wrapper.returncode == 1
@@ -175,9 +175,9 @@ def test_sigterm_lets_the_command_save_although_the_shells_die(folder: Path, sta
 def test_sigterm_kills_a_command_that_ignores_it(folder: Path, start: Start) -> None:
     marker = folder / "deaf"
     wrapper = start(f"trap '' TERM; touch ready; exec -a {marker} sleep 300")
-    wait_for((folder / "ready").exists, 60, "the command")
+    wait_for((folder / "ready").exists, "the command")
     wrapper.send_signal(signal.SIGTERM)
-    output, _ = wrapper.communicate(timeout=90)
+    output, _ = wrapper.communicate(timeout=PATIENCE_S)
     assert "was killed by SIGKILL after SIGTERM" in output
     assert processes_with(f"{marker} 300") == []
 
@@ -185,11 +185,11 @@ def test_sigterm_kills_a_command_that_ignores_it(folder: Path, start: Start) -> 
 def test_sigterm_under_slurm_is_left_to_slurm(folder: Path, start: Start) -> None:
     """To fail by itself would rob a preempted job of its requeue."""
     wrapper = start(trainer(folder), SUBMITIT_EXECUTOR="slurm")
-    wait_for((folder / "ready").exists, 60, "the trainer")
+    wait_for((folder / "ready").exists, "the trainer")
     wrapper.send_signal(signal.SIGTERM)
-    wait_for((folder / "state").exists, 60, "the state")
+    wait_for((folder / "state").exists, "the state")
     # The wrapper has the command among its own arguments.
-    wait_for(lambda: len(processes_with(f"{folder}/trainer.py")) == 1, 60, "the trainer's end")
+    wait_for(lambda: len(processes_with(f"{folder}/trainer.py")) == 1, "the trainer's end")
     assert wrapper.stdout is not None
     assert "waiting for Slurm" in wrapper.stdout.readline()
     time.sleep(0.5)
