@@ -79,7 +79,7 @@ def is_plain(image: Image.Image, content: bytes, shown: Image.Image) -> bool:
     if depth > 8:
         return False
     palette = inside.get(b"PLTE", b"")
-    if len(palette) % 3 or (colour == _PALETTE and image.getextrema()[1] * 3 >= len(palette)):
+    if len(palette) % 3 or (colour == _PALETTE and np.asarray(image).max() * 3 >= len(palette)):
         return False
     try:
         lines = zlib.decompress(b"".join(data for name, data in chunks if name == b"IDAT"), wbits=0)
@@ -87,7 +87,7 @@ def is_plain(image: Image.Image, content: bytes, shown: Image.Image) -> bool:
         return False
     if len(lines) != _length(*image.size, depth * _CHANNELS[colour], bool(interlaced)):
         return False
-    return np.array_equal(image.convert("RGB"), shown)
+    return np.array_equal(np.asarray(image.convert("RGB")), np.asarray(shown))
 
 
 def _length(width: int, height: int, bits: int, interlaced: bool) -> int:
