@@ -12,6 +12,7 @@ import torch
 
 from barlow_atlas.instructions import use_common_instructions
 from barlow_atlas.probes.milestone import Labelled
+from barlow_atlas.store.adoptions import adoptions, standing
 from barlow_atlas.study.file import load_study
 from barlow_atlas.study.models import Run
 
@@ -29,6 +30,14 @@ def denormal_numbers() -> Iterator[None]:
     """A step that ran in this process flushes them to zero; other tests need them."""
     yield
     torch.set_flush_denormal(False)
+
+
+@pytest.fixture(autouse=True)
+def adoptions_of_one_test() -> Iterator[None]:
+    """A process reads a study's adoptions once; the next test may be in another folder."""
+    yield
+    adoptions.cache_clear()
+    standing.cache_clear()
 
 
 @pytest.fixture(scope="session")
