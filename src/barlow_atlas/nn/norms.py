@@ -32,11 +32,14 @@ class PerView(nn.modules.batchnorm._BatchNorm):
         views = images.chunk(self.views)
         if not self.weights_of_views:
             return torch.cat([one(view) for view in views])
+        pairs = zip(views, self.weights_of_views, strict=True)
+        return torch.cat([self._weighted(view, *weights) for view, weights in pairs])
+
+    def _weighted(self, images: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """As torch's batch norm in training, with these for weight and bias."""
         assert self.momentum is not None
         moved = self.running_mean, self.running_var
-        how = {"training": True, "momentum": self.momentum, "eps": self.eps}
-        pairs = zip(views, self.weights_of_views, strict=True)
-        return torch.cat([batch_norm(view, *moved, *weights, **how) for view, weights in pairs])
+        return batch_norm(images, *moved, weight, bias, True, self.momentum, self.eps)
 
     def leave_uncompiled(self) -> None:
         """Keeps out of the graphs of a compiled pass what they cannot hold: what processes do
@@ -75,10 +78,10 @@ class PerViewBatchNorm2d(PerView, nn.BatchNorm2d):
 
 @contextmanager
 def of_each_view(norms: Sequence[PerView], views: int, compiled: bool) -> Iterator[None]:
-    """While entered, a batch that passes holds `views` views, and the norms have statistics of each.
+    """While entered, the norms have statistics of each of the `views` views in a batch.
 
-    What would take a kernel for each norm is done for all of them at once: the passes are counted,
-    and, but in a compiled pass, the views' gradients of weights and biases added.
+    What would take a kernel for each norm is done for all of them at once: the passes are counted
+    and, unless they are compiled, the views' gradients of weights and biases added.
     """
     counters = [norm.num_batches_tracked for norm in norms]
     counted = [
