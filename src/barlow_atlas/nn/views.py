@@ -565,7 +565,7 @@ def _resampling_matrices(
     # Infinitely far away, a pixel outside has no weight: cheaper than a mask on the matrices.
     pixel = torch.where(inside, from_first, math.inf) / stretch
     places = sent(torch.cat([pixel, extent[:, None] * centres / stretch], dim=1), device)
-    pixel, centre = places.split([length, centres.shape[1]], dim=1)
+    pixel, centre = torch.split(places, [length, centres.shape[1]], dim=1)
     distance = (pixel[:, None, :] - centre[:, :, None]).abs_()
     weights = _triangle(distance) if interpolation == "bilinear" else _cubic(distance)
     return weights.div_(weights.sum(dim=2, keepdim=True))

@@ -2,7 +2,6 @@
 kinds leave anything to gain: how fast they compute, beside one well-shaped operation of their kind.
 """
 
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 
 import torch
@@ -77,7 +76,7 @@ def _runs() -> dict[str, tuple[Run, int]]:
     return {**small, "resnet18 bt": (cifar10("bt"), 1)}
 
 
-def times(computation: Callable[[], object]) -> Counter[str]:
+def times(computation: Callable[[], object]) -> dict[str, float]:
     """Seconds of a computation by kind of operation; once before, it is not looked at."""
     computation()
     with profile(activities=[ProfilerActivity.CPU]) as seen:
@@ -85,8 +84,8 @@ def times(computation: Callable[[], object]) -> Counter[str]:
     return _by_kind({each.key: each.self_cpu_time_total / 1e6 for each in seen.key_averages()})
 
 
-def _by_kind(amounts: Mapping[str, float]) -> Counter[str]:
-    sums: Counter[str] = Counter()
+def _by_kind(amounts: Mapping[str, float]) -> dict[str, float]:
+    sums = dict.fromkeys(KINDS, 0.0)
     for name, amount in amounts.items():
         kind = next(kind for kind, parts in KINDS.items() if any(part in name for part in parts))
         sums[kind] += amount
