@@ -21,6 +21,12 @@ from submitit_project import PATIENCE_S, SOURCES, processes_with, wait_for, writ
 
 Start = Callable[..., "subprocess.Popen[str]"]
 
+# Seconds of a job: until it is warned, which is time to start on a busy machine, and until its end.
+WARNED_AFTER_S = 10
+LIMIT_S = 20
+# Within which its command is to end once it is warned.
+GRACE_S = 8.0
+
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -62,11 +68,13 @@ def start() -> Iterator[Start]:
         wrapper.wait()
 
 
-def run_with_time_limit(folder: Path, command: str, limit_s: int, grace_s: float) -> Any:
-    """Runs it through submitit's local executor, with SIGUSR2 three seconds before the limit."""
+def run_with_time_limit(folder: Path, command: str, grace_s: float = GRACE_S) -> Any:
+    """Runs it through submitit's local executor, which warns by SIGUSR2."""
     cloudpickle.register_pickle_by_value(job_module)
     executor = submitit.LocalExecutor(folder / "submitit")
-    executor.update_parameters(timeout_min=limit_s / 60, signal_delay_s=3, stderr_to_stdout=True)
+    executor.update_parameters(
+        timeout_min=LIMIT_S / 60, signal_delay_s=LIMIT_S - WARNED_AFTER_S, stderr_to_stdout=True
+    )
     job = executor.submit(ShellJob(command, grace_s))
     wait_for(job.done, "the end of the job")
     return job
@@ -98,7 +106,7 @@ def test_no_process_of_the_group_stays_behind(folder: Path, start: Start, status
 
 
 def test_time_limit_saves_and_continues(folder: Path) -> None:
-    job = run_with_time_limit(folder, trainer(folder, save_s=0.5), limit_s=6, grace_s=2.5)
+    job = run_with_time_limit(folder, trainer(folder, save_s=0.5))
     assert job.paths.result_pickle.exists(), job.stdout()
     assert job.exception() is None, job.stdout()
     assert (folder / "state").read_text() == "SIGUSR2"
@@ -107,9 +115,9 @@ def test_time_limit_saves_and_continues(folder: Path) -> None:
 
 
 def test_time_limit_while_the_command_still_starts(folder: Path) -> None:
-    """The signal waits until it is caught: three seconds after the start nobody does yet."""
-    command = f"[ -e state ] || sleep 3.5; {trainer(folder, save_s=0.5)}"
-    job = run_with_time_limit(folder, command, limit_s=6, grace_s=2.5)
+    """The signal waits until it is caught: when it comes nobody does yet."""
+    command = f"[ -e state ] || sleep {WARNED_AFTER_S + 1}; {trainer(folder, save_s=0.5)}"
+    job = run_with_time_limit(folder, command)
     assert job.exception() is None, job.stdout()
     assert (folder / "state").read_text() == "SIGUSR2"
     assert (folder / "runs").read_text() == "run\n" * 2
@@ -126,23 +134,21 @@ def test_time_limit_of_srun(folder: Path) -> None:
         "raise SystemExit(1)\n"
     )
     command = f"echo run >> runs; [ -e state ] || exec {sys.executable} waits.py"
-    job = run_with_time_limit(folder, command, limit_s=6, grace_s=2.5)
+    job = run_with_time_limit(folder, command)
     assert job.exception() is None, job.stdout()
     assert (folder / "runs").read_text() == "run\n" * 2
 
 
 def test_time_limit_of_a_command_that_does_not_save(folder: Path) -> None:
     marker = folder / "deaf"
-    job = run_with_time_limit(
-        folder, f"touch runs; exec -a {marker} sleep 300", limit_s=6, grace_s=1.0
-    )
+    job = run_with_time_limit(folder, f"touch runs; exec -a {marker} sleep 300", grace_s=1.0)
     with pytest.raises(Exception, match="longer `runtime`"):
         job.result()
     assert processes_with(f"{marker} 300") == []
 
 
 def test_a_command_that_ends_well_after_the_signal_is_not_run_again(folder: Path) -> None:
-    job = run_with_time_limit(folder, "echo run >> runs; sleep 4; true", limit_s=6, grace_s=2.5)
+    job = run_with_time_limit(folder, f"echo run >> runs; sleep {WARNED_AFTER_S + 1}; true")
     assert job.exception() is None, job.stdout()
     assert (folder / "runs").read_text() == "run\n"
     assert "CommandFinished" not in job.stdout()
