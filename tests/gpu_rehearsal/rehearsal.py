@@ -41,6 +41,8 @@ READ_BY_THE_HOST = {
 }
 COPIES = {"_copy_from", "_to_copy", "copy_", "to"}
 INDEXED = {"_index_put_impl_", "index", "index_put_"}
+# Kernels that take no tensor.
+FILLED = {"arange", "eye", "full", "linspace", "ones", "scalar_tensor", "zeros"}
 # Neither views in their schema nor kernels.
 ROOM_OR_SHAPE = {"_unsafe_view", "empty_like", "new_empty", "new_empty_strided"}
 
@@ -97,7 +99,8 @@ class Rehearsal(TorchDispatchMode):
         # FakeTensorMode takes a call without a fake argument for one of constants.
         args, kwargs = tree_map(self._as_fake, (args, kwargs))
         with self.fake:
-            return func(*args, **kwargs)
+            result = func(*args, **kwargs)
+            return _in_layout_of_weights(*result) if name == "convolution_backward" else result
 
     def _note(
         self,
@@ -124,7 +127,8 @@ class Rehearsal(TorchDispatchMode):
             self.wait(name)
         if on_device and name in INDEXED and _has_mask(args[1]):
             self.wait("a mask")
-        if on_device and not func.is_view and name not in ROOM_OR_SHAPE:
+        of_tensors = on_device and not func.is_view and name not in ROOM_OR_SHAPE
+        if of_tensors or name in FILLED:
             self.kernels[name] += 1
 
     def _note_copy(self, goes_to: torch.device, source: Tensor, asynchronous: bool) -> None:
@@ -139,6 +143,16 @@ class Rehearsal(TorchDispatchMode):
         if isinstance(value, Tensor) and not isinstance(value, FakeTensor):
             return self.fake.from_tensor(value.detach(), static_shapes=True)
         return value
+
+
+def _in_layout_of_weights(
+    images: Tensor | None, weights: Tensor, bias: Tensor | None
+) -> tuple[Tensor | None, Tensor, Tensor | None]:
+    """Gradients of a convolution as cuDNN lays them out (`cudnn_convolution_backward_weight` in
+    torch's `ConvShared.cpp`): weights channels last, as they are here. torch's fake ones are not,
+    and would be copied into that layout, one by one.
+    """
+    return images, weights.contiguous(memory_format=torch.channels_last), bias
 
 
 def _is_on_device(tensor: Tensor) -> bool:

@@ -17,6 +17,7 @@ from barlow_atlas.nn.norms import (
     PerViewBatchNorm2d,
     move_to_mean,
     moved_apart,
+    of_each_view,
 )
 from barlow_atlas.nn.processes import whole
 from barlow_atlas.settings.training import Architecture, Backbone, Precision, Projector
@@ -42,6 +43,7 @@ class Network(nn.Module):
     accumulates = False
     """Whether a part that passes keeps nothing for the backward pass, in which it passes again. So
     the gradients of all embeddings are known before the activations of a part are."""
+    compiled = False
     features: list[Tensor] | None = None
     """Where there is a list: what the backbone gives in training, a pass after the other, (n, f) of
     each view, detached."""
@@ -165,6 +167,7 @@ class Network(nn.Module):
 
         For GPUs: on the CPUs tried, the compiled passes were slower than torch's own (docs).
         """
+        self.compiled = True
         for part in (self.backbone, self.projector):
             part.compile(dynamic=False, mode=mode)
         for norm in self._norms():
@@ -174,20 +177,8 @@ class Network(nn.Module):
         """As `own_rows_of_each`, by one forward pass."""
 
         def embedded(*views: Tensor) -> Tensor:
-            norms = self._norms()
-            counters = [norm.num_batches_tracked for norm in norms]
-            counted = [each for each in counters if each is not None]
-            if self.training and counted:
-                torch._foreach_add_(counted, len(views))
-            for norm in norms:
-                norm.views = len(views)
-                norm.num_batches_tracked = None  # counted above, all by one kernel
-            try:
+            with of_each_view(self._norms(), len(views), self.compiled):
                 return self._embedded(torch.cat(views))
-            finally:  # also where a pass that is repeated ends before its end
-                for norm, counter in zip(norms, counters, strict=True):
-                    norm.views = 1
-                    norm.num_batches_tracked = counter
 
         return self._by_parts(embedded, *views).chunk(len(views))
 

@@ -18,6 +18,8 @@ class PerView(nn.modules.batchnorm._BatchNorm):
     """
 
     views = 1
+    weights_of_views: Sequence[tuple[Tensor, Tensor]] = ()
+    """Weight and bias for each view, if they are not the norm's own (`of_each_view`)."""
     of_own_rows = False
     """Whether what comes in are a process' own rows of a batch that has statistics in common."""
 
@@ -27,7 +29,17 @@ class PerView(nn.modules.batchnorm._BatchNorm):
             one = self._over_processes
         if self.views == 1:
             return one(images)
-        return torch.cat([one(view) for view in images.chunk(self.views)])
+        views = images.chunk(self.views)
+        if not self.weights_of_views:
+            return torch.cat([one(view) for view in views])
+        pairs = zip(views, self.weights_of_views, strict=True)
+        return torch.cat([self._weighted(view, *weights) for view, weights in pairs])
+
+    def _weighted(self, images: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """As torch's batch norm in training, with these for weight and bias."""
+        assert self.momentum is not None
+        moved = self.running_mean, self.running_var
+        return batch_norm(images, *moved, weight, bias, True, self.momentum, self.eps)
 
     def leave_uncompiled(self) -> None:
         """Keeps out of the graphs of a compiled pass what they cannot hold: what processes do
@@ -62,6 +74,71 @@ class PerViewBatchNorm1d(PerView, nn.BatchNorm1d):
 
 class PerViewBatchNorm2d(PerView, nn.BatchNorm2d):
     pass
+
+
+@contextmanager
+def of_each_view(norms: Sequence[PerView], views: int, compiled: bool) -> Iterator[None]:
+    """While entered, the norms have statistics of each of the `views` views in a batch.
+
+    What would take a kernel for each norm is done for all of them at once: the passes are counted
+    and, unless they are compiled, the views' gradients of weights and biases added.
+    """
+    counters = [norm.num_batches_tracked for norm in norms]
+    counted = [
+        counter
+        for norm, counter in zip(norms, counters, strict=True)
+        if norm.training and counter is not None
+    ]
+    if counted:
+        torch._foreach_add_(counted, views)
+    weighted = [norm for norm in norms if not compiled and _is_plain(norm)]
+    for norm, weights in zip(weighted, _weights_of_each_view(weighted, views), strict=True):
+        norm.weights_of_views = weights
+    for norm in norms:
+        norm.views = views
+        norm.num_batches_tracked = None
+    try:
+        yield
+    finally:  # also where a pass that is repeated ends before its end
+        for norm, counter in zip(norms, counters, strict=True):
+            norm.views = 1
+            norm.weights_of_views = ()
+            norm.num_batches_tracked = counter
+
+
+def _is_plain(norm: PerView) -> bool:
+    """Whether a pass through it is torch's batch norm of a process' own rows, with weights."""
+    of_all = norm.of_own_rows and processes.count() > 1
+    kinds = (PerViewBatchNorm1d, PerViewBatchNorm2d)
+    return type(norm) in kinds and norm.affine and norm.training and not of_all
+
+
+def _weights_of_each_view(
+    norms: Sequence[PerView], views: int
+) -> list[list[tuple[Tensor, Tensor]]]:
+    """Of each norm its weight and bias, once for each view."""
+    own = [weights for norm in norms for weights in (norm.weight, norm.bias)]
+    given = iter(_OnceForEachView.apply(views, *own))
+    of_views = [[(next(given), next(given)) for _ in norms] for _ in range(views)]
+    return [list(of_norm) for of_norm in zip(*of_views, strict=True)]
+
+
+class _OnceForEachView(torch.autograd.Function):
+    """The tensors, once for each view, in whose gradients autograd would take an addition each."""
+
+    @staticmethod
+    def forward(ctx: Any, views: int, *tensors: Tensor) -> tuple[Tensor, ...]:
+        ctx.views = views
+        return tuple(tensor.view_as(tensor) for _ in range(views) for tensor in tensors)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        n = len(gradients) // ctx.views
+        # From the last view to the first, as autograd would.
+        *others, total = (gradients[k * n : (k + 1) * n] for k in range(ctx.views))
+        for of_view in reversed(others):
+            total = torch._foreach_add(total, of_view)
+        return None, *total
 
 
 @contextmanager

@@ -274,12 +274,13 @@ def evaluate(
             # One pair of matrices for all images, with the rows that end up inside the centre.
             w_y, w_x = (
                 _resampling_matrices(
-                    torch.zeros(1, device=images.device),
-                    torch.full((1,), float(old), device=images.device),
-                    (torch.arange(size, device=images.device) + (first + 0.5))[None] / new,
+                    torch.zeros(1),
+                    torch.full((1,), float(old)),
+                    (torch.arange(size) + (first + 0.5))[None] / new,
                     old,
                     new,
                     interpolation,
+                    images.device,
                 )
                 for old, new, first in (
                     (height, new_height, first_row),
@@ -302,22 +303,20 @@ def crop(
     """
     height, width = images.shape[-2:]
     p = parameters
-    # Rows and columns, (2, n). One transfer for all; whole numbers below 2^24 are exact in float32.
+    # Rows and columns, (2, n); whole numbers below 2^24 are exact in float32.
     flip = torch.stack([torch.zeros_like(p.flip), p.flip]).float()
     first, extent = torch.stack([p.top, p.left, p.height, p.width]).float().view(2, 2, len(p))
-    boxes = sent(torch.stack([first, extent, flip, 1 - 2 * flip]), images.device)
-    first, extent, start, direction = boxes
     # Centres of the output pixels as shares of the box, 0 to 1. A flipped row is read from the
     # right: c -> 1 - c.
-    centres = (torch.arange(size, device=images.device) + 0.5) / size
-    centres = start[..., None] + direction[..., None] * centres
+    centres = (torch.arange(size, device=flip.device) + 0.5) / size
+    centres = flip[..., None] + (1 - 2 * flip)[..., None] * centres
+    rest = size, interpolation, images.device
     if height == width and _counts_kernels(images.device):
-        w_y, w_x = _resampling_matrices(
-            first.flatten(), extent.flatten(), centres.flatten(0, 1), height, size, interpolation
-        ).chunk(2)
+        boxes = first.flatten(), extent.flatten(), centres.flatten(0, 1)
+        w_y, w_x = _resampling_matrices(*boxes, height, *rest).chunk(2)
     else:
         w_y, w_x = (
-            _resampling_matrices(first[k], extent[k], centres[k], length, size, interpolation)
+            _resampling_matrices(first[k], extent[k], centres[k], length, *rest)
             for k, length in enumerate((height, width))
         )
     view = _separable(images, w_y, w_x)
@@ -373,15 +372,17 @@ def colour_jitter(images: Tensor, parameters: ViewParameters) -> None:
     )
     moves = sent(moves, images.device)
     # What waits has any factor.
-    amounts = factors[arrangement, todo.clamp(max=HUE)].T.contiguous()
-    amounts = sent(amounts, images.device)
+    factors = factors[arrangement, todo.clamp(max=HUE)].T.contiguous()
+    amounts = sent(factors, images.device)
+    turns = sent(_turns(factors), images.device)
     pixels = images
     for k in range(stages):
         pixels = pixels.index_select(0, moves[k])
         counts = todo[:, k].bincount(minlength=WAITING + 1).tolist()
-        parts = torch.split(pixels, counts), torch.split(amounts[k], counts)
+        parts = torch.split(pixels, counts)
+        of_parts = [*torch.split(amounts[k], counts)[:HUE], torch.split(turns[k], counts)[HUE]]
         # What is left over waits.
-        for operation, part, amount in zip(_JITTER, *parts, strict=False):
+        for operation, part, amount in zip(_STAGES, parts, of_parts, strict=False):
             if len(part):
                 operation(part, amount)
     images.index_copy_(0, moves[-1], pixels)
@@ -422,7 +423,7 @@ def brightness(images: Tensor, factor: Tensor) -> None:
 
 def contrast(images: Tensor, factor: Tensor) -> None:
     """x <- factor * x + (1 - factor) * mean of the grayscale image, cut to [0, 1]; in place."""
-    share = (1 - factor) * luma([plane.mean(dim=(1, 2)) for plane in images.unbind(dim=1)])
+    share = (1 - factor) * luma(images.mean(dim=(2, 3)).unbind(dim=1))
     images.mul_(_per_image(factor)).add_(_per_image(share)).clamp_(0, 1)
 
 
@@ -433,7 +434,20 @@ def saturation(images: Tensor, factor: Tensor) -> None:
 
 
 def hue(images: Tensor, shift: Tensor) -> None:
-    """Turn the colour circle by `shift` (n,) turns at constant saturation and value; in place.
+    """Turn the colour circle by `shift` (n,) turns at constant saturation and value; in place."""
+    turn_colours(images, _turns(shift))
+
+
+def _turns(shift: Tensor) -> Tensor:
+    """How far a red that is turned by `shift` (...) turns lies from pure red, green and blue,
+    (..., 3) in sixths of a turn, within [-3, 3].
+    """
+    turn = 6 * shift[..., None] - torch.arange(0, 6, 2, device=shift.device)
+    return turn - 6 * torch.round(turn / 6)
+
+
+def turn_colours(images: Tensor, turns: Tensor) -> None:
+    """`hue`, by the `_turns` (n, 3) of its shifts; in place.
 
     With v the largest and m the smallest of R, G, B and the hue h in sixths of a turn, each channel
     of a colour is m + (v - m) w(h - h_0), where h_0 = 0, 2, 4 is the hue of pure R, G, B and w the
@@ -444,9 +458,8 @@ def hue(images: Tensor, shift: Tensor) -> None:
     the way from pure red is 1 - r + g + b, to the side of green where g > b and of blue where not.
     """
     red, green, blue = images.unbind(dim=1)
-    value = torch.maximum(torch.maximum(red, green), blue)
-    least = torch.minimum(torch.minimum(red, green), blue)
-    spread = value.sub_(least)
+    least = images.amin(dim=1)
+    spread = images.amax(dim=1).sub_(least)
     # A grey pixel has no hue, and with spread 0 any finite one will do.
     h = (green - red).add_(blue).sub_(least).div_(spread.clamp(min=1e-12)).add_(1)
     h.copysign_(green - blue)
@@ -454,13 +467,12 @@ def hue(images: Tensor, shift: Tensor) -> None:
     base = least.sub_(spread)
     # x = h + 6 shift - h_0. Both h and the rest are within [-3, 3], hence |x| <= 6, and there the
     # trapezoid of the circle is |3 - |x|| - 1 cut to [0, 1].
-    turn = 6 * shift[:, None] - torch.arange(0, 6, 2, device=shift.device)
-    turn = turn - 6 * torch.round(turn / 6)
-    weight = (h[:, None] + turn[:, :, None, None]).abs_().sub_(3).abs_().clamp_(1, 2)
+    weight = (h[:, None] + turns[:, :, None, None]).abs_().sub_(3).abs_().clamp_(1, 2)
     torch.addcmul(base[:, None], spread[:, None], weight, out=images)
 
 
 _JITTER = (brightness, contrast, saturation, hue)
+_STAGES = (brightness, contrast, saturation, turn_colours)
 
 
 def luma(planes: Sequence[Tensor]) -> Tensor:
@@ -535,6 +547,7 @@ def _resampling_matrices(
     length: int,
     size: int,
     interpolation: Interpolation,
+    device: torch.device,
 ) -> Tensor:
     """Antialiased resize of the pixels [first, first + extent) to `size`: (n, S, length).
 
@@ -542,6 +555,8 @@ def _resampling_matrices(
     shares of the extent. Row i holds the weights of the `length` input pixels in output pixel i:
     the kernel around the centre, stretched by the down-sampling factor (never shrunk), zero
     outside the extent and made to sum to 1.
+
+    What is small is computed where the boxes are, on the CPU; the matrices on the device.
     """
     stretch = (extent / size).clamp_(min=1)[:, None]
     pixel = (torch.arange(length, device=first.device) + 0.5)[None]
@@ -549,7 +564,9 @@ def _resampling_matrices(
     inside = (from_first > 0) & (from_first < extent[:, None])
     # Infinitely far away, a pixel outside has no weight: cheaper than a mask on the matrices.
     pixel = torch.where(inside, from_first, math.inf) / stretch
-    distance = (pixel[:, None, :] - (extent[:, None] * centres / stretch)[:, :, None]).abs_()
+    places = sent(torch.cat([pixel, extent[:, None] * centres / stretch], dim=1), device)
+    pixel, centre = torch.split(places, [length, centres.shape[1]], dim=1)
+    distance = (pixel[:, None, :] - centre[:, :, None]).abs_()
     weights = _triangle(distance) if interpolation == "bilinear" else _cubic(distance)
     return weights.div_(weights.sum(dim=2, keepdim=True))
 

@@ -13,6 +13,8 @@ from pydantic import Field
 from barlow_atlas.objectives.base import Method, at_least_float32, batch_size, standardise
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import Tensor, nn
 
     from barlow_atlas.nn.networks import Network
@@ -65,15 +67,23 @@ class BarlowTwins(Method):
     def terms(
         self, network: Network, parts: nn.Module, view_a: Tensor, view_b: Tensor, moment: Moment
     ) -> dict[str, Tensor]:
-        z_a, z_b = (self.prepare(z) for z in network.own_rows_of_each(view_a, view_b))
+        z_a, z_b = self.prepared(network.own_rows_of_each(view_a, view_b))
         return self.scaled(self.twin_terms(z_a, z_b))
 
     def scaled(self, terms: dict[str, Tensor]) -> dict[str, Tensor]:
         """The terms with the loss that is minimised; the others are recorded as they are."""
         return {**terms, "loss": self.loss_scale / self.ranks * terms["loss"]}
 
+    def prepared(self, views: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """As `prepare`, of each of several views (n, d), all at once."""
+        import torch
+
+        return self.prepare(torch.stack([*views], dim=1)).unbind(1)
+
     def prepare(self, z: Tensor) -> Tensor:
-        """Raw embeddings, own rows (n, d), to what the correlations are taken of, (n, d)."""
+        """Raw embeddings to what the correlations are taken of, in the shape in which they come:
+        own rows (n, d), or (n, V, d) of V views.
+        """
         from torch.nn.functional import normalize
 
         from barlow_atlas.nn.norms import over_batch
@@ -81,9 +91,9 @@ class BarlowTwins(Method):
 
         z = at_least_float32(z)
         if self.l2_normalise:
-            z = normalize(z, dim=1)
+            z = normalize(z, dim=-1)
         if self.standardisation == "batch_norm":
-            return over_batch(z, eps=1e-5)
+            return over_batch(z.flatten(1), eps=1e-5).view_as(z)
         correction = 0 if self.standardisation == "biased" else 1
         if self.ranks > 1:
             return standardise_by_rank(z, self.ranks, correction)

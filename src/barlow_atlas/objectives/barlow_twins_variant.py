@@ -79,7 +79,7 @@ class BarlowTwinsVariant(BarlowTwins):
         if self.variant == "feature_normalisation":
             # cross_correlation_terms divides products by N.
             scale = 1.0 if self.divide_by_n else batch_size(z) ** 0.5
-            return scale * normalize(super().prepare(z), dim=1)
+            return scale * normalize(super().prepare(z), dim=-1)
         return super().prepare(z)
 
     def twin_terms(self, z_a: Tensor, z_b: Tensor) -> dict[str, Tensor]:

@@ -93,7 +93,7 @@ class Method(Frozen):
 
 
 def standardise(z: Tensor, correction: int = 1) -> Tensor:
-    """Each dimension of own rows z (n, d) to zero mean and unit variance over the batch.
+    """Each dimension of own rows z (n, ..., d) to zero mean and unit variance over the batch.
 
     The divisor of the variance is N - correction: N - 1 in Mixed Barlow Twins' code, N in the
     Barlow Twins paper. Nothing is added to it, so that a dimension without variance gives NaN,

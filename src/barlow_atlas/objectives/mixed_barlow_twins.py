@@ -58,7 +58,7 @@ class MixedBarlowTwins(BarlowTwins):
             alpha = share = torch.rand((), generator=moment.draws).item()
             partner = torch.randperm(batch_size(view_a), generator=moment.draws)
         mixed = share * view_a + (1 - share) * rows_at(view_b, partner)
-        z_a, z_b, z_m = (self.prepare(z) for z in network.own_rows_of_each(view_a, view_b, mixed))
+        z_a, z_b, z_m = self.prepared(network.own_rows_of_each(view_a, view_b, mixed))
         place = moment.epoch + moment.step / moment.steps_per_epoch
         scale = regulariser_scale(place, self.reg_warmup_epochs)
         return self.scaled(self.mixed_terms(z_a, z_b, z_m, alpha, partner, scale))

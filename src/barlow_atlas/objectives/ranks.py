@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 def standardise_by_rank(z: Tensor, ranks: int, correction: int = 1) -> Tensor:
-    """Own rows z (n, d) of embeddings, those of each rank standardised by themselves, (n, d)."""
+    """Own rows z (n, ..., d) of embeddings, those of each rank standardised by themselves."""
     import torch
 
     from barlow_atlas.nn.processes import alone, count

@@ -3,6 +3,7 @@
 `segment.py` keeps it safe from interruption.
 """
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -162,7 +163,7 @@ def train(
                 rate_of_its_own = learning_rate(online.run, epoch, step, steps, cooldown_from)
                 terms["online_loss"] = online.step(labels, batch, rate_of_its_own)
             terms = {name: value.detach() for name, value in terms.items()}
-            _accumulate(state.sums, terms, step)
+            _accumulate(state.sums, terms)
             state.step = step + 1
             if state.step == steps:
                 state.history.append(_epoch_row(state, rate))
@@ -223,26 +224,27 @@ def two_views(run: Run, pixels: Tensor, epoch: int, step: int) -> tuple[Tensor, 
     return first, second
 
 
-def _accumulate(sums: dict[str, Tensor], terms: dict[str, Tensor], step: int) -> None:
-    """Adds a step's terms to the epoch's sums, and notes the first step whose loss is not finite.
+def _accumulate(sums: dict[str, Tensor], terms: dict[str, Tensor]) -> None:
+    """Adds a step's terms to the epoch's sums, and counts the steps up to which they are finite.
 
     All of it stays on the device: the loop never waits for a number.
     """
-    loss = terms["loss"]
-    never = torch.full((), float("inf"), device=loss.device)
-    bad = torch.where(loss.isfinite(), never, torch.full_like(never, step))
-    sums["first_bad_step"] = torch.minimum(sums.get("first_bad_step", never), bad)
-    for name, value in terms.items():
-        sums[name] = sums.get(name, 0) + value
+    if not sums:
+        sums |= {name: torch.zeros_like(value) for name, value in terms.items()}
+        sums["finite_steps"] = torch.zeros_like(terms["loss"], dtype=torch.int64)
+    added = torch._foreach_add([sums[name] for name in terms], list(terms.values()))
+    sums |= dict(zip(terms, added, strict=True))
+    # Once it is not finite, a sum stays so.
+    sums["finite_steps"] = sums["finite_steps"] + (sums["loss"].abs() < math.inf)
 
 
 def _epoch_row(state: State, rate: float) -> dict[str, float]:
     """Mean terms of the epoch that has just ended, its number from 1 and its last rate."""
     sums = {name: value.item() for name, value in state.sums.items()}
-    bad = sums.pop("first_bad_step")
-    if bad != float("inf"):
+    finite = sums.pop("finite_steps")
+    if finite < state.step:
         raise NonFiniteLoss(
-            f"the loss is not finite at epoch {state.epoch + 1}, step {int(bad) + 1}. Likely "
+            f"the loss is not finite at epoch {state.epoch + 1}, step {finite + 1}. Likely "
             "causes: a learning rate that is too high (schedule.base_lr), a batch so small or "
             "images so alike that an embedding dimension has no variance over the batch, or an "
             "embedding_dim that is large for the projector."
