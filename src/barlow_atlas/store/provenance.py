@@ -18,7 +18,8 @@ LIBRARIES = ("torch", "torchvision", "numpy", "safetensors")
 def made_by(
     device: str, seconds: float, processes: int = 1, accumulated: bool = False
 ) -> dict[str, Any]:
-    """Versions, commit, device name, duration and, if not one at once, how, for a manifest."""
+    """Versions, commit, device name, instructions of the processor (`AVX2`: its last bits depend on
+    them), duration and, if not one at once, how, for a manifest."""
     several: dict[str, Any] = {"processes": processes} if processes > 1 else {}
     if accumulated:
         several["accumulated"] = True
@@ -29,6 +30,7 @@ def made_by(
         "code": code_version(),
         "device": device,
         "machine": platform.machine(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
         "seconds": round(seconds, 3),
         **several,
     }
