@@ -3,6 +3,8 @@
 DVC decides whether to call Snakemake at all, so it must watch all that Snakemake's rules watch:
 the lists come from `sources.py`. Where Snakemake compares resolved parameters, DVC watches the
 files they are resolved from; Snakemake then finds out whether anything that matters has changed.
+Of other stages' results it watches what git has: DVC asks for the hash of what a stage depends on
+before it says what would run, also in a clone that has neither images nor weights.
 tests/unit/workflow/test_dvc.py compares the committed stages with these.
 """
 
@@ -131,7 +133,7 @@ def _data_stage(study: str, dataset: str, asked: Study, file: Path) -> dict[str,
 
 
 def _kept_manifest(dataset: str) -> str:
-    """What git has of prepared images: the hashes of their files."""
+    """What git has of prepared images: a copy of their manifest, with the hash of each file."""
     return f"results/data/{dataset}.json"
 
 
