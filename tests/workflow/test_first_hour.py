@@ -84,17 +84,30 @@ def test_dvc_tells_of_a_clone_in_few_lines(newcomer: Clone) -> None:
     assert any("not in cache: " in line and "results/demo/checkpoints" in line for line in others)
 
 
-def test_dvc_says_what_would_run_once_the_images_are_here(newcomer: Clone) -> None:
-    """Before, it asks for their hash (its issue 9818); docs/running.md says what to do."""
-    before = newcomer.run("dvc", "repro", "--dry")
-    assert "No such file or directory" in before.stderr
-    assert "Running stage 'digits'" in before.stdout
-    prepared = newcomer.run("dvc", "repro", "digits")
-    assert prepared.returncode == 0, prepared.stdout + prepared.stderr
-    after = newcomer.run("dvc", "repro", "--dry")
-    assert after.returncode == 0, after.stderr
-    assert "Running stage 'demo'" in after.stdout
-    assert "-- all" in after.stdout
+def test_dvc_says_what_would_run_where_nothing_is_here(newcomer: Clone) -> None:
+    told = newcomer.run("dvc", "repro", "--dry", "--all-pipelines")
+    assert told.returncode == 0, told.stderr
+    assert not os.path.lexists(newcomer.folder / "results/data/digits")
+    for stage in ("digits", "demo", "workflow/dvc/cifar10-small/dvc.yaml:cifar10-small"):
+        assert f"Running stage '{stage}'" in told.stdout
+    assert "-- all" in told.stdout
+
+
+def test_dvc_sees_that_images_are_others(newcomer: Clone, tmp_path: Path) -> None:
+    """And that they are the same: a comment changes the code's bytes only."""
+    clone = newcomer.copy_to(tmp_path / "clone")
+    decoder = clone.folder / "src/barlow_atlas/data/formats.py"
+    code = decoder.read_text()
+    assert "255 / 16" in code
+    for edited, others in (
+        (f"{code}# Edited.\n", False),
+        (code.replace("255 / 16", "255 / 17"), True),
+    ):
+        decoder.write_text(edited)
+        prepared = clone.run("dvc", "repro", "digits")
+        assert prepared.returncode == 0, prepared.stdout + prepared.stderr
+        told = clone.run("dvc", "status", "demo").stdout
+        assert bool(re.search("modified: +results/data/digits.json", told)) == others, told
 
 
 def test_own_images_are_looked_at_before_anything_is_done_with_them(newcomer: Clone) -> None:

@@ -3,6 +3,8 @@
 DVC decides whether to call Snakemake at all, so it must watch all that Snakemake's rules watch:
 the lists come from `sources.py`. Where Snakemake compares resolved parameters, DVC watches the
 files they are resolved from; Snakemake then finds out whether anything that matters has changed.
+Of other stages' results it watches what git has: DVC asks for the hash of what a stage depends on
+before it says what would run, also in a clone that has neither images nor weights.
 tests/unit/workflow/test_dvc.py compares the committed stages with these.
 """
 
@@ -119,14 +121,20 @@ def changes(part: str) -> set[str] | None:
 
 
 def _data_stage(study: str, dataset: str, asked: Study, file: Path) -> dict[str, Any]:
-    folder = f"results/data/{dataset}"
+    folder, kept = f"results/data/{dataset}", _kept_manifest(dataset)
+    manifest = f"{folder}/manifest.json"
     stage: dict[str, Any] = {
-        "cmd": _commands(study, f"{folder}/manifest.json"),
+        "cmd": [*_commands(study, manifest), f"cp {manifest} {kept}"],
         "deps": relative({*sources.watched("prepare_data"), *RESOLVE_DATA}),
     }
     if dataset == asked.data.name:
         stage["params"] = [{str(file_with("data", file)): ["data"]}]
-    return stage | {"outs": [{folder: {"persist": True}}]}
+    return stage | {"outs": [{folder: {"persist": True}}, _kept_in_git(kept)]}
+
+
+def _kept_manifest(dataset: str) -> str:
+    """What git has of prepared images: a copy of their manifest, with the hash of each file."""
+    return f"results/data/{dataset}.json"
 
 
 def _study_stage(name: str, study: Study, read: list[Path]) -> dict[str, Any]:
@@ -145,8 +153,8 @@ def _study_stage(name: str, study: Study, read: list[Path]) -> dict[str, Any]:
     return {
         "cmd": _commands(name, "all"),
         "deps": [
-            *(f"results/data/{d.name}" for d in study.data_sets()),
-            *([f"results/{taken}/checkpoints"] if taken else ()),
+            *(_kept_manifest(d.name) for d in study.data_sets()),
+            *([f"results/{taken}/runs"] if taken else ()),
             *told,
             *relative(files),
         ],

@@ -1,11 +1,14 @@
 """DVC's stages watch what Snakemake's rules watch."""
 
+import hashlib
 import subprocess
 from pathlib import Path
 
 import pytest
 from ruamel.yaml import YAML
 
+from barlow_atlas.atlas.records import contents
+from barlow_atlas.study.file import load_study, study_file
 from barlow_atlas.study.paths import (
     ANALYSED,
     COLLECTED,
@@ -55,10 +58,11 @@ def test_the_root_holds_the_demo_and_its_data_only() -> None:
 def test_commands_name_no_profile_cores_or_host() -> None:
     for content in STAGES.values():
         for stage in content["stages"].values():
-            adopt, snakemake = stage["cmd"]
+            adopt, snakemake, *copied = stage["cmd"]
             study = adopt.removeprefix("python -m barlow_atlas adopt --study ")
             escaped = "snakemake --profile \\${SNAKEMAKE_PROFILE:-profiles/local} "
             assert snakemake.startswith(f"{escaped}--config study={study} replace=true -- ")
+            assert all(command.startswith("cp results/data/") for command in copied)
 
 
 def test_an_output_belongs_to_one_stage() -> None:
@@ -97,6 +101,28 @@ def test_what_dvc_leaves_to_git_is_in_git() -> None:
             assert is_ignored(f"results/{name}/{table}")
         assert is_ignored(f"results/{name}/probes/some-run/epoch_0100.json")
         assert is_ignored(f"results/{name}/training/some-run/epoch_0100.jsonl")
+    for images in ("digits", "digits/manifest.json", "raw/cifar-10-python.tar.gz"):
+        assert is_ignored(f"results/data/{images}")
+
+
+def test_a_stage_depends_on_nothing_that_a_clone_lacks() -> None:
+    """DVC asks for the hash of each dependency before it says what would run."""
+    stages = [stage for content in STAGES.values() for stage in content["stages"].values()]
+    paths = "\n".join({path for stage in stages for path in stage["deps"]})
+    command = ["git", "check-ignore", "--no-index", "--stdin"]
+    ignored = subprocess.run(command, input=paths, capture_output=True, text=True, check=False)
+    assert ignored.stdout.split() == []
+    outputs = {path for stage in stages for output in stage["outs"] for path in output}
+    asked = {path for path in paths.split() if path.startswith("results/")}
+    assert asked <= outputs
+
+
+@pytest.mark.parametrize("name", ["demo", "cifar10-small", "ablations/few-images-small"])
+def test_git_has_the_manifest_of_the_images_that_runs_saw(name: str) -> None:
+    study = load_study(study_file(PARAMS, name))
+    manifest = Path(f"results/data/{study.data.name}.json").read_bytes()
+    seen = {content["checkpoint"]["data_sha256"] for content in contents(name, study)}
+    assert seen == {hashlib.sha256(manifest).hexdigest()}
 
 
 def is_ignored(path: str) -> bool:
