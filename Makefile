@@ -6,6 +6,7 @@ CONDA := $(and $(CONDA_PREFIX),$(wildcard $(CONDA_PREFIX)/lib/python3*/site-pack
 BIN := $(if $(CONDA),$(CONDA_PREFIX)/bin,.venv/bin)
 INSTALLED := $(if $(CONDA),,.venv/installed)
 STUDY ?= demo
+REPEAT ?= 1
 SNAKEMAKE := $(BIN)/python -m snakemake
 # Jobs call `python`: the environment's, also in shells that have not activated it.
 export PATH := $(abspath $(BIN)):$(PATH)
@@ -16,9 +17,6 @@ PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist worksteal --durations 
 
 demo: $(INSTALLED)
 	$(BIN)/python -m barlow_atlas run demo
-	@echo
-	@echo "The demo's report:  reports/demo/index.html   open it in a browser"
-	@echo "                    reports/demo/map.png, milestones.md, effects.md ...   the same in files"
 
 # What a newcomer needs: methods, data, statistics, golden values, one small study from end to end.
 test: $(INSTALLED)
@@ -26,7 +24,7 @@ test: $(INSTALLED)
 	$(BIN)/python -m pytest tests/workflow/test_own_method.py
 
 # Everything: that, what of it is slow, and what starts browsers and whole workflows; beside these
-# the clusters, whose tests wait most of their time. The rehearsal of a GPU asks for g++.
+# the clusters. The rehearsal of a GPU asks for g++.
 test-all: test
 	$(MAKE) --jobs 2 test-slow test-clusters
 
@@ -39,8 +37,17 @@ test-workflows: $(INSTALLED)
 	    --ignore $(PLUGIN)/tests/slurm $(PLUGIN) tests/gpu_rehearsal tests/faults \
 	    tests/workflow tests/browser
 
+# Three files at a time, each with a Slurm of its own: they wait most of their time. A worker takes
+# the next file when two tests of its own are left; in this order all three are done at about the same
+# time. REPEAT=20: as many times, or until one test fails.
+CLUSTERS := tests/cluster/test_faults_on_slurm.py tests/cluster/test_several_nodes.py \
+    $(addprefix $(PLUGIN)/tests/slurm/test_,slurm.py official_on_slurm.py operators.py)
+CLUSTERS += $(filter-out $(CLUSTERS),$(wildcard $(PLUGIN)/tests/slurm/test_*.py tests/cluster/test_*.py))
 test-clusters: $(INSTALLED)
-	$(BIN)/python -m pytest $(PLUGIN)/tests/slurm tests/cluster
+	for i in $$(seq $(REPEAT)); do \
+	    echo "Tests on clusters: $$i of $(REPEAT), $$(date)"; \
+	    $(PYTEST) --numprocesses 3 --dist loadfile --no-loadscope-reorder $(CLUSTERS) || exit; \
+	done
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -6,6 +6,9 @@ one.
 
 With the word `killed` it stores 30,000 such images as their files have them, once undisturbed and
 once in a preparation that is ended twenty times by SIGKILL, and compares the checksums of all.
+
+With the word `imagenet` it stores as many images as ImageNet has, in as many shards, and tells the
+memory that takes. They are links to a few small files, one of each kind that needs another way.
 """
 
 import multiprocessing
@@ -20,6 +23,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -38,6 +42,17 @@ EACH = 50
 KILLS = 20
 SHARD_BYTES = 2 << 20
 """Of these small images, so that there are some tens of shards."""
+IMAGENET = {"train": 1_281_167, "val": 50_000}
+IMAGENET_CLASSES = 1_000
+IMAGENET_SHARDS = 138
+"""Of 1 GiB, about 148 GB."""
+KINDS: dict[str, dict[str, Any]] = {
+    "baseline": {},
+    "of whole colours": {"subsampling": 0},
+    "progressive": {"progressive": True},
+    "CMYK": {},
+    "PNG": {"format": "PNG"},
+}
 
 
 def image(place: int) -> Image.Image:
@@ -164,7 +179,60 @@ def killed(root: Path) -> str:
     )
 
 
+def make_imagenet(root: Path, share: float) -> int:
+    """A share of ImageNet's names, as links to images of all `KINDS`; returns the bytes of all."""
+    size = 0
+    for part, whole in IMAGENET.items():
+        files = []
+        for k in range(100):  # a file system has a limit of links, such as 65,000
+            files.append(root / f"{part}{k}")
+            kind = list(KINDS)[k % len(KINDS)] if k < 2 * len(KINDS) else "baseline"
+            mode = "CMYK" if kind == "CMYK" else "RGB"
+            drawn = image(len(part) * 100 + k).resize((16, 16)).convert(mode)
+            drawn.save(files[-1], **{"format": "JPEG", **KINDS[kind]})
+        for number in range(round(whole * share)):
+            wnid = f"n{10_000_000 + number % IMAGENET_CLASSES}"
+            folder = root / "imagenet" / part / wnid
+            if number < IMAGENET_CLASSES:
+                folder.mkdir(parents=True)
+            name = (
+                f"{wnid}_{number // IMAGENET_CLASSES}"
+                if part == "train"
+                else f"ILSVRC2012_val_{number + 1:08d}"
+            )
+            file = files[number % 100]
+            os.link(file, folder / f"{name}.JPEG")
+            size += file.stat().st_size
+    return size
+
+
+def imagenet(root: Path, size: int) -> str:
+    """Stores what `make_imagenet` made; the peak memory of this process, which has no others."""
+    preparation.SHARD_BYTES = size // IMAGENET_SHARDS
+    facts, began = class_folder("imagenet", str(root / "imagenet"), None), time.monotonic()
+    manifest = prepare(facts, root / "prepared", root, report=print)
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    assert "torch" not in sys.modules
+    assert not Path(f"/proc/self/task/{os.getpid()}/children").read_text()
+    shards = sum(name.endswith(".shard") for name in manifest.files)
+    return (
+        f"{manifest.train.images + manifest.test.images:,} images, {shards} shards: peak "
+        f"{used.ru_maxrss / 1024:.0f} MiB, {used.ru_utime + used.ru_stime:.0f} CPU s, "
+        f"{time.monotonic() - began:.0f} s"
+    )
+
+
 def main() -> None:
+    if sys.argv[1:2] == ["imagenet"]:
+        share = float(sys.argv[2]) if sys.argv[2:] else 1.0
+        with tempfile.TemporaryDirectory() as folder:
+            size = make_imagenet(Path(folder), share)
+            # In a process of its own, whose memory is then that of the preparation.
+            subprocess.run([sys.executable, __file__, "stored", folder, str(size)], check=True)
+        return
+    if sys.argv[1:2] == ["stored"]:
+        print(imagenet(Path(sys.argv[2]), int(sys.argv[3])))
+        return
     if sys.argv[1:] == ["killed"]:
         with tempfile.TemporaryDirectory() as folder:
             print(killed(Path(folder)))

@@ -1,5 +1,6 @@
 """What several test modules share: a study that trains in a second."""
 
+import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,13 +10,17 @@ import numpy as np
 import pytest
 import torch
 
+from barlow_atlas.instructions import use_common_instructions
 from barlow_atlas.probes.milestone import Labelled
+from barlow_atlas.store.adoptions import adoptions, standing
 from barlow_atlas.study.file import load_study
 from barlow_atlas.study.models import Run
 
 # A shell's background jobs ignore SIGINT, and their children would inherit that: tests that press
 # Ctrl-C need programs that take notice, as those started from a terminal do.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+# As in a step, before anything is computed here.
+use_common_instructions(os.environ)
 # Two threads on two busy cores wait for each other most of the time.
 torch.set_num_threads(1)
 
@@ -25,6 +30,14 @@ def denormal_numbers() -> Iterator[None]:
     """A step that ran in this process flushes them to zero; other tests need them."""
     yield
     torch.set_flush_denormal(False)
+
+
+@pytest.fixture(autouse=True)
+def adoptions_of_one_test() -> Iterator[None]:
+    """A process reads a study's adoptions once; the next test may be in another folder."""
+    yield
+    adoptions.cache_clear()
+    standing.cache_clear()
 
 
 @pytest.fixture(scope="session")

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from barlow_atlas.errors import EXIT_INTERRUPTED, AtlasError, not_allowed
+from barlow_atlas.instructions import use_common_instructions
 
 # Each import that takes long belongs to the command that needs it: help is there at once.
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ class NoCloneError(AtlasError):
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs one command; returns the process's exit status."""
+    use_common_instructions(os.environ)
     parser, commands = _parser()
     said = sys.argv[1:] if arguments is None else arguments
     if said and not said[0].startswith("-") and said[0] not in commands:

@@ -8,8 +8,9 @@ import pytest
 from loopback_slurm import LoopbackSlurm, require_packages
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def slurm() -> Iterator[LoopbackSlurm]:
+    """One for each module, which may run at the same time."""
     require_packages()
     cluster = LoopbackSlurm()
     try:

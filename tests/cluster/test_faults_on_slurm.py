@@ -59,7 +59,7 @@ console.SECONDS_BETWEEN_LINES = -1.0
 console.SegmentMonitor.step = slow_step
 sys.exit(main([*sys.argv[1:], "--save-every", "{SAVE_EVERY_S}"]))
 """
-# Generous: eight trainers, each with a Snakemake outside and one inside, on two cores.
+# Generous: ten trainers, each with a Snakemake outside and one inside, on two cores.
 PATIENCE_S = 600
 
 
@@ -72,6 +72,8 @@ class Cluster:
     """Whoever holds it asks Slurm something, or has taken the controller away."""
     restarted: Event = field(default_factory=Event)
     """The controller's restart comes first: Slurm drains nodes on which steps end without it."""
+    begun: set[Path] = field(default_factory=set)
+    """Where a trainer has been at work: without the controller none could begin."""
 
 
 @dataclass
@@ -143,6 +145,7 @@ class Training:
         self._wait(
             lambda: self.workspace.states() and len(self.workspace.steps()) >= 8, "the trainer"
         )
+        self.cluster.begun.add(self.folder)
 
     def wait_for_restart(self) -> None:
         assert self.cluster.restarted.wait(PATIENCE_S), "the controller is not back"
@@ -155,7 +158,7 @@ class Training:
             assert self.process is not None
             return condition() or self.process.poll() is not None
 
-        wait_for(true_or_over, PATIENCE_S, what)
+        wait_for(true_or_over, what, PATIENCE_S)
         assert condition(), f"Snakemake ended without {what}:\n{self.output()[-5000:]}"
 
     def ask(self, *command: str) -> str:
@@ -285,6 +288,8 @@ def node_down(training: Training, cluster: Cluster) -> tuple[str, str]:
 def controller_restart(training: Training, cluster: Cluster) -> tuple[str, str]:
     training.on("low", "n6")
     training.wait_for_steps()
+    # All but the one whose time limit is near only after this.
+    wait_for(lambda: len(cluster.begun) >= len(FAULTS) - 1, "all trainers", PATIENCE_S)
     with cluster.quiet:
         cluster.slurm.stop_daemon("slurmctld")
         try:
@@ -414,8 +419,10 @@ def rows(slurm: LoopbackSlurm, started: Started) -> Iterator[dict[Fault, Future[
         try:
             name, happened = fault(training, cluster)
         finally:
+            # Should it have failed, the others need not wait.
+            cluster.begun.add(training.folder)
             if fault is controller_restart:
-                cluster.restarted.set()  # should it have failed, the others need not wait
+                cluster.restarted.set()
             training.close()
         lives = training.lives()
         times, saves = FAULTS[fault]

@@ -81,7 +81,7 @@ def wait_for_training(clone: Clone, running: Future[tuple[int, str]]) -> psutil.
     """The last of the processes, once they train; each start begins the log anew."""
     began = "continues at epoch"
     wait_for(
-        lambda: running.done() or (began in said(clone) and process(clone, 3)), 600, "training"
+        lambda: running.done() or (began in said(clone) and process(clone, 3)), "training", 600
     )
     last = process(clone, 3)
     assert last is not None, running.result() if running.done() else said(clone)
@@ -97,11 +97,11 @@ def stop(clone: Clone, running: Future[tuple[int, str]], interrupt: Callable[[],
     last.suspend()
     try:
         interrupt()
-        wait_for(lambda: told(last), 240, "a signal")
+        wait_for(lambda: told(last), "a signal")
     finally:
         last.resume()
-    wait_for(lambda: "stopped at epoch" in said(clone), 60, "the last words")
-    wait_for(lambda: not last.is_running(), 60, "the end")
+    wait_for(lambda: "stopped at epoch" in said(clone), "the last words")
+    wait_for(lambda: not last.is_running(), "the end")
 
 
 def told(suspended: psutil.Process) -> bool:
@@ -131,10 +131,10 @@ def test_a_task_that_is_killed_ends_the_job(clone: Clone, slurm: LoopbackSlurm) 
     with ThreadPoolExecutor() as pool:
         running = pool.submit(train, clone, "slurm", **slurm.environment)
         wait_for_training(clone, running).kill()
-        status, words = running.result(timeout=300)
+        status, words = running.result(timeout=600)
     assert status != 0
     assert re.search(r"(process 3 of 4|one of [\d, ]*3[\d, ]*) was ended from outside", words)
-    wait_for(lambda: not any(process(clone, rank) for rank in range(4)), 30, "its end")
+    wait_for(lambda: not any(process(clone, rank) for rank in range(4)), "its end", 60)
 
 
 def test_the_next_start_ends_with_the_weights_of_four_processes_here(

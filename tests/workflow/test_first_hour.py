@@ -82,7 +82,19 @@ def test_dvc_tells_of_a_clone_in_few_lines(newcomer: Clone) -> None:
     others = [line for line in told.stdout.splitlines() if "modified: " not in line]
     assert len(others) < 30, others
     assert any("not in cache: " in line and "results/demo/checkpoints" in line for line in others)
-    assert newcomer.run("dvc", "repro", "--dry", "--allow-missing").returncode == 0
+
+
+def test_dvc_says_what_would_run_once_the_images_are_here(newcomer: Clone) -> None:
+    """Before, it asks for their hash (its issue 9818); docs/running.md says what to do."""
+    before = newcomer.run("dvc", "repro", "--dry")
+    assert "No such file or directory" in before.stderr
+    assert "Running stage 'digits'" in before.stdout
+    prepared = newcomer.run("dvc", "repro", "digits")
+    assert prepared.returncode == 0, prepared.stdout + prepared.stderr
+    after = newcomer.run("dvc", "repro", "--dry")
+    assert after.returncode == 0, after.stderr
+    assert "Running stage 'demo'" in after.stdout
+    assert "-- all" in after.stdout
 
 
 def test_own_images_are_looked_at_before_anything_is_done_with_them(newcomer: Clone) -> None:

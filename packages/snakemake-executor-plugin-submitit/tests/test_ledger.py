@@ -196,7 +196,7 @@ def test_sbatch_is_tried_for_a_bounded_time(
     job = submission(tmp_path)
     cluster.accept([job])
     outcomes = {}
-    wait_for(lambda: outcomes.update(cluster.step([job], False)) or outcomes, 60, "the refusal")
+    wait_for(lambda: outcomes.update(cluster.step([job], False)) or outcomes, "the refusal")
     assert "Unable to contact slurm controller" in outcomes[job].reason
     assert "tried for" in outcomes[job].reason
     assert len(said) == 1

@@ -14,7 +14,7 @@ import pytest
 from snakemake_executor_plugin_submitit.executor import hear_in_a_thread
 from snakemake_executor_plugin_submitit.local import Free, choose_startable
 from snakemake_executor_plugin_submitit.submission import log_folder
-from submitit_project import SOURCES, Project, processes_with, read_until, wait_for
+from submitit_project import PATIENCE_S, SOURCES, Project, processes_with, read_until, wait_for
 
 # A rule's command that records when it ran, with how many threads and which GPUs.
 RECORD = (
@@ -98,12 +98,12 @@ def test_a_job_killed_from_outside_is_reported(project: Project) -> None:
         """
     )
     process = project.start("--jobs", "1", "--cores", "1", "victim")
-    wait_for((project.folder / "ready").exists, 60, "the job")
+    wait_for((project.folder / "ready").exists, "the job")
     (wrapper,) = [
         line for line in processes_with("submitit.core._submit") if str(project.folder) in line
     ]
     os.kill(int(wrapper.partition(":")[0]), signal.SIGKILL)
-    output, _ = process.communicate(timeout=90)
+    output, _ = process.communicate(timeout=PATIENCE_S)
     assert process.returncode != 0
     assert "killed from outside" in output
     assert processes_with(f"x.txt-{project.folder}") == []
@@ -142,7 +142,7 @@ def start_slow(project: Project) -> subprocess.Popen[str]:
     project.write(SLOW_TO_STOP)
     (project.folder / "slow.py").write_text(SLOW_PROGRAM)
     process = project.start("--jobs", "1", "--cores", "1", "slow")
-    wait_for((project.folder / "notes").exists, 60, "the job")
+    wait_for((project.folder / "notes").exists, "the job")
     return process
 
 
@@ -165,8 +165,8 @@ def test_jobs_do_not_outlive_a_snakemake_that_was_killed(project: Project) -> No
     process = start_slow(project)
     process.kill()
     process.wait()
-    wait_for(lambda: notes(project.folder) == ["begin", "end"], 60, "the job's end")
-    wait_for(lambda: processes_with(str(project.folder)) == [], 60, "the end of all processes")
+    wait_for(lambda: notes(project.folder) == ["begin", "end"], "the job's end")
+    wait_for(lambda: processes_with(str(project.folder)) == [], "the end of all processes")
 
 
 def test_a_second_start_waits_for_what_the_first_one_left(project: Project) -> None:
@@ -187,9 +187,9 @@ def test_a_retry_waits_for_the_processes_of_a_job_whose_wrapper_was_killed(
     project.write(SLOW_TO_STOP)
     (project.folder / "slow.py").write_text(SLOW_PROGRAM)
     process = project.start("--jobs", "1", "--cores", "1", "--retries", "1", "slow")
-    wait_for((project.folder / "notes").exists, 60, "the job")
+    wait_for((project.folder / "notes").exists, "the job")
     kill_all(f"submitit.core._submit {project.folder}")
-    output, _ = process.communicate(timeout=60)
+    output, _ = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 0, output
     assert notes(project.folder) == ["begin", "end", "begin", "end"]
 
@@ -200,6 +200,31 @@ def test_a_setting_out_of_range_is_refused(project: Project, setting: str) -> No
     status, output = project.run("--jobs", "1", "--cores", "1", f"--submitit-{setting}", "-1")
     assert status != 0
     assert f"--submitit-{setting} -1 cannot be used" in output
+
+
+def test_logs_are_deleted_where_that_is_asked_for(project: Project) -> None:
+    project.write(
+        """
+        rule all:
+            input: "good", "bad"
+        rule good:
+            output: "good"
+            shell: "touch {output}"
+        rule bad:
+            output: "bad"
+            shell: "exit 1"
+        """
+    )
+    old, new = (project.folder / f"logs/submitit/earlier/{i}_0_log.out" for i in range(2))
+    old.parent.mkdir(parents=True)
+    for log in (old, new):
+        log.touch()
+    os.utime(old, (0, 0))
+    deleting = ("--submitit-delete-successful-logs", "--submitit-delete-logfiles-older-than", "1")
+    status, output = project.run("--jobs", "2", "--cores", "2", "--keep-going", *deleting)
+    assert status != 0, output
+    assert [log.parent.name for log in project.logs()] == ["bad", "earlier"]
+    assert new.exists()
 
 
 def test_the_cores_of_the_machine_are_the_queue(project: Project) -> None:
@@ -316,12 +341,12 @@ def test_ctrl_c_leaves_no_process_behind(project: Project, terminal: bool) -> No
         """
     )
     process = project.start("--jobs", "10", "--cores", "2")
-    wait_for(lambda: len(list(project.folder.glob("started*"))) == 2, 60, "two jobs")
+    wait_for(lambda: len(list(project.folder.glob("started*"))) == 2, "two jobs")
     if terminal:
         os.killpg(process.pid, signal.SIGINT)
     else:
         process.send_signal(signal.SIGINT)
-    output, _ = process.communicate(timeout=90)
+    output, _ = process.communicate(timeout=PATIENCE_S)
     assert process.returncode != 0, output
     assert processes_with(str(project.folder)) == []
     # They were told by SIGTERM and had the time to save.
@@ -350,8 +375,8 @@ def test_a_snakemake_whose_output_nobody_reads_ends_with_its_jobs(
         process.send_signal(signal.SIGINT)
     else:
         (project.folder / "go").touch()
-    assert process.wait(timeout=30) != 0
-    wait_for(lambda: processes_with(str(project.folder)) == [], 30, "the end of all processes")
+    assert process.wait(timeout=PATIENCE_S) != 0
+    wait_for(lambda: processes_with(str(project.folder)) == [], "the end of all processes")
 
 
 def test_no_job_starts_after_a_failure(project: Project) -> None:
@@ -389,9 +414,9 @@ def test_sigterm_to_snakemake_lets_running_jobs_end_and_starts_no_other(project:
         """
     )
     process = project.start("--jobs", "100", "--cores", "1")
-    wait_for(lambda: list(project.folder.glob("started*")), 60, "a job")
+    wait_for(lambda: list(project.folder.glob("started*")), "a job")
     process.send_signal(signal.SIGTERM)
-    output, _ = process.communicate(timeout=90)
+    output, _ = process.communicate(timeout=PATIENCE_S)
     assert process.returncode != 0
     assert len(list(project.folder.glob("started*"))) == 1, output
     assert len(list(project.folder.glob("[0-9].txt"))) == 1, output

@@ -17,9 +17,15 @@ import pytest
 import submitit
 from snakemake_executor_plugin_submitit import job as job_module
 from snakemake_executor_plugin_submitit.job import CommandFailed, ShellJob
-from submitit_project import SOURCES, processes_with, wait_for, write_trainer
+from submitit_project import PATIENCE_S, SOURCES, processes_with, wait_for, write_trainer
 
 Start = Callable[..., "subprocess.Popen[str]"]
+
+# Seconds of a job: until it is warned, which is time to start on a busy machine, and until its end.
+WARNED_AFTER_S = 10
+LIMIT_S = 20
+# Within which its command is to end once it is warned.
+GRACE_S = 8.0
 
 
 @pytest.fixture(autouse=True)
@@ -62,13 +68,15 @@ def start() -> Iterator[Start]:
         wrapper.wait()
 
 
-def run_with_time_limit(folder: Path, command: str, limit_s: int, grace_s: float) -> Any:
-    """Runs it through submitit's local executor, with SIGUSR2 three seconds before the limit."""
+def run_with_time_limit(folder: Path, command: str, grace_s: float = GRACE_S) -> Any:
+    """Runs it through submitit's local executor, which warns by SIGUSR2."""
     cloudpickle.register_pickle_by_value(job_module)
     executor = submitit.LocalExecutor(folder / "submitit")
-    executor.update_parameters(timeout_min=limit_s / 60, signal_delay_s=3, stderr_to_stdout=True)
+    executor.update_parameters(
+        timeout_min=LIMIT_S / 60, signal_delay_s=LIMIT_S - WARNED_AFTER_S, stderr_to_stdout=True
+    )
     job = executor.submit(ShellJob(command, grace_s))
-    wait_for(job.done, 90, "the end of the job")
+    wait_for(job.done, "the end of the job")
     return job
 
 
@@ -91,14 +99,14 @@ def test_no_process_of_the_group_stays_behind(folder: Path, start: Start, status
     marker = folder / "straggler"
     command = f"bash -c 'exec -a {marker} sleep 300' & sleep 0.5; exit {status}"
     wrapper = start(command)
-    wait_for(lambda: len(processes_with(f"{marker} 300")) == 1, 60, "the background process")
-    wrapper.communicate(timeout=90)
+    wait_for(lambda: len(processes_with(f"{marker} 300")) == 1, "the background process")
+    wrapper.communicate(timeout=PATIENCE_S)
     assert (wrapper.returncode == 0) == (status == 0)
     assert processes_with(f"{marker} 300") == []
 
 
 def test_time_limit_saves_and_continues(folder: Path) -> None:
-    job = run_with_time_limit(folder, trainer(folder, save_s=0.5), limit_s=6, grace_s=2.5)
+    job = run_with_time_limit(folder, trainer(folder, save_s=0.5))
     assert job.paths.result_pickle.exists(), job.stdout()
     assert job.exception() is None, job.stdout()
     assert (folder / "state").read_text() == "SIGUSR2"
@@ -107,9 +115,9 @@ def test_time_limit_saves_and_continues(folder: Path) -> None:
 
 
 def test_time_limit_while_the_command_still_starts(folder: Path) -> None:
-    """The signal waits until it is caught: three seconds after the start nobody does yet."""
-    command = f"[ -e state ] || sleep 3.5; {trainer(folder, save_s=0.5)}"
-    job = run_with_time_limit(folder, command, limit_s=6, grace_s=2.5)
+    """The signal waits until it is caught: when it comes nobody does yet."""
+    command = f"[ -e state ] || sleep {WARNED_AFTER_S + 1}; {trainer(folder, save_s=0.5)}"
+    job = run_with_time_limit(folder, command)
     assert job.exception() is None, job.stdout()
     assert (folder / "state").read_text() == "SIGUSR2"
     assert (folder / "runs").read_text() == "run\n" * 2
@@ -126,23 +134,21 @@ def test_time_limit_of_srun(folder: Path) -> None:
         "raise SystemExit(1)\n"
     )
     command = f"echo run >> runs; [ -e state ] || exec {sys.executable} waits.py"
-    job = run_with_time_limit(folder, command, limit_s=6, grace_s=2.5)
+    job = run_with_time_limit(folder, command)
     assert job.exception() is None, job.stdout()
     assert (folder / "runs").read_text() == "run\n" * 2
 
 
 def test_time_limit_of_a_command_that_does_not_save(folder: Path) -> None:
     marker = folder / "deaf"
-    job = run_with_time_limit(
-        folder, f"touch runs; exec -a {marker} sleep 300", limit_s=6, grace_s=1.0
-    )
+    job = run_with_time_limit(folder, f"touch runs; exec -a {marker} sleep 300", grace_s=1.0)
     with pytest.raises(Exception, match="longer `runtime`"):
         job.result()
     assert processes_with(f"{marker} 300") == []
 
 
 def test_a_command_that_ends_well_after_the_signal_is_not_run_again(folder: Path) -> None:
-    job = run_with_time_limit(folder, "echo run >> runs; sleep 4; true", limit_s=6, grace_s=2.5)
+    job = run_with_time_limit(folder, f"echo run >> runs; sleep {WARNED_AFTER_S + 1}; true")
     assert job.exception() is None, job.stdout()
     assert (folder / "runs").read_text() == "run\n"
     assert "CommandFinished" not in job.stdout()
@@ -151,21 +157,21 @@ def test_a_command_that_ends_well_after_the_signal_is_not_run_again(folder: Path
 def test_sigusr2_does_not_kill_the_shells(folder: Path, start: Start) -> None:
     """Slurm sends it to every process of the step, not to the wrapper only."""
     wrapper = start("touch ready; sleep 1; sleep 0.5; echo lived")
-    wait_for((folder / "ready").exists, 60, "the command")
+    wait_for((folder / "ready").exists, "the command")
     time.sleep(0.2)
     for line in processes_with("touch ready; sleep 1"):
         pid = int(line.partition(":")[0])
         if pid != wrapper.pid:
             os.kill(pid, signal.SIGUSR2)
-    output, _ = wrapper.communicate(timeout=90)
+    output, _ = wrapper.communicate(timeout=PATIENCE_S)
     assert output == "lived\n"
 
 
 def test_sigterm_lets_the_command_save_although_the_shells_die(folder: Path, start: Start) -> None:
     wrapper = start(trainer(folder, save_s=0.5))
-    wait_for((folder / "ready").exists, 60, "the trainer")
+    wait_for((folder / "ready").exists, "the trainer")
     wrapper.send_signal(signal.SIGTERM)
-    output, _ = wrapper.communicate(timeout=90)
+    output, _ = wrapper.communicate(timeout=PATIENCE_S)
     assert (folder / "state").read_text() == "SIGTERM"
     assert "after SIGTERM" in output
     assert wrapper.returncode == 1
@@ -175,9 +181,9 @@ def test_sigterm_lets_the_command_save_although_the_shells_die(folder: Path, sta
 def test_sigterm_kills_a_command_that_ignores_it(folder: Path, start: Start) -> None:
     marker = folder / "deaf"
     wrapper = start(f"trap '' TERM; touch ready; exec -a {marker} sleep 300")
-    wait_for((folder / "ready").exists, 60, "the command")
+    wait_for((folder / "ready").exists, "the command")
     wrapper.send_signal(signal.SIGTERM)
-    output, _ = wrapper.communicate(timeout=90)
+    output, _ = wrapper.communicate(timeout=PATIENCE_S)
     assert "was killed by SIGKILL after SIGTERM" in output
     assert processes_with(f"{marker} 300") == []
 
@@ -185,11 +191,11 @@ def test_sigterm_kills_a_command_that_ignores_it(folder: Path, start: Start) -> 
 def test_sigterm_under_slurm_is_left_to_slurm(folder: Path, start: Start) -> None:
     """To fail by itself would rob a preempted job of its requeue."""
     wrapper = start(trainer(folder), SUBMITIT_EXECUTOR="slurm")
-    wait_for((folder / "ready").exists, 60, "the trainer")
+    wait_for((folder / "ready").exists, "the trainer")
     wrapper.send_signal(signal.SIGTERM)
-    wait_for((folder / "state").exists, 60, "the state")
+    wait_for((folder / "state").exists, "the state")
     # The wrapper has the command among its own arguments.
-    wait_for(lambda: len(processes_with(f"{folder}/trainer.py")) == 1, 60, "the trainer's end")
+    wait_for(lambda: len(processes_with(f"{folder}/trainer.py")) == 1, "the trainer's end")
     assert wrapper.stdout is not None
     assert "waiting for Slurm" in wrapper.stdout.readline()
     time.sleep(0.5)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 from typing import Any
 
 import pytest
-from snakemake_executor_plugin_submitit.call import environment, inherited
-from snakemake_executor_plugin_submitit.efficiency import parse_usage
+from snakemake_executor_plugin_submitit import efficiency
+from snakemake_executor_plugin_submitit.call import Answer, environment, inherited
+from snakemake_executor_plugin_submitit.efficiency import parse_usage, write_report
 from snakemake_executor_plugin_submitit.partitions import fitting_partition, read_partitions
 from snakemake_executor_plugin_submitit.resources import read_request
 from snakemake_executor_plugin_submitit.site import RUNTIME_MIN, Site
@@ -95,6 +97,18 @@ def test_usage() -> None:
     eight = found["8"]
     assert (eight.state, eight.elapsed_s, eight.cpus, eight.cpu_s) == ("CANCELLED", 3600, 4, 86401)
     assert (eight.asked_mib, eight.used_mib) == (4096, 0)
+
+
+def test_a_report_waits_for_the_end_of_a_job_to_be_accounted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = ["", "7|RUNNING|4|1|1|00:00|200M|\n", "7|COMPLETED|5|1|1|00:04|200M|\n"]
+    monkeypatch.setattr(efficiency, "call", lambda *_: Answer(answers.pop(0)))
+    monkeypatch.setattr(efficiency, "_ASK_AGAIN_S", 0.0)
+    assert write_report(tmp_path / "report.csv", {"7": "one"}) == 1
+    (row,) = csv.DictReader((tmp_path / "report.csv").open())
+    assert (row["state"], row["elapsed_s"], row["cpu_s"]) == ("COMPLETED", "5", "4.0")
+    assert answers == []
 
 
 LIMITS = """

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from barlow_atlas.atlas.frames import CURVE, headline_of, headlines
+from barlow_atlas.atlas.frames import CURVE, headlines
 
 CONFIDENCE = 0.95
 
@@ -56,11 +56,14 @@ def peak_epoch(curve: pd.DataFrame) -> int:
 
 
 def headline(curves: pd.DataFrame) -> dict[str, Any]:
-    """Test accuracy (top-1, or mean average precision; percent) of every curve: at epoch 0, the
-    highest mean, the last.
+    """Test accuracy (top-1, or average precision; percent) of every curve: at the highest mean, and
+    at the end.
 
     The highest mean is chosen on the validation curve where there is one, and read on the test
     curve; without validation images it is left out, since choosing on the test would flatter it.
+
+    Returns:
+        By line, then by probe with its variant: `at_peak` and `last`.
     """
     lines: dict[str, Any] = {}
     for key, curve in headlines(curves).groupby(
@@ -68,22 +71,13 @@ def headline(curves: pd.DataFrame) -> dict[str, Any]:
     ):
         method, dim, probe, variant = key
         splits = {split: part.set_index("epoch")["mean"] for split, part in curve.groupby("split")}
-        test = splits["test"]
-        numbers = {"first": float(test.iloc[0]), "last": float(test.iloc[-1])}
+        numbers = {}
         if "validation" in splits:
             peak = peak_epoch(curve[curve["split"] == "validation"])
-            numbers |= {"peak_epoch": peak, "at_peak": float(test[peak])}
-        place = lines.setdefault(line_name(str(method), int(str(dim))), {}).setdefault(probe, {})
-        (what,) = {
-            f"test {headline_of(curve)} in percent, protocol {protocol}; {setting}; {objective}"
-            for protocol, setting, objective in zip(
-                curve["protocol"], curve["setting"], curve["objective"], strict=True
-            )
-        }
-        place[variant] = {
-            "what": what,
-            **{name: round(value, 4) for name, value in numbers.items()},
-        }
+            numbers["at_peak"] = float(splits["test"][peak])
+        numbers["last"] = float(splits["test"].iloc[-1])
+        line = lines.setdefault(line_name(str(method), int(str(dim))), {})
+        line[f"{probe} {variant}"] = {name: round(value, 4) for name, value in numbers.items()}
     return lines
 
 

@@ -82,12 +82,6 @@ def headlines(rows: pd.DataFrame) -> pd.DataFrame:
     return rows[rows["metric"].isin(list(HEADLINES))]
 
 
-def headline_of(curve: pd.DataFrame) -> str:
-    """How the metric of a curve's rows is called."""
-    (metric,) = set(curve["metric"])
-    return HEADLINES[metric]
-
-
 def probe_rows(content: Mapping[str, Any]) -> Iterable[dict[str, Any]]:
     """The accuracies of one milestone's probe file, and what else its probes are read by."""
     shared = subject(content)

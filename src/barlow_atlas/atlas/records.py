@@ -76,8 +76,18 @@ def recorded(study: str, run: Run | ForeignRun) -> Record:
     file = record_file(study, run.name)
     if not file.is_file():
         return Record(run.model_dump(mode="json"))
+    return decoded(file.read_bytes(), study, run)
+
+
+def decoded(content: bytes, study: str, run: Run | ForeignRun) -> Record:
+    """What `encoded` was given: the record of a run in its file, here or in a commit.
+
+    Raises:
+        RecordError: it is damaged, or of another format or run.
+    """
+    file = record_file(study, run.name)
     try:
-        first, *others = (json.loads(line) for line in file.read_text().splitlines())
+        first, *others = (json.loads(line) for line in content.decode().splitlines())
         if (first["format"], first["study"], first["name"]) != (FORMAT, study, run.name):
             raise RecordError(
                 f"{file} is of {first['name']} in {first['study']}, format {first['format']}; "

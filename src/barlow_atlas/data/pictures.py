@@ -1,5 +1,6 @@
 """Image files -> pixels: one rule each for turned, transparent, deep and extreme pictures."""
 
+import re
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -30,6 +31,9 @@ BACKGROUND = (255, 255, 255)
 _Pixels = TypeVar("_Pixels")
 ORIENTATION = 0x0112
 START_OF_SCAN = b"\xff\xda"
+END = b"\xff\xd9"
+_MARKER = re.compile(rb"\xff[^\0\xd0-\xd7\xff]")
+"""Any of a JPEG but those that may stand within a scan."""
 _TURNED = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -100,7 +104,7 @@ def _fit(image: Image.Image, size: int, file: IO[bytes]) -> None:
         raise ValueError(f"its mode {image.mode!r} has more than 8 bits a channel")
     width, height = image.size
     pixels = width * height
-    if pixels > MOST_PIXELS and size and not _in_several_scans(image, file):
+    if pixels > MOST_PIXELS and size and not in_several_scans(image, _all_of(file)):
         shrink = next((n for n in (2, 4, 8) if pixels <= MOST_PIXELS * n * n), 8)
         image.draft(None, (width // shrink, height // shrink))
     if image.width * image.height > MOST_PIXELS:
@@ -110,22 +114,40 @@ def _fit(image: Image.Image, size: int, file: IO[bytes]) -> None:
         )
 
 
-def _in_several_scans(image: Image.Image, file: IO[bytes]) -> bool:
-    """Whether a JPEG's first scan has not all of its colours, or not all of their bits."""
+def _all_of(file: IO[bytes]) -> bytes:
+    """Its content; it is left standing where it stood."""
+    place = file.tell()
+    file.seek(0)
+    content = file.read()
+    file.seek(place)
+    return content
+
+
+def in_several_scans(image: Image.Image, content: bytes) -> bool:
+    """Whether a JPEG's first scan has not all of its colours, or not all of their bits.
+
+    Its decoder then reads all of them, to the end of the file, before it makes the first pixel.
+    """
     if not isinstance(image, JpegImageFile) or image.info.get("progressive"):
         return True
-    place = file.tell()
-    marker, scan = list(jpeg_segments(file))[-1]
-    file.seek(place)
-    return marker != START_OF_SCAN or scan[0] < image.layers
+    scans = (inside for marker, inside in jpeg_segments(content) if marker == START_OF_SCAN)
+    first = next(scans, b"\0")
+    return first[0] < image.layers
 
 
-def jpeg_segments(file: IO[bytes]) -> Iterator[tuple[bytes, bytes]]:
-    """The segments of a JPEG, marker and content, up to the head of its first scan."""
-    file.seek(2)
-    marker = b""
-    while marker != START_OF_SCAN and (marker := file.read(2)):
-        yield marker, file.read(max(int.from_bytes(file.read(2), "big") - 2, 0))
+def jpeg_segments(content: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """The segments of a JPEG, marker and what is inside; last the empty `END`, if it is there.
+
+    What lies between them, as codes do behind the head of a scan, is passed over.
+    """
+    place = 2
+    while marker := _MARKER.search(content, place):
+        if marker[0] == END:
+            yield END, b""
+            return
+        first = marker.end() + 2
+        place = marker.end() + max(int.from_bytes(content[marker.end() : first], "big"), 2)
+        yield marker[0], content[first:place]
 
 
 def _square_pixels(image: Image.Image, size: int) -> NDArray[np.uint8]:

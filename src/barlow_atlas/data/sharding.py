@@ -9,12 +9,11 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-import re
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +22,7 @@ from pydantic import PlainSerializer, PlainValidator, TypeAdapter
 
 from barlow_atlas.atomic import write_atomically, writing
 from barlow_atlas.data.catalog import Part
+from barlow_atlas.data.decodable import LONGEST_SIDE, is_plain, is_whole
 from barlow_atlas.data.entries import Entry, contents
 from barlow_atlas.data.errors import DataError
 from barlow_atlas.data.listing import Listing
@@ -31,9 +31,7 @@ from barlow_atlas.data.pictures import (
     MOST_BYTES,
     MOST_PIXELS,
     ORIENTATION,
-    START_OF_SCAN,
     decoded,
-    jpeg_segments,
     opaque,
     upright,
 )
@@ -42,25 +40,9 @@ from barlow_atlas.data.sources import Report
 from barlow_atlas.data.tree import shown
 from barlow_atlas.settings.frozen import Frozen
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
 SHARD_BYTES = 1 << 30
 _FORMAT = 1
 """Of what is stored: another one makes all shards anew."""
-_BASELINE = b"\xff\xc0"
-"""Begins the frame of such a JPEG (ITU-T T.81, table B.1)."""
-_SAMPLINGS = slice(10, None, 3)
-"""Where the frame tells how often colours other than the first are sampled (T.81, B.2.2)."""
-_ONCE = b"\x11"
-_OF_ONE_SCAN = {
-    *(START_OF_SCAN, _BASELINE, b"\xff\xc4", b"\xff\xdb", b"\xff\xdd", b"\xff\xfe"),
-    *(bytes((0xFF, application)) for application in range(0xE0, 0xF0)),
-}
-"""Markers before the first scan of a JPEG that is baseline: that may have no more scans."""
-_MARKER = re.compile(rb"\xff[^\0\xd0-\xd7\xff]")
-"""Any but those that may stand within a scan, where they are no damage."""
-_END = b"\xff\xd9"
 
 
 _LIST = TypeAdapter(list[int])
@@ -169,7 +151,7 @@ def write_shards(
     if len(missing) < len(shards):
         report(f"{len(shards) - len(missing)} of {len(shards)} shards are there already")
     done, total = 0, sum(len(shard.entries) for shard in missing)
-    # Threads suffice: decoding and hashing leave Python's lock to others, and torch is loaded once.
+    # Threads suffice: decoding and hashing leave Python's lock to others.
     with ThreadPoolExecutor(cores, "shards") as pool:
         try:
             jobs = {pool.submit(write_shard, shard, folder, records): shard for shard in missing}
@@ -238,22 +220,25 @@ def checked(content: bytes, what: str, turned: bool) -> tuple[bytes, int, int]:
     Raises:
         DataError: it cannot be decoded.
     """
-    plain = _plain(content, turned)
-    if plain is not None:
-        return content, *plain
+    size = _size(content, turned)
+    if size is not None:
+        return content, *size
 
-    def pixels(image: Image.Image) -> Image.Image:
-        return opaque(upright(image) if turned else image)
+    def pixels(image: Image.Image) -> tuple[Image.Image, bool]:
+        if max(image.size) > LONGEST_SIDE:
+            raise ValueError(f"a side of at most {LONGEST_SIDE:,} pixels is read")
+        right = opaque(upright(image) if turned else image)
+        return right, image.format == "PNG" and is_plain(image, content, right)
 
-    image = decoded(io.BytesIO(content), what, len(content), 1, pixels)
-    if content.startswith(b"\x89PNG") and _is_decoded_as(content, np.asarray(image)):
-        return content, image.height, image.width
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG", compress_level=6)
-    return buffer.getvalue(), image.height, image.width
+    image, plain = decoded(io.BytesIO(content), what, len(content), 1, pixels)
+    if not plain:
+        buffer = io.BytesIO()
+        image.save(buffer, "PNG", compress_level=6)
+        content = buffer.getvalue()
+    return content, image.height, image.width
 
 
-def _plain(content: bytes, turned: bool) -> tuple[int, int] | None:
+def _size(content: bytes, turned: bool) -> tuple[int, int] | None:
     """Height and width of a whole JPEG in grey or colour that is shown as it is; else None."""
     try:
         with Image.open(io.BytesIO(content), formats=("JPEG",)) as image:
@@ -264,57 +249,9 @@ def _plain(content: bytes, turned: bool) -> tuple[int, int] | None:
             small = width * height <= MOST_PIXELS and len(content) <= MOST_BYTES
             if not small or image.mode not in ("L", "RGB"):
                 return None
-            whole = _is_whole(image, content) or _shape(content) == (height, width)
-            return (height, width) if whole else None
+            return (height, width) if is_whole(image, content) else None
     except Exception:  # whatever a damaged file makes them raise: the slow way says what it is
         return None
-
-
-def _is_whole(image: Image.Image, content: bytes) -> bool:
-    """Whether an opened JPEG can be decoded to its end; False too where this way does not tell.
-
-    An eighth of its grey values is asked for, of which all bytes must be decoded, but few blocks
-    made pixels. The loader's decoder refuses what Pillow's does and, with whole blocks and colours,
-    what leads it behind the end of the file or has colours sampled in odd ratios. So it is told of
-    baseline JPEGs of the common samplings alone, whose end comes right behind their only scan.
-    """
-    file = io.BytesIO(content)
-    segments = dict(jpeg_segments(file))
-    end = _MARKER.search(content, file.tell())
-    if not segments.keys() <= _OF_ONE_SCAN or end is None or end[0] != _END:
-        return False
-    if segments[_BASELINE][_SAMPLINGS].strip(_ONCE):
-        return False
-    try:
-        image.draft("L", (1, 1))
-        image.load()
-    except OSError:
-        return False
-    return True
-
-
-def _shape(content: bytes) -> tuple[int, int]:
-    """Height and width of what the loader decodes a file to."""
-    from barlow_atlas.data.loader import decode
-
-    _, height, width = decode(_tensor(content)).shape
-    return height, width
-
-
-def _is_decoded_as(content: bytes, pixels: NDArray[np.uint8]) -> bool:
-    """Whether the loader decodes a file to these pixels (H, W, 3)."""
-    from barlow_atlas.data.loader import decode
-
-    try:
-        return np.array_equal(decode(_tensor(content)).permute(1, 2, 0).numpy(), pixels)
-    except RuntimeError:
-        return False
-
-
-def _tensor(content: bytes) -> Tensor:
-    import torch
-
-    return torch.frombuffer(bytearray(content), dtype=torch.uint8)
 
 
 class PartIndex(NamedTuple):

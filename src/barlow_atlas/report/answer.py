@@ -18,6 +18,8 @@ from barlow_atlas.report.text import MINUS, probe_order, probe_words
 
 NEGLIGIBLE = 0.5
 """Percentage points: a fall whose upper bound lies below is called none. Claims have their own."""
+NAMED = 4
+"""Lines whose last accuracies are told by name; of more, the lowest and the highest."""
 
 Kind = Literal[
     "falls",
@@ -113,12 +115,14 @@ class ProbeFindings:
         lines: about the fall of each line.
         pairs: about Mixed Barlow Twins beside Barlow Twins at each width, at the end.
         more: since when lines fall, and the falls of pairs beside each other.
+        ends: the lines that have ended by name, and their last accuracies in percent.
     """
 
     probe: str
     lines: tuple[Finding, ...]
     pairs: tuple[Finding, ...]
     more: tuple[Finding, ...] = ()
+    ends: tuple[tuple[str, float], ...] = ()
 
     @property
     def all(self) -> tuple[Finding, ...]:
@@ -143,11 +147,17 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Answer:
-    """A study's verdicts by its main probe, what they rest on, and what all probes say."""
+    """A study's verdicts by its main probe, what they rest on, and what all probes say.
+
+    Attributes:
+        ends: the last accuracies by the main probe, such as "Barlow Twins ends at 98.33 %, Mixed
+            Barlow Twins at 98.42 %"; empty if no line has ended.
+    """
 
     verdicts: tuple[Verdict, ...]
     rests_on: str
     probes: tuple[ProbeFindings, ...]
+    ends: str = ""
 
 
 def answer(curves: pd.DataFrame, effects: pd.DataFrame) -> Answer:
@@ -172,7 +182,7 @@ def answer(curves: pd.DataFrame, effects: pd.DataFrame) -> Answer:
     main = probes[0]
     asks_both = {_objective(text) for text in curves["objective"]} >= set(OBJECTIVES)
     verdicts = (fall_verdict(main.lines), *([end_verdict(main.pairs)] if asks_both else []))
-    return Answer(verdicts, _rests_on(main), probes)
+    return Answer(verdicts, _rests_on(main), probes, _ends(main.ends))
 
 
 def fall_verdict(lines: Sequence[Finding]) -> Verdict:
@@ -254,6 +264,17 @@ def interval_of(effect: Measured) -> str:
     return f"interval {points(effect.low)} to {points(effect.high)}"
 
 
+def _ends(ends: Sequence[tuple[str, float]]) -> str:
+    """The last accuracies of lines."""
+    if len(ends) > NAMED:
+        levels = sorted(level for _, level in ends)
+        return f"{len(ends)} lines end at {points(levels[0])} to {points(levels[-1])}{GAP}%"
+    return ", ".join(
+        f"{name}{'' if place else ' ends'} at {points(level)}{GAP}%"
+        for place, (name, level) in enumerate(ends)
+    )
+
+
 def _rests_on(main: ProbeFindings) -> str:
     """How many seeds and which probe the verdicts are of."""
     counts = sorted({finding.effect.n for finding in main.all if finding.effect})
@@ -315,8 +336,13 @@ def _probe_findings(
         if key[0] == "difference_last" and _is_the_question(row, curves):
             pairs.append(_end(row, names))
             falls += _falls_beside(rows.get(("difference_drop_from_best", *key[1:])), names)
-    known_onsets = tuple(one for one in onsets if one is not None)
-    return ProbeFindings(probe_words(probe, variant), lines, tuple(pairs), (*known_onsets, *falls))
+    more = (*(one for one in onsets if one is not None), *falls)
+    ends = tuple(
+        (name, Measured.of(rows["last", "", *line]).estimate)
+        for line, name in names.items()
+        if ("last", "", *line) in rows
+    )
+    return ProbeFindings(probe_words(probe, variant), lines, tuple(pairs), more, ends)
 
 
 def line_names(curves: pd.DataFrame) -> dict[tuple[object, ...], str]:

@@ -8,6 +8,7 @@ import pandas as pd
 from barlow_atlas.atlas import curves, effects, frames, ledger, lines, records
 from barlow_atlas.atlas.studies import claims_of, planned
 from barlow_atlas.atomic import write_atomically
+from barlow_atlas.report.text import probe_order
 from barlow_atlas.study.models import Study
 from barlow_atlas.study.paths import RESULTS
 
@@ -37,5 +38,16 @@ def analyse(name: str, study: Study, root: Path = Path()) -> None:
     }
     for file, table in computed.items():
         frames.write_table(table, results / file)
-    headline = json.dumps(curves.headline(mean), indent=1)
+    headline = json.dumps(curves.headline(_of_main_probe(mean)), indent=1)
     write_atomically(results / "metrics.json", f"{headline}\n".encode())
+
+
+def _of_main_probe(mean: pd.DataFrame) -> pd.DataFrame:
+    """The curves by the probe that the study's answer rests on.
+
+    DVC shows a study's metrics in one row, which people can read if there are few.
+    """
+    probes = mean[["probe", "variant"]].drop_duplicates().itertuples(index=False, name=None)
+    main = min(probes, key=lambda one: (probe_order(one[0]), one[1]), default=("", ""))
+    shown: pd.DataFrame = mean[(mean["probe"] == main[0]) & (mean["variant"] == main[1])]
+    return shown

@@ -153,10 +153,6 @@ def rows(compared: list[Compared], first: str, second: str) -> list[dict[str, st
     ]
 
 
-def _method(line: Line) -> str:
-    return f"{line.method}, d {line.embedding_dim}"
-
-
 def _told(difference: Effect | None) -> str:
     if difference is None:
         return "no seed and test set in common"

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from barlow_atlas.study.models import Study
-from barlow_atlas.study.paths import KEPT_TABLES, PAGE, REPORTS, RESULTS, probed_milestone
+from barlow_atlas.study.paths import PAGE, REPORTS, RESULTS
 
 TRACKED = Path("logs/tracking")
 SECONDS_TO_TELL = 60.0
@@ -70,7 +70,8 @@ def tracked(studies: Sequence[str], writer: str) -> Iterator[None]:
 
 
 def ending(name: str, study: Study) -> Iterator[str]:
-    """What a study that has run says: both answers, what they rest on, and where its page is.
+    """What a study that has run says: both answers, what they rest on, whether the numbers are
+    those that git has, and where its page is.
 
     A study that has no report says that.
 
@@ -81,6 +82,7 @@ def ending(name: str, study: Study) -> Iterator[str]:
     from barlow_atlas.atlas.frames import probe_table, table_of
     from barlow_atlas.atlas.records import contents
     from barlow_atlas.report.answer import answer
+    from barlow_atlas.tools.repetition import told
 
     page = REPORTS / name / PAGE
     if not page.is_file():
@@ -91,22 +93,6 @@ def ending(name: str, study: Study) -> Iterator[str]:
     study_answer = answer(curves, table_of(RESULTS / name, "effects"))
     for verdict in study_answer.verdicts:
         yield f"{verdict.question} {verdict.answer}"
-    yield study_answer.rests_on
-    if _reproduced(name, study):
-        yield "All numbers are those that git has of this study: they are reproduced."
-    yield f"The report: {page}   `atlas open {name}` shows it"
-
-
-def _reproduced(name: str, study: Study) -> bool:
-    """Whether a study that was trained here has the very numbers that git has of it."""
-    ends = (probed_milestone(name, run, study.milestones_of(run)[-1]) for run in study.runs())
-    if not all(file.is_file() for file in ends):
-        return False
-    tables = [str(RESULTS / name / table) for table in KEPT_TABLES]
-    asked = (
-        ("git", "ls-files", "--error-unmatch", "--", *tables),
-        ("git", "diff", "--quiet", "HEAD", "--", *tables),
-    )
-    return all(
-        subprocess.run(one, capture_output=True, check=False).returncode == 0 for one in asked
-    )
+    numbers = ": ".join(filter(None, (study_answer.ends, study_answer.rests_on)))
+    yield from filter(None, (numbers, told(name, study)))
+    yield f"The report: {page}   in a browser, or by `atlas open {name}`"

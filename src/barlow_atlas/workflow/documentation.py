@@ -22,6 +22,7 @@ ROOMS = (
     *(
         "errors",
         "atomic",
+        "instructions",
         "settings",
         "data",
         "nn",

@@ -3,16 +3,19 @@
 import io
 import json
 import multiprocessing
-import random
+import os
 import shutil
 import signal
+import subprocess
+import sys
 import tarfile
 from pathlib import Path
+from textwrap import dedent
 
 import numpy as np
 import pytest
 import torch
-from photographs import CLASSES, archives, class_folders, damaged, encoded, picture
+from photographs import CLASSES, archives, class_folders, encoded, picture
 from PIL import Image
 from small_data import flip_a_byte, tree
 
@@ -136,62 +139,64 @@ def test_whatever_a_file_is_the_stored_one_shows_its_colours(folders: Path, tmp_
         assert (stored.tobytes() == KINDS[name]) == (name in KEPT), name
 
 
-JPEGS = {
-    "baseline": {},
-    "whole colours": {"subsampling": 0},
-    "progressive": {"progressive": True},
-    "optimised": {"optimize": True},
-    "with restarts": {"restart_marker_blocks": 2},
-    "red, green, blue": {"keep_rgb": True},
-}
-
-
-@pytest.mark.parametrize("kind", [*JPEGS, "grey", "cmyk"])
-def test_an_eighth_of_the_pixels_tells_of_damage_what_all_of_them_do(
-    kind: str, monkeypatch: pytest.MonkeyPatch
+def test_neither_progressive_jpegs_nor_pngs_have_torch_loaded(
+    folders: Path, tmp_path: Path
 ) -> None:
-    """The same images are taken, stored as the same bytes, and refused in the same words."""
-    draw = random.Random(kind)
-    mode = {"grey": "L", "cmyk": "CMYK"}.get(kind, "RGB")
-    content = encoded(picture(1, (30, 24), mode), **JPEGS.get(kind, {}))
-    images = [content, *(damaged(content, draw) for _ in range(120))]
-    by_an_eighth = [outcome(image) for image in images]
-    monkeypatch.setattr(sharding, "_is_whole", lambda *_: False)
-    assert by_an_eighth == [outcome(image) for image in images]
-    assert any(isinstance(each, str) for each in by_an_eighth)
+    """It takes more memory than all the rest of a preparation."""
+    for name, content in KINDS.items():
+        (folders / "train" / CLASSES[0] / f"0_{name}").write_bytes(content)
+    program = f"""
+        import sys
+        from pathlib import Path
+        from barlow_atlas.data.catalog import class_folder
+        from barlow_atlas.data.preparation import prepare
+
+        prepare(class_folder("mine", {str(folders)!r}, None), Path("out"), Path("raw"))
+        print(sorted({{"torch", "torchvision"}} & set(sys.modules)))
+        """
+    told = subprocess.run(
+        [sys.executable, "-c", dedent(program)],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    assert told.stdout == "[]\n"
+    assert len(load(tmp_path / "out").train_images) == 18 + len(KINDS)
 
 
-def outcome(content: bytes) -> object:
-    try:
-        return sharding.checked(content, "x", turned=True)
-    except DataError as error:
-        return str(error)
+def test_a_listed_image_takes_some_hundred_bytes(tmp_path: Path) -> None:
+    """For 1,331,167, as many as ImageNet has, 600 bytes each are 0.75 GiB."""
+    listed = 40_000
+    (tmp_path / "image").write_bytes(encoded(picture(1)))
+    for part, count in (("train", listed - 100), ("val", 100)):
+        for number in range(count):
+            folder = tmp_path / f"folders/{part}/n{10_000_000 + number % 100}"
+            if number < 100:
+                folder.mkdir(parents=True)
+            os.link(tmp_path / "image", folder / f"{folder.name}_{number}.JPEG")
+    program = f"""
+        from pathlib import Path
+        from barlow_atlas.data import preparation
+        from barlow_atlas.data.catalog import class_folder
+        from barlow_atlas.data.listing import listing_of
+        from barlow_atlas.data.sharding import shards_of
 
+        def peak():  # getrusage would tell that of the parent, if it is larger
+            status = Path("/proc/self/status").read_text()
+            return int(status.partition("VmHWM:")[2].split()[0]) * 1024
 
-def test_baseline_jpegs_are_decoded_at_an_eighth_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Else the test above compares what is slow with itself."""
-    monkeypatch.setattr(sharding, "_shape", lambda _: (0, 0))
-    for kind in ("baseline", "whole colours", "optimised", "with restarts", "red, green, blue"):
-        content = encoded(picture(1), **JPEGS[kind])
-        assert sharding.checked(content, kind, turned=True) == (content, 30, 40)
-
-
-def test_a_length_that_leads_behind_the_end_is_no_file_of_the_loader_s() -> None:
-    """Pillow shows the picture all the same, so its pixels are stored."""
-    content = bytearray(encoded(picture(1)))
-    content[-40:-36] = b"\xff\xe0\xff\xff"
-    stored, *_ = sharding.checked(bytes(content), "x", turned=True)
-    assert stored.startswith(b"\x89PNG")
-
-
-def test_colours_in_odd_ratios_are_refused() -> None:
-    """Three to two: their grey values can be decoded, and the loader wants colours."""
-    content = encoded(picture(1), subsampling=0)
-    ratios = content.index(b"\xff\xc0") + 11
-    odd = bytearray(content)
-    odd[ratios], odd[ratios + 3] = 0x31, 0x21
-    with pytest.raises(DataError, match="is not a readable image"):
-        sharding.checked(bytes(odd), "x", turned=True)
+        place = Path({str(tmp_path / "folders")!r})
+        before = peak()
+        shards = list(shards_of(listing_of(class_folder("mine", str(place), None), place), 1 << 20))
+        print(sum(len(shard.entries) for shard in shards), peak() - before)
+        """
+    told = subprocess.run(
+        [sys.executable, "-c", dedent(program)], stdout=subprocess.PIPE, text=True, check=True
+    )
+    images, taken = map(int, told.stdout.split())
+    assert images == listed
+    assert 0 < taken / listed < 600
 
 
 def turned_picture() -> bytes:

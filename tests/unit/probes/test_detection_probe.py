@@ -413,7 +413,7 @@ def test_average_precisions_stand_in_the_tables(tiny_run: Run, voc: Prepared) ->
     assert [name.rpartition("detection ")[2] for name in columns.columns[1:]] == list(VOC.variants)
     assert columns.iloc[:, 1:].to_numpy() == pytest.approx(100)
     (line,) = headline(curves).values()
-    assert line["detection"][VOC.variants[0]]["what"].startswith("test AP in percent")
+    assert line[f"detection {VOC.variants[0]}"]["last"] == pytest.approx(100)
     table = milestone_table(curves, "some")
     assert len(table.rows) == len(VOC.variants)
     assert any("the mean over overlaps" in note for note in table.notes)

@@ -123,6 +123,21 @@ def test_no_verdict_says_more_than_its_sentences(shape: str) -> None:
             assert number in bounds, verdict.answer
 
 
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_last_accuracies_are_those_of_the_lines_that_have_ended(shape: str) -> None:
+    view, told = read(shape)
+    main = view.effects[view.effects["probe"] == "linear"]
+    last = main[main["statistic"] == "last"]["estimate"]
+    assert len(last)
+    if len(last) > 4:
+        assert told.ends.startswith(f"{len(last)} lines end at ")
+        last = last.agg(["min", "max"])
+    else:
+        assert told.ends.count(" at ") == len(last)
+        assert told.ends.count(" ends at ") == 1
+    assert sorted(numbers(told.ends)) == pytest.approx(sorted(last), abs=0.0051)
+
+
 def verdicts(shape: str) -> list[str]:
     _, told = read(shape)
     return [re.sub(r"\d+\.\d+", "x", verdict.answer) for verdict in told.verdicts]

@@ -1,5 +1,6 @@
 """Studies of one's own, from one that there is."""
 
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -108,3 +109,18 @@ def test_a_command_that_is_none_is_named_with_the_nearest(
 ) -> None:
     assert main(["statsu"]) == 2
     assert "unknown command 'statsu'. Did you mean 'status'?" in capsys.readouterr().err
+
+
+def test_shells_complete_commands_and_their_options(capsys: pytest.CaptureFixture[str]) -> None:
+    assert not main(["completion", "zsh"])
+    assert capsys.readouterr().out.startswith("#compdef atlas\n")
+    assert not main(["completion", "bash"])
+    Path("atlas.bash").write_text(capsys.readouterr().out)
+    typed = (
+        "source atlas.bash\n"
+        "of=$(complete -p atlas | sed 's/.*-F \\([^ ]*\\) .*/\\1/')\n"
+        "COMP_WORDS=(atlas sta) COMP_CWORD=1; $of; echo ${COMPREPLY[@]}\n"
+        "COMP_WORDS=(atlas run first --s) COMP_CWORD=3; $of; echo ${COMPREPLY[@]}\n"
+    )
+    done = subprocess.run(("bash", "-c", typed), capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["status", "--slurm --set"]

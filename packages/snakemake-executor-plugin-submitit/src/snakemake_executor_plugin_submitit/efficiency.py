@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Mapping
+import time
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from snakemake_interface_common.exceptions import WorkflowError
 
 from snakemake_executor_plugin_submitit.call import call
+from snakemake_executor_plugin_submitit.states import ENDED
 
 _ANSWER_WITHIN_S = 120.0
+# Seconds in which accounting has the end of the last jobs, whose results may be there before it.
+_ACCOUNTED_WITHIN_S = 30.0
+_ASK_AGAIN_S = 2.0
 _JOBS_OF_A_QUESTION = 500
 _FORMAT = "JobID,State,ElapsedRaw,AllocCPUS,AllocNodes,TotalCPU,ReqMem,MaxRSS"
 _TO_MIB = {"K": 1 / 1024, "M": 1, "G": 1024, "T": 1024**2, "": 1 / 1024**2}
@@ -66,18 +71,17 @@ def _mib(text: str) -> float:
 def write_report(file: Path, rules: Mapping[str, str]) -> int:
     """Writes a line for each job in ``rules`` (the rule by job id) that sacct knows of.
 
-    Of a job that was requeued, the last run counts.  Returns the number of lines; raises
-    ``WorkflowError`` if sacct does not tell or the file cannot be written.
+    Of a job that was requeued, the last run counts.  The jobs have ended; accounting is given some
+    seconds to know that.  Returns the number of lines; raises ``WorkflowError`` if sacct does not
+    tell or the file cannot be written.
     """
-    bases = sorted({job_id.partition("_")[0] for job_id in rules}, key=int)
-    usages: dict[str, Usage] = {}
-    for start in range(0, len(bases), _JOBS_OF_A_QUESTION):
-        jobs = ",".join(bases[start : start + _JOBS_OF_A_QUESTION])
-        command = ["sacct", "--parsable2", "--noheader", "--allusers", f"--format={_FORMAT}"]
-        answer = call([*command, f"--jobs={jobs}"], _ANSWER_WITHIN_S)
-        if answer.stdout is None:
-            raise WorkflowError(f"No report on efficiency, as sacct failed: {answer.complaint}")
-        usages |= parse_usage(answer.stdout)
+    usages = _ask(rules)
+    deadline = time.monotonic() + _ACCOUNTED_WITHIN_S
+    while open_ones := [i for i in rules if i not in usages or usages[i].state not in ENDED]:
+        if time.monotonic() > deadline:
+            break
+        time.sleep(_ASK_AGAIN_S)
+        usages |= _ask(open_ones)
     found = [(job_id, rule, usages[job_id]) for job_id, rule in rules.items() if job_id in usages]
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -89,6 +93,19 @@ def write_report(file: Path, rules: Mapping[str, str]) -> int:
     except OSError as error:
         raise WorkflowError(f"The report on efficiency cannot be written: {error}") from error
     return len(found)
+
+
+def _ask(job_ids: Iterable[str]) -> dict[str, Usage]:
+    bases = sorted({job_id.partition("_")[0] for job_id in job_ids}, key=int)
+    usages: dict[str, Usage] = {}
+    for start in range(0, len(bases), _JOBS_OF_A_QUESTION):
+        jobs = ",".join(bases[start : start + _JOBS_OF_A_QUESTION])
+        command = ["sacct", "--parsable2", "--noheader", "--allusers", f"--format={_FORMAT}"]
+        answer = call([*command, f"--jobs={jobs}"], _ANSWER_WITHIN_S)
+        if answer.stdout is None:
+            raise WorkflowError(f"No report on efficiency, as sacct failed: {answer.complaint}")
+        usages |= parse_usage(answer.stdout)
+    return usages
 
 
 def _row(usage: Usage) -> list[str]:

@@ -26,21 +26,20 @@ from snakemake_executor_plugin_submitit.submission import for_submitit, shell_jo
 _SBATCH_WITHIN_S = 300.0
 # Seconds that a job waits for its pickle when whoever submitted it has shown no life for as long.
 # A shared file system may show it late.
-_ORPHAN_AFTER_S = 12
+_ORPHAN_AFTER_S = 10
 
 # The first lines of the batch script.  Looking into the folder makes NFS forget what it remembers.
 _WAIT_FOR_PICKLE = """
 job="${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}"
-waited=0
+began=$SECONDS
 while [ ! -e %(folder)s/"$job"_submitted.pkl ]; do
     ls %(folder)s > /dev/null 2>&1
-    if [ $waited -ge %(seconds)d ] &&
+    if [ $((SECONDS - began)) -ge %(seconds)d ] &&
         [ -z "$(find %(script)s -newermt "-%(seconds)d seconds" 2> /dev/null)" ]; then
         echo "nobody told this job what to do: the Snakemake that submitted it has ended"
         exit 1
     fi
     sleep 1
-    waited=$((waited + 1))
 done"""
 
 

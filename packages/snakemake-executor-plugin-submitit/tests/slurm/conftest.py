@@ -10,8 +10,9 @@ from loopback_slurm import LoopbackSlurm, require_packages
 from slurm_workflow import Workflow
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def slurm() -> Iterator[LoopbackSlurm]:
+    """One for each module: what disturbs all of a Slurm stays there, and several run at once."""
     require_packages()
     cluster = LoopbackSlurm()
     try:

@@ -13,9 +13,9 @@ import time
 from pathlib import Path
 
 import pytest
-from loopback_slurm import KILL_WAIT_S, SEARCH_PATH, LoopbackSlurm
-from slurm_workflow import ARGUMENTS, Workflow
-from submitit_project import SOURCES, read_until, wait_for
+from loopback_slurm import SEARCH_PATH, LoopbackSlurm
+from slurm_workflow import ARGUMENTS, JOBS_END_WITHIN_S, Workflow
+from submitit_project import PATIENCE_S, SOURCES, read_until, wait_for
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +87,7 @@ def test_inside_of_a_slurm_job(workflow: Workflow) -> None:
         *(f"--chdir={workflow.folder}", str(go)),
     )
     said = workflow.folder / "said"
-    wait_for(lambda: said.exists() and "status " in said.read_text(), 120, "Snakemake in a job")
+    wait_for(lambda: said.exists() and "status " in said.read_text(), "Snakemake in a job")
     assert "status 0" in said.read_text(), said.read_text()
     assert (workflow.folder / "one.txt").read_text() == "2 none\n"
     assert said.read_text().count("Snakemake runs inside of a Slurm job") == 1
@@ -130,8 +130,8 @@ def test_jobs_that_cannot_start_are_said_and_the_hopeless_fail(workflow: Workflo
             said += read_until(process, "waits (PartitionDown)")
         process.send_signal(signal.SIGTERM)
         began = time.monotonic()
-        rest, _ = process.communicate(timeout=60)
-        assert time.monotonic() - began < 30
+        rest, _ = process.communicate(timeout=PATIENCE_S)
+        assert time.monotonic() - began < 60  # held, the job waits for ever
     finally:
         workflow.slurm.run("scontrol", "update", "PartitionName=frail", "State=UP")
     said += rest
@@ -188,7 +188,7 @@ def test_a_job_of_another_user_is_found_named_and_not_submitted_again(workflow: 
     # They compute something else than is wanted.
     workflow.write(HELD.format(number=2))
     process = workflow.restart("n6")
-    output, _ = process.communicate(timeout=60)
+    output, _ = process.communicate(timeout=PATIENCE_S)
     assert process.returncode != 0
     assert f"as Slurm job {theirs} of user nobody makes the same outputs" in output
     assert workflow.job_ids() == []
@@ -200,7 +200,7 @@ def test_a_job_of_another_user_is_found_named_and_not_submitted_again(workflow: 
     result = Path(noted["folder"]) / f"{theirs}_0_result.pkl"
     result.with_suffix(".new").write_bytes(pickle.dumps(("success", None)))
     result.with_suffix(".new").rename(result)
-    output, _ = process.communicate(timeout=60)
+    output, _ = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 0, output
     assert workflow.job_ids() == []
     workflow.slurm.run("scancel", theirs)
@@ -257,10 +257,10 @@ def test_logs_that_are_deleted_meanwhile_cost_nothing(workflow: Workflow) -> Non
     )
     report = "report/efficiency.csv"
     process = workflow.on("n6", "--submitit-efficiency-report", report)
-    wait_for((workflow.folder / "runs").exists, 120, "the job")
+    wait_for((workflow.folder / "runs").exists, "the job")
     shutil.rmtree(workflow.folder / "logs")
     (workflow.folder / "go").touch()
-    output, _ = process.communicate(timeout=120)
+    output, _ = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 0, output
     assert workflow.count("runs") == 1
     (row,) = csv.DictReader((workflow.folder / report).open())
@@ -298,22 +298,22 @@ def test_an_orphan_ends_soon_and_its_files_go_at_the_next_start(workflow: Workfl
     workflow.write(ONE)
     submitted = slow_sbatch(workflow)
     process = workflow.on("n6")
-    wait_for(submitted.exists, 60, "sbatch")
+    wait_for(submitted.exists, "sbatch")
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    wait_for(lambda: not workflow.job_ids(), 30, "the end of the orphan")
+    wait_for(lambda: not workflow.job_ids(), "the end of the orphan")
     (folder,) = (workflow.folder / "logs/submitit").iterdir()
     (log,) = folder.glob("*_log.out")
     assert "nobody told this job what to do" in log.read_text()
     assert {path.suffix for path in folder.iterdir()} == {".out", ".pkl", ".sh"}
     job = log.name.partition("_")[0]
     asked = ("sacct", "-X", "-n", "-P", f"--jobs={job}", "--format=ElapsedRaw")
-    wait_for(lambda: workflow.slurm.run(*asked).strip(), 30, "accounting")
+    wait_for(lambda: workflow.slurm.run(*asked).strip(), "accounting")
     assert int(workflow.slurm.run(*asked)) <= 15
     del workflow.environment["PATH"]
     workflow.environment.update(workflow.slurm.environment)
     process = workflow.restart("n6")
-    output, _ = process.communicate(timeout=120)
+    output, _ = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 0, output
     assert {path.suffix for path in folder.iterdir()} == {".out"}
     assert workflow.count("runs") == 1
@@ -324,14 +324,14 @@ def test_a_second_ctrl_c_leaves_no_job(workflow: Workflow) -> None:
     workflow.environment["SLOW"] = "6"
     submitted = slow_sbatch(workflow)
     process = workflow.on("n6")
-    wait_for(submitted.exists, 60, "sbatch")
+    wait_for(submitted.exists, "sbatch")
     for _ in range(3):
         process.send_signal(signal.SIGINT)
         time.sleep(0.5)
-    output, _ = process.communicate(timeout=120)
+    output, _ = process.communicate(timeout=PATIENCE_S)
     assert process.returncode != 0
     assert "are being cancelled already" in output
-    wait_for(lambda: not workflow.job_ids(), KILL_WAIT_S + 15, "the end of the job")
+    wait_for(lambda: not workflow.job_ids(), "the end of the job", JOBS_END_WITHIN_S)
 
 
 def test_ctrl_c_leaves_no_job_where_nobody_reads_the_output(workflow: Workflow) -> None:
@@ -342,7 +342,7 @@ def test_ctrl_c_leaves_no_job_where_nobody_reads_the_output(workflow: Workflow) 
     assert process.stdout is not None
     process.stdout.close()
     process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=30) != 0
+    assert process.wait(timeout=PATIENCE_S) != 0
     assert workflow.job_ids() == []
 
 

@@ -2,8 +2,8 @@
 
 What takes minutes (the time limit, preemptions, the failure of a node, a Snakemake that is killed
 ...) is started first, in threads, and looked at last.  Each such scenario has a node of its own, or
-leaves enough of n1.  What disturbs all of Slurm (its daemons being restarted) happens in between;
-the scenarios bear that too.
+leaves enough of n1.  What disturbs all of Slurm (its daemons being restarted) happens when they are
+over: a job that requeues itself while the controller is away fails.
 """
 
 from __future__ import annotations
@@ -13,14 +13,17 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from loopback_slurm import KILL_WAIT_S, LoopbackSlurm
-from slurm_workflow import Workflow
-from submitit_project import read_until, wait_for, write_trainer
+from loopback_slurm import LoopbackSlurm
+from slurm_workflow import JOBS_END_WITHIN_S, Workflow
+from submitit_project import PATIENCE_S, read_until, wait_for, write_trainer
+
+# Three times what the longest takes on an idle machine.
+SCENARIO_WITHIN_S = 600
 
 
 @pytest.fixture
@@ -49,7 +52,8 @@ TRAINING = """
 
 def time_limit(workflow: Workflow) -> Ending:
     write_trainer(workflow.folder, save_s=1.0)
-    workflow.write(TRAINING.format(python=sys.executable, runtime=2))
+    # Of the 3 min Slurm may take one: the trainer has a minute and a half to start.
+    workflow.write(TRAINING.format(python=sys.executable, runtime=3))
     started = time.monotonic()
     process = workflow.on("n1", "--submitit-signal-delay", "30")
     return _ending(workflow, process, started)
@@ -59,7 +63,7 @@ def preemption(workflow: Workflow) -> Ending:
     write_trainer(workflow.folder, save_s=1.0)
     workflow.write(TRAINING.format(python=sys.executable, runtime=10))
     process = workflow.on("n2")
-    wait_for((workflow.folder / "ready").exists, 150, "the trainer")
+    wait_for((workflow.folder / "ready").exists, "the trainer")
     started = time.monotonic()
     workflow.slurm.run(
         *("sbatch", "--partition=high", "--nodelist=n2", "--cpus-per-task=4"),
@@ -77,7 +81,7 @@ def cancellation(workflow: Workflow) -> Ending:
         """
     )
     process = workflow.on("n1")
-    wait_for((workflow.folder / "ready").exists, 150, "the job")
+    wait_for((workflow.folder / "ready").exists, "the job")
     started = time.monotonic()
     workflow.slurm.run("scancel", *workflow.job_ids())
     return _ending(workflow, process, started)
@@ -87,7 +91,7 @@ def preemption_without_requeue(workflow: Workflow) -> Ending:
     write_trainer(workflow.folder, save_s=1.0)
     workflow.write(TRAINING.format(python=sys.executable, runtime=10))
     process = workflow.on("n3", "--submitit-status-interval", "5")
-    wait_for((workflow.folder / "ready").exists, 150, "the trainer")
+    wait_for((workflow.folder / "ready").exists, "the trainer")
     started = time.monotonic()
     workflow.slurm.run(
         *("sbatch", "--partition=high", "--nodelist=n3", "--cpus-per-task=4"),
@@ -115,12 +119,12 @@ def node_failure(workflow: Workflow) -> Ending:
     )
     process = workflow.on("n[4-5]", "--submitit-status-interval", "5")
     both = [workflow.folder / f"{name}.runs" for name in ("first", "second")]
-    wait_for(lambda: all(path.exists() for path in both), 240, "both jobs")
+    wait_for(lambda: all(path.exists() for path in both), "both jobs")
     ids = workflow.job_ids()
     started = time.monotonic()
     (node,) = {path.read_text().strip() for path in both}
     workflow.slurm.lose_node(node)
-    output, _ = process.communicate(timeout=420)
+    output, _ = process.communicate(timeout=SCENARIO_WITHIN_S)
     jobs = "".join(workflow.slurm.run("scontrol", "show", "job", each) for each in ids)
     return Ending(workflow, process.returncode, output, time.monotonic() - started, jobs)
 
@@ -146,7 +150,7 @@ OUTLIVED = """
     rule queued:
         output: "queued.txt"
         input: "early.txt"
-        resources: slurm_extra="--nodelist=n6 --begin=now+40"
+        resources: slurm_extra="--nodelist=n6 --begin=now+3600"
         shell: "echo run >> queued.runs; touch {{output}}"
     rule changed:
         output: "changed.txt"
@@ -168,29 +172,31 @@ def killed_snakemake(workflow: Workflow) -> Ending:
     folder = workflow.folder
     workflow.write(OUTLIVED.format(go="never"))
     process = workflow.on("n6")
-    wait_for(lambda: all(workflow.count(f"{name}.runs") for name in OUTLIVING), 240, "jobs")
-    wait_for(lambda: len(workflow.job_ids()) == 6, 150, "one task of the array to end")
+    wait_for(lambda: all(workflow.count(f"{name}.runs") for name in OUTLIVING), "jobs")
+    wait_for(lambda: len(workflow.job_ids()) == 6, "one task of the array to end")
     process.kill()
     process.wait()
     (folder / "go1").touch()
-    wait_for(lambda: len(workflow.job_ids()) == 5, 150, "the end of one more job")
+    wait_for(lambda: len(workflow.job_ids()) == 5, "the end of one more job")
     workflow.write(OUTLIVED.format(go="Snakefile"))
     again = workflow.restart("n6")
     started = time.monotonic()
-    wait_for(lambda: workflow.count("changed.runs") == 2, 240, "the changed job")
+    wait_for(lambda: workflow.count("changed.runs") == 2, "the changed job")
+    queued = workflow.slurm.run("squeue", "--name=queued", "--noheader", "--format=%i").strip()
+    workflow.slurm.run("scontrol", "update", f"JobId={queued}", "StartTime=now")
     (folder / "go2").touch()
     return _ending(workflow, again, started)
 
 
 def _ending(workflow: Workflow, process: subprocess.Popen[str], started: float) -> Ending:
-    wait_for(lambda: workflow.job_ids() or process.poll() is not None, 150, "a job")
+    wait_for(lambda: workflow.job_ids() or process.poll() is not None, "a job")
     ids = workflow.job_ids()
-    output, _ = process.communicate(timeout=420)
+    output, _ = process.communicate(timeout=SCENARIO_WITHIN_S)
     job = workflow.slurm.run("scontrol", "show", "job", ids[0]) if ids else ""
     return Ending(workflow, process.returncode, output, time.monotonic() - started, job)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def scenarios(
     slurm: LoopbackSlurm, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[dict[Callable[[Workflow], Ending], Future[Ending]]]:
@@ -238,10 +244,10 @@ def test_slurm_gets_what_the_rule_asks_for(workflow: Workflow) -> None:
     assert "CPUs/Task=1" in plain
     assert "Partition=low" in plain
     job_id = full.split()[0].removeprefix("JobId=")
-    fields = "--format=State,AllocTRES"
-    accounted = workflow.slurm.run("sacct", "-X", "-P", "-n", "-j", job_id, fields).strip()
-    state, _, tres = accounted.partition("|")
-    assert state == "COMPLETED"
+    asked = ("sacct", "-X", "-P", "-n", "-j", job_id, "--format=State,AllocTRES")
+    # The result of a job may be there before its end is accounted.
+    wait_for(lambda: workflow.slurm.run(*asked).startswith("COMPLETED|"), "accounting")
+    tres = workflow.slurm.run(*asked).strip().partition("|")[2]
     assert {"cpu=2", "gres/gpu=1", "mem=300M"} <= set(tres.split(","))
     # Readable logs, and none of submitit's other files.
     logs = workflow.logs()
@@ -299,12 +305,12 @@ def test_ctrl_c_cancels_all_jobs(workflow: Workflow) -> None:
         """
     )
     process = workflow.on("n1")
-    wait_for(lambda: list(workflow.folder.glob("started*")), 150, "a job")
-    wait_for(lambda: len(workflow.job_ids()) == 3, 120, "three submitted jobs")
+    wait_for(lambda: list(workflow.folder.glob("started*")), "a job")
+    wait_for(lambda: len(workflow.job_ids()) == 3, "three submitted jobs")
     process.send_signal(signal.SIGINT)
-    output, _ = process.communicate(timeout=180)
+    output, _ = process.communicate(timeout=PATIENCE_S)
     assert process.returncode != 0, output
-    wait_for(lambda: not workflow.job_ids(), KILL_WAIT_S + 15, "the end of the Slurm jobs")
+    wait_for(lambda: not workflow.job_ids(), "the end of the Slurm jobs", JOBS_END_WITHIN_S)
 
 
 def test_group_job(workflow: Workflow) -> None:
@@ -347,9 +353,9 @@ def test_without_sacct_squeue_tells_of_a_cancelled_job(workflow: Workflow, tmp_p
         """
     )
     process = workflow.on("n1", "--submitit-status-interval", "3")
-    wait_for((workflow.folder / "ready").exists, 150, "the job")
+    wait_for((workflow.folder / "ready").exists, "the job")
     workflow.slurm.run("scancel", *workflow.job_ids())
-    output, _ = process.communicate(timeout=180)
+    output, _ = process.communicate(timeout=PATIENCE_S)
     assert process.returncode != 0
     assert "cancelled from outside Snakemake (Slurm state CANCELLED)" in output
 
@@ -374,11 +380,11 @@ def test_jobs_alike_are_one_array_of_which_each_task_is_a_job_of_its_own(
         """
     )
     process = workflow.on("n1", "--keep-going", "--submitit-status-interval", "3")
-    wait_for(lambda: len(list(workflow.folder.glob("[0134].txt"))) == 3, 240, "three jobs")
-    wait_for(lambda: len(workflow.job_ids()) == 1, 120, "the last job")
+    wait_for(lambda: len(list(workflow.folder.glob("[0134].txt"))) == 3, "three jobs")
+    wait_for(lambda: len(workflow.job_ids()) == 1, "the last job")
     (task,) = workflow.job_ids()
     workflow.slurm.run("scancel", task)
-    output, _ = process.communicate(timeout=180)
+    output, _ = process.communicate(timeout=PATIENCE_S)
     assert process.returncode != 0
     (array,) = {path.read_text().strip() for path in workflow.folder.glob("array*")}
     assert task.startswith(f"{array}_")
@@ -423,7 +429,7 @@ def test_ctrl_c_cancels_jobs_that_were_taken_over(workflow: Workflow) -> None:
         """
     )
     first = workflow.on("n1")
-    wait_for(lambda: len(list(workflow.folder.glob("started*"))) == 2, 240, "two jobs")
+    wait_for(lambda: len(list(workflow.folder.glob("started*"))) == 2, "two jobs")
     first.kill()
     first.wait()
     ids = workflow.job_ids()
@@ -432,13 +438,16 @@ def test_ctrl_c_cancels_jobs_that_were_taken_over(workflow: Workflow) -> None:
         read_until(second, "submitted by an earlier start")
     assert workflow.job_ids() == ids
     second.send_signal(signal.SIGINT)
-    second.communicate(timeout=180)
-    wait_for(lambda: not workflow.job_ids(), KILL_WAIT_S + 15, "the end of the Slurm jobs")
+    second.communicate(timeout=PATIENCE_S)
+    wait_for(lambda: not workflow.job_ids(), "the end of the Slurm jobs", JOBS_END_WITHIN_S)
     assert [workflow.count(f"started{i}") for i in range(2)] == [1, 1]
     assert not list((workflow.folder / ".snakemake/submitit").iterdir())
 
 
-def test_a_controller_that_is_restarted_loses_no_job(workflow: Workflow) -> None:
+def test_a_controller_that_is_restarted_loses_no_job(
+    workflow: Workflow, scenarios: dict[Callable[[Workflow], Ending], Future[Ending]]
+) -> None:
+    wait(scenarios.values())
     workflow.write(
         """
         rule last:
@@ -451,7 +460,7 @@ def test_a_controller_that_is_restarted_loses_no_job(workflow: Workflow) -> None
         """
     )
     process = workflow.on("n1", "--submitit-status-interval", "2")
-    wait_for((workflow.folder / "runs").exists, 150, "the job")
+    wait_for((workflow.folder / "runs").exists, "the job")
     workflow.slurm.stop_daemon("slurmctld")
     try:
         seen = read_until(process, "Slurm does not answer")
@@ -460,7 +469,7 @@ def test_a_controller_that_is_restarted_loses_no_job(workflow: Workflow) -> None
         seen += read_until(process, "Trying again every")
     finally:
         workflow.slurm.start_daemon("slurmctld")
-    output, _ = process.communicate(timeout=120)
+    output, _ = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 0, seen + output
     assert workflow.count("runs") == 2
 
@@ -476,9 +485,9 @@ def test_without_the_accounting_daemon_squeue_tells_of_a_cancelled_job(workflow:
     workflow.slurm.stop_daemon("slurmdbd")
     try:
         process = workflow.on("n1", "--submitit-status-interval", "3")
-        wait_for((workflow.folder / "ready").exists, 150, "the job")
+        wait_for((workflow.folder / "ready").exists, "the job")
         workflow.slurm.run("scancel", *workflow.job_ids())
-        output, _ = process.communicate(timeout=150)
+        output, _ = process.communicate(timeout=PATIENCE_S)
     finally:
         workflow.slurm.start_daemon("slurmdbd")
     assert process.returncode != 0

@@ -47,9 +47,15 @@ NODES = {"n1": 4, "n2": 4, "n3": 4, "n4": 4, "n5": 4, "n6": 8}
 
 # Seconds between Slurm's SIGTERM and SIGKILL.
 KILL_WAIT_S = 5
+# Seconds between SIGTERM and the end of a job that makes room, at least; Slurm looks every 30 s.
+GRACE_S = 20
 # Seconds that a requeued job waits before it starts again.  Slurm's default is 120, which is also
 # the lifetime of a credential, for nodes whose clocks disagree; here all share one clock.
 REQUEUE_WAIT_S = 25
+# Seconds that a program or a daemon may take on a machine that has much else to do.
+ANSWERS_WITHIN_S = 180
+# What Slurm's programs say while a controller is being restarted or has too much to do.
+SILENT = ("Unable to contact slurm controller", "Socket timed out", "Zero Bytes were transmitted")
 
 
 def require_packages() -> None:
@@ -68,15 +74,17 @@ def require_packages() -> None:
     pytest.skip(message)
 
 
-def free_ports(number: int) -> list[int]:
+def reserved_ports(number: int) -> list[socket.socket]:
+    """Sockets bound to free ports, which nobody else is given while they are open.
+
+    Not even for a moment in which a daemon is being restarted. Slurm's daemons may listen there all
+    the same, as they too set SO_REUSEADDR.
+    """
     sockets = [socket.socket() for _ in range(number)]
-    try:
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
-    finally:
-        for each in sockets:
-            each.close()
+    for each in sockets:
+        each.bind(("", 0))
+        each.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    return sockets
 
 
 class LoopbackSlurm:
@@ -91,22 +99,23 @@ class LoopbackSlurm:
         }
         # By the name of the program or of the node.
         self._daemons: dict[str, subprocess.Popen[bytes]] = {}
+        self._ports = reserved_ports(2 + len(NODES))
 
     def run(self, *command: str) -> str:
         """The output of one of Slurm's programs; fails the test if that fails.
 
-        A controller that is being restarted, by another test, is waited for.
+        A controller that is being restarted, by another thread, is waited for.
         """
-        deadline = time.monotonic() + 60
-        while "Unable to contact slurm controller" in (done := self._call(*command)).stderr:
-            if time.monotonic() > deadline:
-                break
+        deadline = time.monotonic() + ANSWERS_WITHIN_S
+        while (done := self._call(*command)).returncode != 0:
+            silent = any(words in done.stderr for words in SILENT)
+            if not silent or time.monotonic() > deadline:
+                pytest.fail(f"{command}: {done.stdout}{done.stderr}")
             time.sleep(0.5)
-        assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
         return done.stdout
 
     def start(self) -> None:
-        """Returns when both nodes are idle."""
+        """Returns when all nodes are idle."""
         self._write_configuration()
         folder = self.folder
         self._daemon(
@@ -118,12 +127,14 @@ class LoopbackSlurm:
         install = self._call(
             *("mariadb-install-db", "--no-defaults", f"--datadir={folder}/db", "--user=root"),
             *("--auth-root-authentication-method=normal", "--skip-test-db"),
+            f"--tmpdir={folder}/tmp",  # another one that starts would empty a common one
         )
         assert install.returncode == 0, install.stdout + install.stderr
         self._daemon(
             *("mariadbd", "--no-defaults", f"--datadir={folder}/db", "--user=root"),
             *(f"--socket={folder}/db.sock", "--skip-networking", f"--pid-file={folder}/db.pid"),
             *("--innodb-buffer-pool-size=64M", "--innodb-flush-log-at-trx-commit=0"),
+            f"--tmpdir={folder}/tmp",
         )
         self._wait_for_success("mariadb-admin", "--no-defaults", f"-S{folder}/db.sock", "ping")
         self._daemon("slurmdbd", "-D")
@@ -131,20 +142,22 @@ class LoopbackSlurm:
         self._daemon("slurmctld", "-D", "-i")
         for node in NODES:
             self._daemon("slurmd", "-D", "-N", node)
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + ANSWERS_WITHIN_S
         nodes = ("sinfo", "--Node", "--noheader", "--format=%N %T")
         idle = {f"{node} idle" for node in NODES}
         while set(self._call(*nodes).stdout.splitlines()) != idle:
             self._check_alive()
             if time.monotonic() > deadline:
-                pytest.fail(f"the nodes are not idle after a minute\n{self.diagnosis()}")
+                pytest.fail(
+                    f"the nodes are not idle after {ANSWERS_WITHIN_S} s\n{self.diagnosis()}"
+                )
             time.sleep(0.3)
 
     def stop_daemon(self, name: str) -> None:
         """Ends `slurmctld` or `slurmdbd`, in an orderly way."""
         daemon = self._daemons[name]
         daemon.terminate()
-        daemon.wait(timeout=60)
+        daemon.wait(timeout=ANSWERS_WITHIN_S)
 
     def start_daemon(self, name: str) -> None:
         """Starts again what :meth:`stop_daemon` has ended."""
@@ -171,7 +184,7 @@ class LoopbackSlurm:
         Slurm 22.05 goes on calling it mixed if the controller was restarted before the loss.
         """
         self._daemon("slurmd", "-D", "-N", node)
-        deadline = time.monotonic() + 180
+        deadline = time.monotonic() + ANSWERS_WITHIN_S
         states = ("sinfo", f"--nodes={node}", "--noheader", "--format=%T")
         while (now := set(self.run(*states).split())) not in ({"idle"}, {"mixed"}):
             if any(state.startswith("down") for state in now):
@@ -199,6 +212,8 @@ class LoopbackSlurm:
             for pid in _processes_with(f"SLURM_CONF={self.folder}/".encode()):
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
+            for port in self._ports:
+                port.close()
             shutil.rmtree(self.folder, ignore_errors=True)
 
     def diagnosis(self) -> str:
@@ -210,14 +225,14 @@ class LoopbackSlurm:
     def _write_configuration(self) -> None:
         folder = self.folder
         folder.chmod(0o755)
-        for name in ("db", "state", *(f"spool.{node}" for node in NODES)):
+        for name in ("db", "tmp", "state", *(f"spool.{node}" for node in NODES)):
             (folder / name).mkdir()
         for number in range(4):
             # The devices of /dev/null, in the place of GPUs.
             os.mknod(folder / f"gpu{number}", 0o666 | stat.S_IFCHR, os.makedev(1, 3))
         _write_private(folder / "munge.key", os.urandom(128))
         host = socket.gethostname().partition(".")[0]
-        controller, dbd, *node_ports = free_ports(2 + len(NODES))
+        controller, dbd, *node_ports = (each.getsockname()[1] for each in self._ports)
         slurmdbd = f"""
             AuthType=auth/munge
             AuthInfo=socket={folder}/munge.sock
@@ -269,9 +284,9 @@ class LoopbackSlurm:
             PreemptType=preempt/partition_prio
             PreemptMode=REQUEUE
             PartitionName=low Nodes=n1,n2,n6 Default=YES PriorityTier=1 PreemptMode=REQUEUE \
-GraceTime=10 MaxTime=60 DefMemPerCPU=100
+GraceTime={GRACE_S} MaxTime=60 DefMemPerCPU=100
             PartitionName=lost Nodes=n3 PriorityTier=1 PreemptMode=CANCEL \
-GraceTime=10 MaxTime=60 DefMemPerCPU=100
+GraceTime={GRACE_S} MaxTime=60 DefMemPerCPU=100
             PartitionName=frail Nodes=n4,n5 PriorityTier=1 PreemptMode=OFF MaxTime=60 \
 DefMemPerCPU=100
             PartitionName=high Nodes=n[1-6] PriorityTier=10 PreemptMode=OFF MaxTime=60 \
@@ -308,12 +323,12 @@ DefMemPerCPU=100
             env=os.environ | self.environment,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=ANSWERS_WITHIN_S,
             check=False,
         )
 
     def _wait_for_success(self, *command: str) -> None:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + ANSWERS_WITHIN_S
         while (done := self._call(*command)).returncode != 0:
             self._check_alive()
             if time.monotonic() > deadline:

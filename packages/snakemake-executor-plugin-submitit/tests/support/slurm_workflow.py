@@ -11,6 +11,8 @@ from submitit_project import Project
 # All else is given by the rules.
 ARGUMENTS = ("--submitit-cluster", "slurm", "--jobs", "10", "--cores", "8")
 
+# Seconds in which cancelled jobs have ended, of which Slurm waits some before it kills them.
+JOBS_END_WITHIN_S = 60
 
 PARTITIONS = {"n1": "low", "n2": "low", "n6": "low", "n3": "lost", "n[4-5]": "frail"}
 

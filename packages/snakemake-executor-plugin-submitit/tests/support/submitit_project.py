@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -14,6 +15,10 @@ from pathlib import Path
 import pytest
 
 SOURCES = Path(__file__).parents[2] / "src"
+
+# Seconds for whatever is not timed itself: enough on a machine that has much else to do, and fewer
+# than the jobs of the tests sleep that are to be ended.
+PATIENCE_S = 240
 
 
 # A stand-in for the trainer: saves its state and exits with 75 on SIGUSR2 or SIGTERM, goes on from
@@ -58,23 +63,31 @@ def processes_with(marker: str) -> list[str]:
     return found
 
 
-def wait_for(condition: Callable[[], object], seconds: float, what: str) -> None:
+def wait_for(condition: Callable[[], object], what: str, seconds: float = PATIENCE_S) -> None:
     """Returns when ``condition()`` is true; fails the test after ``seconds``."""
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:
             pytest.fail(f"waited {seconds:.0f} s in vain: {what}")
-        time.sleep(0.05)
+        time.sleep(0.1)
 
 
 def read_until(process: subprocess.Popen[str], words: str) -> str:
-    """The lines of its output up to the first with ``words``; fails the test if there is none."""
+    """The lines of its output up to the first with ``words``.
+
+    Fails the test if there is none, also after ``PATIENCE_S``, when the process is killed.
+    """
     assert process.stdout is not None
     seen = ""
-    for line in process.stdout:
-        seen += line
-        if words in line:
-            return seen
+    late = threading.Timer(PATIENCE_S, process.kill)
+    late.start()
+    try:
+        for line in process.stdout:
+            seen += line
+            if words in line:
+                return seen
+    finally:
+        late.cancel()
     pytest.fail(f"{words!r} is not in the output:\n{seen}")
 
 
@@ -103,7 +116,7 @@ class Project:
             start_new_session=True,
         )
 
-    def run(self, *arguments: str, seconds: float = 180) -> tuple[int, str]:
+    def run(self, *arguments: str, seconds: float = 2 * PATIENCE_S) -> tuple[int, str]:
         """Exit status and all output."""
         process = self.start(*arguments)
         try:

@@ -1,0 +1,48 @@
+"""Numbers that do not depend on how wide a processor's vectors are."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from barlow_atlas.instructions import AVX2, use_common_instructions
+
+CODE = """
+import os
+from barlow_atlas.instructions import use_common_instructions
+use_common_instructions(os.environ)
+import torch
+print(torch.backends.cpu.get_cpu_capability())
+"""
+
+
+def processor(folder: Path, flags: str) -> Path:
+    file = folder / "cpuinfo"
+    file.write_text(f"model name\t: X\nflags\t\t: fpu {flags} sse2\nbugs\t\t:\n")
+    return file
+
+
+def test_avx2_where_there_is_more(tmp_path: Path) -> None:
+    environment = {"PATH": "/bin", "ONEDNN_MAX_CPU_ISA": "SSE41"}
+    use_common_instructions(environment, processor(tmp_path, "avx2 avx512f"))
+    assert environment == {**AVX2, "PATH": "/bin", "ONEDNN_MAX_CPU_ISA": "SSE41"}
+
+
+@pytest.mark.parametrize("flags", ["avx", "asimd"])
+def test_nothing_where_there_is_none(tmp_path: Path, flags: str) -> None:
+    environment: dict[str, str] = {}
+    use_common_instructions(environment, processor(tmp_path, flags))
+    use_common_instructions(environment, tmp_path / "missing")
+    assert environment == {}
+
+
+def test_torch_listens() -> None:
+    if "avx2" not in Path("/proc/cpuinfo").read_text().split():
+        pytest.skip("this processor has no AVX2")
+    environment = {name: value for name, value in os.environ.items() if name not in AVX2}
+    done = subprocess.run(
+        [sys.executable, "-c", CODE], env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "AVX2"
