@@ -8,9 +8,11 @@ Several processes may train a detector, each with its own images of every batch 
 what comes out does not depend on how many they are, but for rounding.
 """
 
+from __future__ import annotations
+
 import bisect
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -23,6 +25,9 @@ from barlow_atlas.nn import processes
 from barlow_atlas.nn.networks import initialised_from
 from barlow_atlas.nn.norms import PerView, PerViewBatchNorm2d
 from barlow_atlas.settings.detection import Detector, DetectorTraining
+
+if TYPE_CHECKING:
+    from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 
 RATIOS = (0.5, 1.0, 2.0)
 """Height to width of anchors."""
@@ -49,7 +54,7 @@ def detector(
     mean: Sequence[float],
     std: Sequence[float],
     generator: torch.Generator,
-) -> nn.Module:
+) -> GeneralizedRCNN:
     """torchvision's detector on a backbone, whose modules become its own.
 
     In training mode it takes images, a list of (3, H, W) between 0 and 1, and a `Target` of each,
@@ -83,7 +88,7 @@ def detector(
     with initialised_from(generator):
         parts = (_c4 if settings.form == "c4" else _pyramid)(settings, backbone, classes)
         kind = MaskRCNN if settings.masks else FasterRCNN
-        model: nn.Module = kind(**common, **parts)
+        model = kind(**common, **parts)
     sizes = settings.short_sides, settings.long_side
     model.transform = SizedTogether(*sizes, list(mean), list(std))
     model.rpn.fg_bg_sampler = Chosen(ANCHORS_CHOSEN, POSITIVE["anchors"])
@@ -292,7 +297,7 @@ def sgd(model: nn.Module, training: DetectorTraining) -> torch.optim.Optimizer:
 
 
 def train(
-    model: nn.Module,
+    model: GeneralizedRCNN,
     optimizer: torch.optim.Optimizer,
     training: DetectorTraining,
     batches: Callable[[int], tuple[list[Tensor], list[Target]]],
@@ -330,7 +335,7 @@ def train(
         yield iteration + 1, dict(zip(losses, told.tolist(), strict=True))
 
 
-def own_shares(model: nn.Module, losses: dict[str, Tensor]) -> dict[str, Tensor]:
+def own_shares(model: GeneralizedRCNN, losses: dict[str, Tensor]) -> dict[str, Tensor]:
     """What a process' own images add to each loss of the whole batch.
 
     A loss is a mean over anchors, regions or positive regions, of which each process has another

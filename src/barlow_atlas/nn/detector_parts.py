@@ -16,7 +16,7 @@ from barlow_atlas.nn import processes
 from barlow_atlas.nn.norms import PerViewBatchNorm2d
 
 
-class SizedTogether(GeneralizedRCNNTransform):
+class SizedTogether(GeneralizedRCNNTransform):  # type: ignore[misc]
     """torchvision's transform of images: sizes drawn image by image, filled up to those of all."""
 
     generators: Sequence[torch.Generator] = ()

@@ -350,8 +350,9 @@ class _Training:
         from barlow_atlas.probes.milestone import ProbeError
 
         stored = self.state.resume()
-        processes.must_be_equal(self._parts())
         first = stored["done"] if stored else 0
+        processes.must_be_equal({"number of iterations done": torch.tensor(first)})
+        processes.must_be_equal(self._parts())
         single = functools.partial(torch.set_num_threads, 1)
         with ThreadPoolExecutor(self.threads, "images", initializer=single) as pool:
             steps = train(

@@ -475,7 +475,7 @@ def nodes(wanted: int) -> list[Check]:
     """Whether a job fits on one machine, which this is."""
     if wanted == 1:
         return []
-    told = f"a training job asks for {wanted}, and this is one machine"
+    told = f"a job asks for {wanted}, and this is one machine"
     return [Check("missing", "nodes", told, "resources.*.nodes: 1, or --profile slurm")]
 
 

@@ -2,9 +2,11 @@
 
 import json
 import signal
+import sys
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from ruamel.yaml import YAML
 from small_data import small_voc0712
@@ -122,10 +124,13 @@ def test_all_stop_when_the_step_is_asked_to(
     study.write_text(study.read_text().replace("iterations: 2", "iterations: 100000"))
     hand_on = launch._Group._hand_on
 
-    def at_once(self: launch._Group) -> None:
-        self._signal = signal.SIGUSR2
+    def as_soon_as_they_listen(self: launch._Group) -> None:
+        if self._signal is None:
+            started = (psutil.Process(process.pid).cmdline() for process in self.processes)
+            if all(words[:1] == [sys.executable] for words in started):
+                self._signal = signal.SIGUSR2
         hand_on(self)
 
-    monkeypatch.setattr(launch._Group, "_hand_on", at_once)
+    monkeypatch.setattr(launch._Group, "_hand_on", as_soon_as_they_listen)
     assert main(asked) == EXIT_INTERRUPTED
     assert list(Path("results/features").rglob("*.state"))
