@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import signal
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import pytest
-from snakemake_executor_plugin_submitit.executor import hear_in_a_thread
 from snakemake_executor_plugin_submitit.local import Free, choose_startable
 from snakemake_executor_plugin_submitit.submission import log_folder
 from submitit_project import PATIENCE_S, SOURCES, Project, processes_with, read_until, wait_for
@@ -354,6 +353,34 @@ def test_ctrl_c_leaves_no_process_behind(project: Project, terminal: bool) -> No
     assert len(list(project.folder.glob("started*"))) == 2, output
 
 
+def test_ctrl_c_is_heard_though_the_kernel_gives_it_to_another_thread(project: Project) -> None:
+    """The main thread waits for the job to end, and nothing wakes it."""
+    project.write(
+        """
+        rule one:
+            output: "x.txt"
+            shell: "touch started; sleep 300"
+        """
+    )
+    process = project.start("--jobs", "1", "--cores", "1", "one")
+    wait_for(lambda: (project.folder / "started").exists(), "the job")
+    threads = [int(folder.name) for folder in Path(f"/proc/{process.pid}/task").iterdir()]
+    hearing = next(thread for thread in threads if thread != process.pid and hears(thread))
+    assert ctypes.CDLL(None).tgkill(process.pid, hearing, signal.SIGINT) == 0
+    output, _ = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode != 0
+    assert "Cancelling snakemake on user request" in output
+    assert "a job execution failed" not in output
+    assert processes_with(str(project.folder)) == []
+
+
+def hears(thread: int) -> bool:
+    """Whether the thread does not block SIGINT."""
+    status = Path(f"/proc/{thread}/status").read_text()
+    (mask,) = (line.split()[1] for line in status.splitlines() if line.startswith("SigBlk:"))
+    return not int(mask, 16) >> (signal.SIGINT - 1) & 1
+
+
 @pytest.mark.parametrize("end", ["the job fails", "Ctrl-C"])
 def test_a_snakemake_whose_output_nobody_reads_ends_with_its_jobs(
     project: Project, end: str
@@ -420,25 +447,6 @@ def test_sigterm_to_snakemake_lets_running_jobs_end_and_starts_no_other(project:
     assert process.returncode != 0
     assert len(list(project.folder.glob("started*"))) == 1, output
     assert len(list(project.folder.glob("[0-9].txt"))) == 1, output
-
-
-def test_a_sigterm_is_heard_though_its_handler_waits_for_what_the_main_thread_holds() -> None:
-    """Snakemake's takes its scheduler's locks: in the main thread it would wait for ever."""
-    held, heard = threading.Lock(), threading.Event()
-
-    def handler(signum: int, frame: object) -> None:
-        with held:
-            heard.set()
-
-    before = signal.signal(signal.SIGTERM, handler)
-    try:
-        hear_in_a_thread(signal.SIGTERM)
-        with held:
-            signal.raise_signal(signal.SIGTERM)
-            assert not heard.wait(0.2)
-        assert heard.wait(10)
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def test_retries(project: Project) -> None:

@@ -30,8 +30,13 @@ from snakemake_interface_executor_plugins.utils import format_cli_arg, join_cli_
 from snakemake_executor_plugin_submitit.ledger import Identity, Ledger
 from snakemake_executor_plugin_submitit.local import LocalCluster
 from snakemake_executor_plugin_submitit.partitions import read_partitions
-from snakemake_executor_plugin_submitit.private import declared_threads, is_stopping
+from snakemake_executor_plugin_submitit.private import (
+    declared_threads,
+    is_stopping,
+    note_user_request,
+)
 from snakemake_executor_plugin_submitit.resources import read_request
+from snakemake_executor_plugin_submitit.signals import Hearing
 from snakemake_executor_plugin_submitit.slurm import SlurmCluster, SlurmSettings
 from snakemake_executor_plugin_submitit.submission import (
     Cluster,
@@ -59,11 +64,8 @@ class Executor(RemoteExecutor):  # type: ignore[misc]
         atexit.register(self._cluster.cancel)
         self._worker = ThreadPoolExecutor(1, "submitit", initializer=block_sigint)
         self._cancelled = False
-        self._interrupted = False
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGINT, self._on_ctrl_c)
         self._capped_rules: set[str] = set()
-        self._hears_sigterm = False
+        self._hearing: Hearing | None = None
 
     @property
     def next_seconds_between_status_checks(self) -> float:
@@ -101,14 +103,6 @@ class Executor(RemoteExecutor):  # type: ignore[misc]
         cores = self.workflow.resource_settings.cores or len(os.sched_getaffinity(0))
         return LocalCluster(cores, settings.signal_delay, warn)
 
-    def _on_ctrl_c(self, signum: int, frame: object) -> None:
-        """The first has Snakemake cancel all jobs; another one would leave half of them behind."""
-        if self._interrupted:
-            self.logger.warning("The jobs are being cancelled already, please wait.")
-            return
-        self._interrupted = True
-        raise KeyboardInterrupt
-
     def get_job_args(self, job: JobExecutorInterface) -> str:
         """The arguments of the inner Snakemake; of an option given twice the last one counts.
 
@@ -128,10 +122,9 @@ class Executor(RemoteExecutor):  # type: ignore[misc]
 
     def run_jobs(self, jobs: list[JobExecutorInterface]) -> None:
         """Hands over jobs that are ready at the same time, so that they can be one array."""
-        if not self._hears_sigterm:
-            # Snakemake sets its handler after it has made its executor.
-            hear_in_a_thread(signal.SIGTERM)
-            self._hears_sigterm = True
+        if self._hearing is None and threading.current_thread() is threading.main_thread():
+            # Not earlier: Snakemake sets its handler after it has made its executor.
+            self._hearing = Hearing({signal.SIGINT: self._on_ctrl_c, signal.SIGTERM: self._on_kill})
         submissions = []
         for job in jobs:
             self.run_job_pre(job)
@@ -184,13 +177,9 @@ class Executor(RemoteExecutor):  # type: ignore[misc]
             for info in await self._still_active(active_jobs):
                 yield info
         except Exception as error:
-            # Snakemake stops the workflow then, but would leave the jobs running.
-            try:
-                self._cluster.cancel()
-            finally:
-                # Raised, it would be printed before it is told, and where nobody reads the output
-                # any more that fails: Snakemake would wait for ever.
-                self.workflow.scheduler.executor_error_callback(error)
+            # Raised, it would be printed before it is told, and where nobody reads the output
+            # any more that fails: Snakemake would wait for ever.
+            self._stop(error)
 
     async def _still_active(self, active_jobs: list[SubmittedJobInfo]) -> list[SubmittedJobInfo]:
         """Has the cluster go on, and reports the jobs that have ended."""
@@ -218,6 +207,26 @@ class Executor(RemoteExecutor):  # type: ignore[misc]
                 self._report(submission, outcome)
         return active
 
+    def _on_ctrl_c(self) -> None:
+        """The first has Snakemake end; another one must not leave half of the jobs behind."""
+        if self._cancelled:
+            self.logger.warning("The jobs are being cancelled already, please wait.")
+        else:
+            note_user_request(self.workflow.scheduler)
+            self._stop(KeyboardInterrupt())
+
+    def _on_kill(self) -> None:
+        """Snakemake's own way, which takes its scheduler's locks."""
+        self.workflow.scheduler.exit_gracefully()
+
+    def _stop(self, error: BaseException) -> None:
+        """Cancels all jobs, which Snakemake would leave running, and has it say why and end."""
+        self._cancelled = True
+        try:
+            self._cluster.cancel()
+        finally:
+            self.workflow.scheduler.executor_error_callback(error)
+
     def cancel_jobs(self, active_jobs: list[SubmittedJobInfo]) -> None:
         """Stops all jobs.
 
@@ -232,8 +241,8 @@ class Executor(RemoteExecutor):  # type: ignore[misc]
         atexit.unregister(self._cluster.cancel)
         self._worker.shutdown()
         self._cluster.close()
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+        if self._hearing is not None:
+            self._hearing.end()
         settings = self.workflow.executor_settings
         if settings.delete_logfiles_older_than:
             delete_logs(settings.folder, settings.delete_logfiles_older_than)
@@ -278,20 +287,6 @@ class Executor(RemoteExecutor):  # type: ignore[misc]
                 f"or profile) lowers that to {job.threads}, for Slurm jobs too. Pass a larger "
                 "`--cores`, or none, to give it what it asks for."
             )
-
-
-def hear_in_a_thread(signum: signal.Signals) -> None:
-    """Has the handler of a signal run beside the main thread, where it has one and may be set.
-
-    Snakemake's for SIGTERM takes the locks of its scheduler: run in the main thread while that
-    holds one of them, as it does whenever jobs have ended, it would wait for itself for ever.
-    """
-    handler = signal.getsignal(signum)
-    if callable(handler) and threading.current_thread() is threading.main_thread():
-        signal.signal(
-            signum,
-            lambda *received: threading.Thread(target=handler, args=received, daemon=True).start(),
-        )
 
 
 def identity_of(job: JobExecutorInterface) -> Identity:

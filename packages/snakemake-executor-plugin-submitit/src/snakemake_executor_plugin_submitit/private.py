@@ -21,6 +21,11 @@ def is_stopping(scheduler: Any, keep_going: bool) -> bool:
     return bool(getattr(scheduler, "_errors", False)) and not keep_going
 
 
+def note_user_request(scheduler: Any) -> None:
+    """Has Snakemake end without the words that a job has failed: its user wants it to."""
+    scheduler._user_kill = "cancelled"
+
+
 def declared_threads(rule: Any) -> int:
     """The threads that a rule asks for before `--cores` lowers them; 0 if a function says them.
 
