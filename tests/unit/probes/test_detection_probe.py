@@ -1,6 +1,9 @@
 """The detection probe: what it trains on, what it tells, ended and gone on with."""
 
 import itertools
+import os
+import random
+import signal
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -246,8 +249,18 @@ def test_ended_after_any_iteration_it_gives_the_same(
 LONGER = VOC.model_copy(update={"training": VOC.training.model_copy(update={"iterations": 6})})
 
 
-def train_together(at: Path, run: Run, kept: Path, stop: tuple[int, int] | None) -> bool:
-    """Trains the detector in float64, until a process, by its number, wants to stop; see `stop`."""
+def train_together(
+    at: Path, run: Run, kept: Path, end: tuple[int, int] | None, number: int | None = None
+) -> bool | None:
+    """Trains the detector in float64, saved in every iteration.
+
+    Args:
+        end: a process and the iteration after which it wants to stop.
+        number: of the signal that it then gets instead.
+
+    Returns:
+        As `Detection.train`; None if another process was lost.
+    """
     pixels, targets, made = probing.image_of, detecting.target_of, detecting.detector
 
     def target_of(image: Objects, masks: bool) -> dict[str, torch.Tensor]:
@@ -255,12 +268,23 @@ def train_together(at: Path, run: Run, kept: Path, stop: tuple[int, int] | None)
         return told | {"boxes": told["boxes"].double()}
 
     steps = itertools.count(1)
+
+    def ends() -> bool:
+        reached = (processes.rank(), next(steps)) == end
+        if reached and number is not None:
+            os.kill(os.getpid(), number)
+        return reached
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(probing, "image_of", lambda split, row: pixels(split, row).double())
         patch.setattr(detecting, "target_of", target_of)
         patch.setattr(detecting, "detector", lambda *given: made(*given).double())
+        patch.setattr(state, "SAVED_EVERY", 0.0)
         milestone = replace(milestone_of(run, kept), others={"voc0712": load(at)})
-        return LONGER.train(milestone, lambda: (processes.rank(), next(steps)) == stop)
+        try:
+            return LONGER.train(milestone, ends)
+        except processes.PeerLost:
+            return None
 
 
 def state_in(kept: Path) -> dict[str, torch.Tensor]:
@@ -287,6 +311,23 @@ def test_it_goes_on_by_another_number_of_processes(
     assert expected["done"] == 6
     for name, weight in expected.items():
         torch.testing.assert_close(found[name], weight, rtol=1e-8, atol=1e-10, msg=name)
+
+
+@pytest.mark.slow
+def test_a_killed_process_changes_nothing(tiny_run: Run, voc_folder: Path, tmp_path: Path) -> None:
+    """The others end, and as many as before go on to the same bits."""
+    at = voc_folder
+    whole, shared = tmp_path / "whole", tmp_path / "shared"
+    assert by_processes(2, train_together, at, tiny_run, whole, None) == [True, True]
+    end = 1, random.randrange(2, 7)
+    given = at, tiny_run, shared, end, signal.SIGKILL
+    assert by_processes(2, train_together, *given, killed=(1,)) == [None]
+    assert state_in(shared)["done"] == end[1] - 1
+    assert by_processes(2, train_together, at, tiny_run, shared, None) == [True, True]
+    found, expected = state_in(shared), state_in(whole)
+    assert found.keys() == expected.keys()
+    for name, weight in expected.items():
+        assert torch.equal(found[name], weight), (name, end)
 
 
 def test_a_batch_that_processes_cannot_share_is_refused() -> None:
