@@ -56,7 +56,11 @@ KINDS: dict[str, Kind] = {"boxes": "bbox", "masks": "segm"}
 """How COCO's numbers are called here -> as pycocotools has them."""
 PRECISIONS = {"AP": "ap", "AP50": "ap50", "AP75": "ap75"}
 """What the papers report -> as metrics call it."""
-OVERLAPS = {"AP": "overlaps of 0.5 to 0.95", "AP50": "an overlap of 0.5", "AP75": "one of 0.75"}
+OVERLAPS = {
+    "AP": "overlaps of 0.5 to 0.95",
+    "AP50": "an overlap of 0.5",
+    "AP75": "an overlap of 0.75",
+}
 
 
 def never() -> bool:

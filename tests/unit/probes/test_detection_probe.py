@@ -156,7 +156,7 @@ def test_names_tell_numbers_apart() -> None:
     assert [Detection.setting(each) for each in told] == [
         "voc0712 c4 4 area AP: AP at overlaps of 0.5 to 0.95, 4 iterations of 4 images, "
         "rate 0.02 x 0.1 at 3, shorter side 32, whole network",
-        "voc0712 c4 24000 area AP75: AP at one of 0.75, 24000 iterations of 16 images, "
+        "voc0712 c4 24000 area AP75: AP at an overlap of 0.75, 24000 iterations of 16 images, "
         "rate 0.1 x 0.1 at 18000 and 22000, shorter side 480 to 800, whole network",
     ]
 
