@@ -435,11 +435,22 @@ def take_milestone(options: argparse.Namespace) -> None:
     take_milestone(options.study, _workable(options), options.run, options.epoch)
 
 
-def probe(options: argparse.Namespace) -> None:
+def probe(options: argparse.Namespace) -> int:
     """Runs all probes of a study on one milestone of a run, or of several seeds' runs."""
     from barlow_atlas.steps.probe import probe
 
-    probe(options.study, _workable(options), options.run, options.epoch, options.device)
+    study = _workable(options)
+    asked = options.study, study, options.run, options.epoch, options.device
+    if study.resources.probe.processes > 1:
+        from barlow_atlas.steps import detectors
+        from barlow_atlas.training import launch
+
+        if detectors.train(*asked):
+            return EXIT_INTERRUPTED
+        if launch.seat(os.environ):
+            return 0  # one of the processes: who started them goes on
+    probe(*asked)
+    return 0
 
 
 def verify_checkpoints(options: argparse.Namespace) -> int:

@@ -13,7 +13,8 @@ from pathlib import Path
 import psutil
 
 from barlow_atlas import __main__
-from barlow_atlas.steps import prepare_data, pretrain
+from barlow_atlas.nn import detector_parts
+from barlow_atlas.steps import prepare_data, pretrain, probe
 from barlow_atlas.training import console
 from barlow_atlas.workflow import chain
 
@@ -37,18 +38,22 @@ DEADLINE = 120.0
 # Children start as copies of a process that has torch loaded: a life is a second, not four. The
 # server passes over a name that it cannot import; the modules themselves are named, therefore.
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(
-    [module.__name__ for module in (__main__, chain, console, prepare_data, pretrain, psutil)]
-)
+LOADED = (__main__, chain, console, detector_parts, prepare_data, pretrain, probe, psutil)
+PROCESSES.set_forkserver_preload([module.__name__ for module in LOADED])
 
 
-def _step(folder: Path, commands: list[list[str]], log: Path) -> None:
+def nothing() -> None:
+    """No change."""
+
+
+def _step(folder: Path, commands: list[list[str]], log: Path, change: Callable[[], None]) -> None:
     """What a child does: steps of the command line, one after the other, up to a failing one."""
     os.chdir(folder)
     with log.open("ab") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     console.SECONDS_BETWEEN_LINES = -1.0  # a line a step: what was trained can be counted
+    change()
     for command in commands:
         status = __main__.main(command)
         if status:
@@ -97,9 +102,10 @@ class Workspace:
         options = ["--study", STUDY, "--run", RUN, "--save-every", str(save_every)]
         return self.run(*(["pretrain", *options, "--until", str(epoch)] for epoch in missing))
 
-    def run(self, *commands: list[str]) -> BaseProcess:
-        """Steps of the command line in a process of their own."""
-        process = PROCESSES.Process(target=_step, args=(self.folder, list(commands), self.log))
+    def run(self, *commands: list[str], change: Callable[[], None] = nothing) -> BaseProcess:
+        """Steps of the command line in a process of their own, after a change of its code."""
+        given = self.folder, list(commands), self.log, change
+        process = PROCESSES.Process(target=_step, args=given)
         process.start()
         return process
 

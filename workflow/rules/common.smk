@@ -154,17 +154,25 @@ def asked(kind, resource):
     )
 
 
-def asked_tasks(wildcards):
+def asked_tasks(kind):
     """Tasks on each node: one of a single node, on which the step starts its processes itself."""
-    asked = STUDIES[wildcards.study].resources.pretrain
-    return asked.processes_per_node if asked.nodes > 1 else 1
+
+    def tasks(wildcards):
+        asked = getattr(STUDIES[wildcards.study].resources, kind)
+        return asked.processes_per_node if asked.nodes > 1 else 1
+
+    return tasks
 
 
-def training_threads(wildcards):
+def asked_threads(kind):
     """CPUs of a task: of all processes that are one task, or of one."""
-    study = STUDIES[wildcards.study]
-    asked = study.resources.pretrain
-    return study.threads * (asked.processes_per_node if asked.nodes == 1 else 1)
+
+    def threads(wildcards):
+        study = STUDIES[wildcards.study]
+        asked = getattr(study.resources, kind)
+        return study.threads * (asked.processes_per_node if asked.nodes == 1 else 1)
+
+    return threads
 
 
 def report_files(study):

@@ -23,10 +23,10 @@ rule pretrain:
         run=one_of({run.name for study in APART for run in STUDIES[study].trained()}),
     conda:
         "../../environment.yml"
-    threads: training_threads
+    threads: asked_threads("pretrain")
     resources:
         nodes=asked("pretrain", "nodes"),
-        tasks_per_node=asked_tasks,
+        tasks_per_node=asked_tasks("pretrain"),
         gpu=asked("pretrain", "gpu"),
         mem_mb=asked("pretrain", "mem_mb"),
         runtime=asked("pretrain", "runtime"),
@@ -71,10 +71,10 @@ for number, (study, seeds) in enumerate(TOGETHER):
             stem="[a-z0-9][a-z0-9_-]*",
         conda:
             "../../environment.yml"
-        threads: training_threads
+        threads: asked_threads("pretrain")
         resources:
             nodes=asked("pretrain", "nodes"),
-            tasks_per_node=asked_tasks,
+            tasks_per_node=asked_tasks("pretrain"),
             gpu=asked("pretrain", "gpu"),
             mem_mb=asked("pretrain", "mem_mb"),
             runtime=asked("pretrain", "runtime"),
@@ -103,10 +103,10 @@ rule cool_down:
         "logs/{study}/cool_down/{run}/epoch_{epoch}.tsv"
     conda:
         "../../environment.yml"
-    threads: training_threads
+    threads: asked_threads("pretrain")
     resources:
         nodes=asked("pretrain", "nodes"),
-        tasks_per_node=asked_tasks,
+        tasks_per_node=asked_tasks("pretrain"),
         gpu=asked("pretrain", "gpu"),
         mem_mb=asked("pretrain", "mem_mb"),
         runtime=asked("pretrain", "runtime"),

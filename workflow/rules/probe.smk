@@ -22,8 +22,10 @@ rule probe:
         study=one_of(APART),
     conda:
         "../../environment.yml"
-    threads: lambda wildcards: STUDIES[wildcards.study].threads
+    threads: asked_threads("probe")
     resources:
+        nodes=asked("probe", "nodes"),
+        tasks_per_node=asked_tasks("probe"),
         gpu=asked("probe", "gpu"),
         mem_mb=asked("probe", "mem_mb"),
         runtime=asked("probe", "runtime"),
@@ -67,8 +69,10 @@ for number, (study, seeds) in enumerate(TOGETHER):
             stem="[a-z0-9][a-z0-9_-]*",
         conda:
             "../../environment.yml"
-        threads: lambda wildcards: STUDIES[wildcards.study].threads
+        threads: asked_threads("probe")
         resources:
+            nodes=asked("probe", "nodes"),
+            tasks_per_node=asked_tasks("probe"),
             gpu=asked("probe", "gpu"),
             mem_mb=asked("probe", "mem_mb"),
             runtime=asked("probe", "runtime"),

@@ -18,9 +18,9 @@ LINE = (
 CURVE = [*LINE, "split"]
 COLUMNS = [*CURVE, "metric", "run", "seed", "epoch", "count", "value"]
 ACCURACIES = ("top1", "top5")
-METRICS = (*ACCURACIES, "map", "ap", "ap50", "ap75")
+METRICS = (*ACCURACIES, "map", "ap")
 """In percent, those that a probe tells: accuracies, mean average precision of classes, or average
-precision of detections, over all overlaps and at those of 0.5 and 0.75."""
+precision of detections, at the overlaps that its variant names."""
 HEADLINES = {"top1": "top-1", "map": "mAP", "ap": "AP"}
 """Of each probe one: what it is read by, and how that is called."""
 SIGNAL_COLUMNS = [

@@ -3,11 +3,16 @@
 C4 as He et al.'s MoCo has it (arXiv:1911.05722, appendix; detectron2's `Res5ROIHeadsExtraNorm`):
 the backbone's first three stages see the image, the fourth sees each region and is followed by one
 more batch norm. Nothing is frozen, and batch norm takes the statistics of the batch.
+
+Several processes may train a detector, each with its own images of every batch (`nn/processes.py`):
+what comes out does not depend on how many they are, but for rounding.
 """
+
+from __future__ import annotations
 
 import bisect
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -16,9 +21,13 @@ from torch import Tensor, nn
 
 from barlow_atlas.data.objects import Found, Objects
 from barlow_atlas.data.selection import Index
+from barlow_atlas.nn import processes
 from barlow_atlas.nn.networks import initialised_from
-from barlow_atlas.nn.norms import PerViewBatchNorm2d
+from barlow_atlas.nn.norms import PerView, PerViewBatchNorm2d
 from barlow_atlas.settings.detection import Detector, DetectorTraining
+
+if TYPE_CHECKING:
+    from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 
 RATIOS = (0.5, 1.0, 2.0)
 """Height to width of anchors."""
@@ -26,6 +35,12 @@ BEFORE_SUPPRESSION = 6
 """As many times more proposals are looked at before overlapping ones are removed."""
 POOLED = 14
 """Pixels a side of a region of C4, before the fourth stage halves it."""
+ANCHORS_CHOSEN = 256
+"""Of an image, that proposals are learnt from."""
+POSITIVE = {"anchors": 0.5, "regions": 0.25}
+"""The share of what is chosen that is positive, at most."""
+UNFILLED = 64
+"""Pixels a side of an image that all stages halve without rest."""
 MOMENTUM = 0.9
 
 Target = dict[str, Tensor]
@@ -39,7 +54,7 @@ def detector(
     mean: Sequence[float],
     std: Sequence[float],
     generator: torch.Generator,
-) -> nn.Module:
+) -> GeneralizedRCNN:
     """torchvision's detector on a backbone, whose modules become its own.
 
     In training mode it takes images, a list of (3, H, W) between 0 and 1, and a `Target` of each,
@@ -55,26 +70,51 @@ def detector(
     Raises:
         ValueError: a feature pyramid of the backbone `small`, which has no named stages.
     """
-    # Here, since its import takes as long as torch's own.
+    # Here, since their import takes as long as torch's own.
     from torchvision.models.detection import FasterRCNN, MaskRCNN
 
+    from barlow_atlas.nn.detector_parts import Chosen, Head, MapsOfMasks, SizedTogether
+
+    for norm in backbone.modules():
+        if isinstance(norm, PerView):
+            norm.of_own_rows = True
     common: dict[str, Any] = {
         "num_classes": None,
-        "min_size": settings.short_sides,
-        "max_size": settings.long_side,
-        "image_mean": list(mean),
-        "image_std": list(std),
         "rpn_pre_nms_top_n_train": BEFORE_SUPPRESSION * settings.proposals,
         "rpn_pre_nms_top_n_test": BEFORE_SUPPRESSION * settings.test_proposals,
         "rpn_post_nms_top_n_train": settings.proposals,
         "rpn_post_nms_top_n_test": settings.test_proposals,
-        "box_batch_size_per_image": settings.regions,
     }
     with initialised_from(generator):
         parts = (_c4 if settings.form == "c4" else _pyramid)(settings, backbone, classes)
         kind = MaskRCNN if settings.masks else FasterRCNN
-        model: nn.Module = kind(**common, **parts)
-    return model
+        model = kind(**common, **parts)
+    sizes = settings.short_sides, settings.long_side
+    model.transform = SizedTogether(*sizes, list(mean), list(std))
+    model.rpn.fg_bg_sampler = Chosen(ANCHORS_CHOSEN, POSITIVE["anchors"])
+    heads = model.roi_heads
+    heads.fg_bg_sampler = Chosen(settings.regions, POSITIVE["regions"])
+    pools = [heads.box_roi_pool, *([heads.mask_roi_pool] if settings.masks else [])]
+    if settings.masks and isinstance(heads.box_head, Head):
+        heads.mask_roi_pool = MapsOfMasks(heads.mask_roi_pool, heads.box_head, heads.fg_bg_sampler)
+    model.to(next(backbone.parameters()).device)
+    _fix_scales(model.backbone, pools)
+    return model.train()
+
+
+def _fix_scales(backbone: nn.Module, pools: Sequence[nn.Module]) -> None:
+    """Lets pools see maps of an image that is not filled up.
+
+    torchvision's tell once and for all how much smaller maps are than images, from the first batch:
+    wrongly where that is filled up to twice the size of its own images, as by other processes'.
+    """
+    place = next(backbone.parameters()).device
+    backbone.eval()
+    with torch.no_grad():
+        maps = backbone(torch.zeros((1, 3, UNFILLED, UNFILLED), device=place))
+        maps = {"0": maps} if isinstance(maps, Tensor) else maps
+        for pool in pools:
+            pool(maps, [torch.zeros((1, 4), device=place)], [(UNFILLED, UNFILLED)])
 
 
 def stages(backbone: nn.Module) -> tuple[nn.Module, nn.Module]:
@@ -99,18 +139,6 @@ class _Trunk(nn.Module):
         return maps
 
 
-class _Pooled(nn.Module):
-    """Regions (n, c, h, w) -> their mean over positions behind some layers, (n, f)."""
-
-    def __init__(self, layers: nn.Module) -> None:
-        super().__init__()
-        self.layers = layers
-
-    def forward(self, regions: Tensor) -> Tensor:
-        features: Tensor = self.layers(regions).mean((2, 3))
-        return features
-
-
 def _c4(settings: Detector, backbone: nn.Module, classes: int) -> dict[str, Any]:
     """The arguments of torchvision's detectors that make them C4."""
     from torchvision.models.detection.anchor_utils import AnchorGenerator
@@ -118,21 +146,24 @@ def _c4(settings: Detector, backbone: nn.Module, classes: int) -> dict[str, Any]
     from torchvision.models.detection.mask_rcnn import MaskRCNNPredictor
     from torchvision.ops import MultiScaleRoIAlign
 
+    from barlow_atlas.nn.detector_parts import Head, take_regions
+
     trunk, fourth = stages(backbone)
     before, features = _channels(trunk), _channels(fourth)
     layers = [fourth, PerViewBatchNorm2d(features)] if settings.extra_norm else [fourth]
     head = nn.Sequential(*layers)
+    take_regions(head)
     parts: dict[str, Any] = {
         "backbone": _Trunk(trunk, before),
         "rpn_anchor_generator": AnchorGenerator((settings.anchors,), (RATIOS,)),
         "box_roi_pool": MultiScaleRoIAlign(["0"], POOLED, sampling_ratio=0),
-        "box_head": _Pooled(head),
+        "box_head": Head(head),
         "box_predictor": FastRCNNPredictor(features, classes + 1),
     }
     if settings.masks:
-        # The same layers: boxes and masks share them.
+        # Boxes and masks share the head's layers: see `MapsOfMasks`, which takes this one's place.
         parts["mask_roi_pool"] = MultiScaleRoIAlign(["0"], POOLED, sampling_ratio=0)
-        parts["mask_head"] = head
+        parts["mask_head"] = nn.Identity()
         parts["mask_predictor"] = MaskRCNNPredictor(features, 256, classes + 1)
     return parts
 
@@ -266,31 +297,64 @@ def sgd(model: nn.Module, training: DetectorTraining) -> torch.optim.Optimizer:
 
 
 def train(
-    model: nn.Module,
+    model: GeneralizedRCNN,
     optimizer: torch.optim.Optimizer,
     training: DetectorTraining,
     batches: Callable[[int], tuple[list[Tensor], list[Target]]],
-    draws: Callable[[int], torch.Generator],
+    draws: Callable[[int, int], torch.Generator],
     first: int = 0,
 ) -> Iterator[tuple[int, dict[str, float]]]:
     """Trains a detector; yields how many iterations are behind it, and the losses of the last.
 
     An iteration is a function of the weights, the optimizer's state and its number, so that one
-    that was ended goes on from both to the same numbers.
+    that was ended goes on from both to the same numbers, by any number of processes that divides
+    the batch.
 
     Args:
-        batches: images and targets of an iteration.
-        draws: of an iteration: sizes, proposals and regions are drawn with them.
+        batches: images and targets of an iteration, a process' own.
+        draws: of an iteration and of a place in its batch: the size of the image there is drawn
+            with it, and anchors and regions in it.
         first: the iteration to begin with.
     """
     model.train()
+    gradients = processes.SummedGradients(model.parameters())
+    own = range(training.batch_size)[processes.own_rows(training.batch_size)]
     for iteration in range(first, training.iterations):
         for group in optimizer.param_groups:
             group["lr"] = rate(training, iteration)
         images, targets = batches(iteration)
-        with initialised_from(draws(iteration)):
-            losses: dict[str, Tensor] = model(images, targets)
+        generators = [draws(iteration, place) for place in own]
+        for part in (model.transform, model.rpn.fg_bg_sampler, model.roi_heads.fg_bg_sampler):
+            part.generators = generators
+        losses = own_shares(model, model(images, targets))
         optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(torch.stack(list(losses.values())).sum())
+        torch.autograd.backward(list(losses.values()))
+        gradients.wait()
         optimizer.step()
-        yield iteration + 1, {name: float(loss.detach()) for name, loss in losses.items()}
+        told = processes.sum_of_all(torch.stack([loss.detach() for loss in losses.values()]).cpu())
+        yield iteration + 1, dict(zip(losses, told.tolist(), strict=True))
+
+
+def own_shares(model: GeneralizedRCNN, losses: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What a process' own images add to each loss of the whole batch.
+
+    A loss is a mean over anchors, regions or positive regions, of which each process has another
+    number.
+    """
+    if processes.count() == 1:
+        return losses
+    anchors = len(model.rpn.fg_bg_sampler.positive)
+    positive = model.roi_heads.fg_bg_sampler.positive
+    counts = {
+        "loss_objectness": anchors,
+        "loss_rpn_box_reg": anchors,
+        "loss_classifier": len(positive),
+        "loss_box_reg": len(positive),
+        "loss_mask": int(positive.sum()),
+    }
+    own = torch.tensor([counts[name] for name in losses], dtype=torch.float64)
+    shares = own / processes.sum_of_all(own.clone()).clamp(min=1)
+    return {
+        name: loss * share
+        for (name, loss), share in zip(losses.items(), shares.tolist(), strict=True)
+    }

@@ -24,6 +24,8 @@ class Probe(Frozen):
     """
 
     name: ClassVar[str]
+    of_processes: ClassVar[bool] = False
+    """Whether several processes do a part of it together, before one answers."""
 
     def fault(self, protocol: Protocol) -> str | None:
         """Why this cannot be asked in a protocol, and what to do; None if it can."""
@@ -31,6 +33,10 @@ class Probe(Frozen):
 
     def fault_of_run(self, run: Subject) -> str | None:
         """Why this cannot be asked of a run's milestones, and what to do; None if it can."""
+        return None
+
+    def fault_of_processes(self, count: int) -> str | None:
+        """Why `count` processes cannot do their part of it; None if they can or have none."""
         return None
 
     def data_sets(self, image_size: int) -> tuple[DataSet, ...]:

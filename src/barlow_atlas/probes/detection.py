@@ -4,6 +4,8 @@ Barlow Twins' evaluation on VOC07+12 and COCO (arXiv:2103.03230, table 4 and app
 follows MoCo's: `nn/detection.py` says what is trained, docs/objects.md where it departs. In the
 protocol reference all training images are trained on, in the protocol clean a tenth is held out and
 evaluated as validation. Nothing is chosen in either.
+
+Several processes may train a detector before one evaluates it: it goes on from what they leave.
 """
 
 from __future__ import annotations
@@ -11,14 +13,15 @@ from __future__ import annotations
 import copy
 import functools
 import math
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
 
 from pydantic import BeforeValidator, model_validator
 
 from barlow_atlas.data.catalog import WITH_OBJECTS
+from barlow_atlas.probes import state
 from barlow_atlas.probes.base import Probe
-from barlow_atlas.probes.state import State
 from barlow_atlas.settings.detection import (
     COCO_1X,
     COCO_C4,
@@ -29,7 +32,7 @@ from barlow_atlas.settings.detection import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from typing import Self
 
     from torch import Tensor
@@ -51,6 +54,18 @@ VOC_RULES: dict[str, Rule] = {"11-point": "11-point", "area": "area"}
 """The first is detectron2's for VOC 2007, which the papers report."""
 KINDS: dict[str, Kind] = {"boxes": "bbox", "masks": "segm"}
 """How COCO's numbers are called here -> as pycocotools has them."""
+PRECISIONS = {"AP": "ap", "AP50": "ap50", "AP75": "ap75"}
+"""What the papers report -> as metrics call it."""
+OVERLAPS = {
+    "AP": "overlaps of 0.5 to 0.95",
+    "AP50": "an overlap of 0.5",
+    "AP75": "an overlap of 0.75",
+}
+
+
+def never() -> bool:
+    """No wish to stop."""
+    return False
 
 
 def _small_by_name(value: Any) -> Any:
@@ -65,6 +80,7 @@ class Detection(Probe):
     """
 
     name: ClassVar[str] = "detection"
+    of_processes: ClassVar[bool] = True
 
     target: TargetName
     detector: Annotated[
@@ -99,6 +115,15 @@ class Detection(Probe):
             return "detection: the form fpn needs a ResNet's stages: with `small` take the form c4"
         return None
 
+    def fault_of_processes(self, count: int) -> str | None:
+        size = self.training.batch_size
+        if size % count == 0:
+            return None
+        return (
+            f"{count} processes cannot share probes.detection.training.batch_size {size} evenly: "
+            "let resources.probe ask for a number that divides it"
+        )
+
     def data_sets(self, image_size: int) -> tuple[DataSet, ...]:
         return (WITH_OBJECTS[self.target],)
 
@@ -112,20 +137,25 @@ class Detection(Probe):
     @property
     def variants(self) -> tuple[str, ...]:
         told = self.model_dump()
-        return tuple(self.variant({**told, "measure": measure}) for measure in self.measures)
+        return tuple(
+            self.variant({**told, "measure": measure, "precision": precision})
+            for measure in self.measures
+            for precision in PRECISIONS
+        )
 
     @classmethod
     def variant(cls, settings: Mapping[str, Any]) -> str:
-        """Such as `voc0712 c4 24000 11-point AP` or `coco c4 90000 masks AP`."""
+        """Such as `voc0712 c4 24000 11-point AP` or `coco c4 90000 masks AP75`."""
         form, iterations = settings["detector"]["form"], settings["training"]["iterations"]
-        return f"{settings['target']} {form} {iterations} {settings['measure']} AP"
+        told = f"{settings['measure']} {settings['precision']}"
+        return f"{settings['target']} {form} {iterations} {told}"
 
     @classmethod
     def setting(cls, settings: Mapping[str, Any]) -> str:
         training, sides = settings["training"], settings["detector"]["short_sides"]
         drops = " and ".join(str(each) for each in training["drops"])
         return (
-            f"{cls.variant(settings)}: AP over overlaps of 0.5 to 0.95, "
+            f"{cls.variant(settings)}: AP at {OVERLAPS[settings['precision']]}, "
             f"{training['iterations']} iterations of {training['batch_size']} images, rate "
             f"{training['learning_rate']:g}{f' x 0.1 at {drops}' if drops else ''}, shorter side "
             f"{' to '.join(str(side) for side in sorted({sides[0], sides[-1]}))}, whole network"
@@ -138,21 +168,14 @@ class Detection(Probe):
             yield from detection.answers(milestone, prepared)
 
     def answers(self, milestone: Milestone, prepared: Prepared) -> Iterator[dict[str, Any]]:
-        """A record for each measure and evaluated split.
+        """A record for each measure, each of `PRECISIONS` and each evaluated split.
 
         Raises:
-            ProbeError: parts without objects, a backbone without the form's stages, a training
-                that diverges, or no pycocotools where it is needed.
+            ProbeError: as `_trainable`, or a training that diverges.
         """
-        if self.target == "coco":
-            from barlow_atlas.probes.coco import check_installed
-
-            check_installed()
-        splits = splits_of(prepared, milestone.subject.protocol)
-        check(splits, prepared.manifest.title)
-        classes = len(prepared.manifest.classes)
-        training = _Training(self, milestone, splits["train"], classes)
+        training, splits = self._trainable(milestone, prepared)
         training.finish()
+        classes = len(prepared.manifest.classes)
         told = self.model_dump(mode="json") | {
             "protocol": milestone.subject.protocol,
             "classes": classes,
@@ -168,13 +191,58 @@ class Detection(Probe):
             truth = [splits[name].objects[row] for row in splits[name].rows.tolist()]
             detections = list(training.detections(splits[name]))
             for measure in self.measures:
-                yield {
-                    "probe": self.name,
-                    "settings": {**told, "measure": measure},
-                    "split": name,
-                    "count": len(truth),
-                    **self._precisions(measure, truth, detections, classes),
-                }
+                found = self._precisions(measure, truth, detections, classes)
+                of_sizes = {k: v for k, v in found.items() if k not in PRECISIONS.values()}
+                for precision, metric in PRECISIONS.items():
+                    yield {
+                        "probe": self.name,
+                        "settings": {**told, "measure": measure, "precision": precision},
+                        "split": name,
+                        "count": len(truth),
+                        **({"ap": found[metric]} if metric in found else {}),
+                        **(of_sizes if precision == "AP" else {}),
+                    }
+
+    def train(self, milestone: Milestone, stop: Callable[[], bool]) -> bool:
+        """Trains the detector, with the other processes, as far as `answers` goes on from there.
+
+        Args:
+            stop: whether this process was asked to.
+
+        Returns:
+            Whether it came to the end; if not, how far it came is stored.
+
+        Raises:
+            ProbeError: as `answers`, or a batch that the processes cannot share.
+            Divergence: processes whose detectors should be equal and are not.
+            PeerLost: another process does not answer any more.
+        """
+        from barlow_atlas.nn import processes
+        from barlow_atlas.probes.milestone import ProbeError
+
+        if fault := self.fault_of_processes(processes.count()):
+            raise ProbeError(fault)
+        prepared = milestone.others[WITH_OBJECTS[self.target].name]
+        training, _ = self._trainable(milestone, prepared)
+        return training.finish(stop)
+
+    def _trainable(
+        self, milestone: Milestone, prepared: Prepared
+    ) -> tuple[_Training, dict[str, Split]]:
+        """The detector of a milestone, not trained further yet, and the parts of its data.
+
+        Raises:
+            ProbeError: parts without objects, a backbone without the form's stages, or no
+                pycocotools where it is needed.
+        """
+        if self.target == "coco":
+            from barlow_atlas.probes.coco import check_installed
+
+            check_installed()
+        splits = splits_of(prepared, milestone.subject.protocol)
+        check(splits, prepared.manifest.title)
+        classes = len(prepared.manifest.classes)
+        return _Training(self, milestone, splits["train"], classes), splits
 
     def _precisions(
         self, measure: str, truth: Sequence[Objects], detections: Sequence[Found], classes: int
@@ -269,18 +337,26 @@ class _Training:
         self.model = model.to(milestone.device)
         self.optimizer = sgd(self.model, settings.training)
         parts = self.model, self.optimizer
-        self.state = State(milestone, "detection", settings.model_dump_json(), parts)
+        self.state = state.State(milestone, "detection", settings.model_dump_json(), parts)
         self.threads = torch.get_num_threads()
         self.order = functools.lru_cache(2)(self._order)
 
-    def finish(self) -> None:
-        """Trains what is left of all iterations."""
+    def finish(self, stop: Callable[[], bool] = never) -> bool:
+        """Trains what is left of all iterations, or until one of the processes is to stop.
+
+        Returns:
+            Whether it came to the end.
+        """
         import torch
 
+        from barlow_atlas.nn import processes
         from barlow_atlas.nn.detection import train
         from barlow_atlas.probes.milestone import ProbeError
 
         stored = self.state.resume()
+        first = stored["done"] if stored else 0
+        processes.must_be_equal({"number of iterations done": torch.tensor(first)})
+        processes.must_be_equal(self._parts())
         single = functools.partial(torch.set_num_threads, 1)
         with ThreadPoolExecutor(self.threads, "images", initializer=single) as pool:
             steps = train(
@@ -289,7 +365,7 @@ class _Training:
                 self.settings.training,
                 functools.partial(self._batch, pool),
                 functools.partial(self.draws, "iteration"),
-                stored["done"] if stored else 0,
+                first,
             )
             for done, losses in steps:
                 if not all(map(math.isfinite, losses.values())):
@@ -298,7 +374,28 @@ class _Training:
                         f"the detector diverged in iteration {done}: {told}. Lower "
                         "probes.detection.training.learning_rate, or make warmup longer"
                     )
-                self.state.save({"done": done})
+                last = done == self.settings.training.iterations
+                stopped, due = processes.any_of(stop(), processes.leads() and self._is_due())
+                if stopped or due or last:
+                    self._save(done)
+                if stopped and not last:
+                    return False
+        return True
+
+    def _is_due(self) -> bool:
+        return time.monotonic() - self.state.saved >= state.SAVED_EVERY
+
+    def _save(self, done: int) -> None:
+        """Stores how far all processes are, if the milestone has a folder: the first one does."""
+        from barlow_atlas.nn import processes
+
+        processes.must_be_equal(self._parts())
+        if processes.leads():
+            self.state.saved = -math.inf  # they have agreed that it is time
+            self.state.save({"done": done})
+
+    def _parts(self) -> list[dict[str, Any]]:
+        return [part.state_dict() for part in self.state.parts]
 
     def detections(self, split: Split) -> Iterator[Found]:
         """What is found in each chosen image."""
@@ -313,14 +410,18 @@ class _Training:
                 yield found_in(output)
 
     def _batch(self, pool: ThreadPoolExecutor, iteration: int) -> tuple[list[Tensor], list[Target]]:
-        """Images and targets of an iteration: pass after pass over the images, each shuffled."""
+        """This process' images and targets of an iteration: pass after pass over all images, each
+        shuffled."""
         import torch
 
+        from barlow_atlas.nn import processes
+
         size, count = self.settings.training.batch_size, len(self.split.rows)
-        places = range(iteration * size, (iteration + 1) * size)
+        own = processes.own_rows(size)
+        places = range(iteration * size, (iteration + 1) * size)[own]
         rows = [self.order(place // count)[place % count] for place in places]
         turned = torch.rand(size, generator=self.draws("flips", iteration)) < 0.5
-        examples = list(pool.map(self._example, rows, turned.tolist()))
+        examples = list(pool.map(self._example, rows, turned[own].tolist()))
         images = [image.to(self.device) for image, _ in examples]
         targets = [{k: x.to(self.device) for k, x in target.items()} for _, target in examples]
         return images, targets

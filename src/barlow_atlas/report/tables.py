@@ -327,7 +327,8 @@ def milestone_table(curves: pd.DataFrame, title: str) -> Table:
 
 PRECISIONS = {
     "map": "Where the setting says mAP: mean average precision.",
-    "ap": "Where the setting says AP: the mean over overlaps of 0.5 to 0.95 and over classes.",
+    "ap": "Where the setting says AP: the mean over overlaps of 0.5 to 0.95 and over classes; AP50 "
+    "and AP75: over classes, at that overlap.",
 }
 """What is not an accuracy, by metric."""
 STATISTICS = {

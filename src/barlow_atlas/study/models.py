@@ -123,19 +123,23 @@ class AskedProbes(Frozen):
 class Resources(Frozen):
     """What one job of a kind asks of the cluster; never part of a run's identity."""
 
-    gpu: Annotated[int, Field(ge=0)] = Field(0, description="GPUs of a node; a probe uses one")
+    gpu: Annotated[int, Field(ge=0)] = Field(0, description="GPUs of a node")
     mem_mb: Positive = Field(description="memory, MiB")
     runtime: Positive = Field(description="time limit, minutes")
+    nodes: Positive = Field(1, description="machines of a job, by Slurm")
+    tasks_per_node: Positive | None = Field(
+        None, description="processes on each node; left out: one for each GPU"
+    )
 
     @property
     def processes_per_node(self) -> int:
         """As many as a node gets that has what is asked for."""
-        return 1
+        return self.tasks_per_node or max(1, self.gpu)
 
     @property
     def processes(self) -> int:
         """Of the whole job."""
-        return self.processes_per_node
+        return self.nodes * self.processes_per_node
 
 
 class PretrainResources(Resources):
@@ -144,41 +148,31 @@ class PretrainResources(Resources):
     All of them together train as one process would, but for rounding.
     """
 
-    nodes: Positive = Field(1, description="machines of a job, by Slurm")
-    tasks_per_node: Positive | None = Field(
-        None, description="processes on each node; left out: one for each GPU"
-    )
     accumulate: bool = Field(
         False,
         description="whether a process' parts of `local_statistics` pass one after another, for "
         "the memory of one of them and the time of another forward pass",
     )
 
-    @property
-    def processes_per_node(self) -> int:
-        return self.tasks_per_node or max(1, self.gpu)
-
-    @property
-    def processes(self) -> int:
-        return self.nodes * self.processes_per_node
-
 
 class ProbeResources(Resources):
-    """What a job that asks a milestone asks of the cluster: one process on one machine."""
+    """What a job that asks a milestone asks of the cluster.
 
-    @model_validator(mode="before")
-    @classmethod
-    def _one_process(cls, value: Any) -> Any:
-        given = value if isinstance(value, dict) else {}
-        spread = [key for key in ("nodes", "tasks_per_node") if given.get(key, 1) != 1]
-        spread += ["gpu"] if isinstance(given.get("gpu"), int) and given["gpu"] > 1 else []
-        if spread:
-            raise ValueError(
-                f"{', '.join(f'{key} = {given[key]}' for key in spread)}: a probe is one process "
-                "on one GPU, whatever it trains: a detector's losses and batch norms are of all "
-                "images of a batch together. Give `gpu: 1`, and the time that it takes"
+    Several processes train its detectors, as one would, but for rounding; all else is done by one.
+    """
+
+    def fault_of_probes(self, probes: AskedProbes) -> str | None:
+        """Why its processes cannot ask these probes; None if they can."""
+        if self.processes == 1:
+            return None
+        if not any(each.of_processes for each in probes.asked()):
+            return (
+                f"resources.probe asks for {self.processes} processes, and what is asked of a "
+                "milestone is done by one, but for detectors: give `gpu: 1`, and the time that it "
+                "takes"
             )
-        return value
+        faults = (each.fault_of_processes(self.processes) for each in probes.asked())
+        return next(filter(None, faults), None)
 
 
 class JobResources(Frozen):
@@ -537,6 +531,8 @@ class Study(Frozen):
             _check_run(run, self.milestones)
             if unfit := run.fault_of_processes(self.resources.pretrain.processes):
                 raise ValueError(f"{run.method}: {unfit}")
+        if spread := self.resources.probe.fault_of_probes(self.probes):
+            raise ValueError(spread)
         if self.resources.pretrain.accumulate and self.local_statistics == 1:
             raise ValueError(
                 "resources.pretrain.accumulate: the whole batch has its batch-norm statistics in "

@@ -127,9 +127,10 @@ def checks_of(name: str, study: Study, profile: str | None) -> Iterator[Check]:
         yield from check_slurm(settings, [asked.pretrain, asked.probe], "missing")
     else:
         yield check_gpu([asked.pretrain, asked.probe])
-        threads = study.threads * asked.pretrain.processes_per_node
+        kinds = (asked.pretrain, asked.probe)
+        threads = study.threads * max(one.processes_per_node for one in kinds)
         yield check_machine([asked.pretrain, asked.probe], threads)
-        yield from nodes(asked.pretrain.nodes)
+        yield from nodes(max(one.nodes for one in kinds))
         if profile is None and shutil.which("sbatch"):
             yield from check_slurm({}, [asked.pretrain, asked.probe], "warning")
 
@@ -474,8 +475,8 @@ def nodes(wanted: int) -> list[Check]:
     """Whether a job fits on one machine, which this is."""
     if wanted == 1:
         return []
-    told = f"a training job asks for {wanted}, and this is one machine"
-    return [Check("missing", "nodes", told, "resources.pretrain.nodes: 1, or --profile slurm")]
+    told = f"a job asks for {wanted}, and this is one machine"
+    return [Check("missing", "nodes", told, "resources.*.nodes: 1, or --profile slurm")]
 
 
 # Slurm

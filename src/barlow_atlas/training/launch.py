@@ -202,7 +202,7 @@ def _srun(
     allocated = int(os.environ.get("SLURM_NNODES", "0"))
     if allocated < nodes:
         raise LaunchError(
-            f"resources.pretrain asks for {nodes} nodes, and this is no Slurm job that has them. "
+            f"the study's resources ask for {nodes} nodes, and this is no Slurm job that has them. "
             "Start the study on a cluster (`snakemake --profile slurm`), or give `nodes: 1`"
         )
     task = {RANK: "SLURM_PROCID", COUNT: "SLURM_NTASKS", LOCAL: "SLURM_LOCALID"}
@@ -295,6 +295,6 @@ def _cause(failed: tuple[int, int] | None, errors: Sequence[Mapping[str, Any]], 
 def _killed(who: str, how: str = "") -> str:
     return (
         f"{who} was ended from outside{how}, and the others with it. If nobody did that, the "
-        "machine ran out of memory: see resources.pretrain.mem_mb. The same command goes on from "
-        "the last saved state"
+        "machine ran out of memory: see mem_mb in the study's resources. The same command goes on "
+        "from the last saved state"
     )

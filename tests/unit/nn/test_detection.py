@@ -1,14 +1,17 @@
 """Detectors: the papers' networks and schedules, and that one learns."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_array_equal
+from process_group import by_processes
 from torch import Tensor, nn
 
 from barlow_atlas.data.objects import Found, Objects
+from barlow_atlas.nn import processes
 from barlow_atlas.nn.detection import (
     Target,
     detector,
@@ -19,6 +22,7 @@ from barlow_atlas.nn.detection import (
     target_of,
     train,
 )
+from barlow_atlas.nn.detector_parts import Chosen
 from barlow_atlas.nn.networks import build_backbone
 from barlow_atlas.nn.norms import PerViewBatchNorm2d
 from barlow_atlas.nn.randomness import generator
@@ -117,9 +121,56 @@ def test_the_papers_networks_have_their_size() -> None:
         assert extra.eval().backbone(torch.zeros(1, 3, 64, 96)).shape == (1, 1024, 4, 6)
 
 
-def test_masks_share_the_fourth_stage_with_boxes() -> None:
-    model = made(SMALL.model_copy(update={"masks": True}))
-    assert model.roi_heads.mask_head is model.roi_heads.box_head.layers
+def test_masks_are_told_from_what_boxes_are_told_from(
+    digits: tuple[np.ndarray, np.ndarray],
+) -> None:
+    """In training by one pass, as in detectron2: of the positive regions, in their order."""
+    model = made(FEWER.model_copy(update={"masks": True}))
+    examples = [(image, target_of(objects, True)) for image, objects in composites(digits)]
+    seen: dict[str, list[Tensor]] = {"stage": [], "head": [], "masks": []}
+    heads = model.roi_heads
+    for name, part in (
+        ("stage", heads.box_head.layers),
+        ("head", heads.box_predictor),
+        ("masks", heads.mask_predictor),
+    ):
+        part.register_forward_hook(lambda _, given, told, name=name: seen[name].append(given[0]))
+    trained(model, FEW.model_copy(update={"iterations": 1}), examples)
+    (regions,), (features,), (maps,) = seen.values()
+    assert len(features) == len(regions)
+    positive = heads.fg_bg_sampler.positive
+    assert 0 < int(positive.sum()) < len(positive) == len(regions)
+    assert torch.equal(maps.mean((2, 3)), features[positive])
+    # What boxes and masks are told from has one set of weights, which the state has once.
+    names = [name for name in model.state_dict() if name.startswith("roi_heads.mask")]
+    assert all(name.startswith("roi_heads.mask_predictor.") for name in names)
+
+
+def test_what_is_chosen_is_torchvisions_share() -> None:
+    """As `BalancedPositiveNegativeSampler`: as many of each kind; marks are of the right ones."""
+    from torchvision.models.detection._utils import BalancedPositiveNegativeSampler
+
+    labels = [
+        torch.cat([torch.full((n,), value) for n, value in zip(counts, (-1, 0, 2), strict=True)])
+        for counts in ((3, 40, 30), (0, 2, 30), (5, 50, 1), (0, 3, 0))
+    ]
+    chosen = Chosen(16, 0.25)
+    chosen.generators = [torch.Generator().manual_seed(k) for k in range(4)]
+    told = chosen(labels)
+    theirs = BalancedPositiveNegativeSampler(16, 0.25)(labels)
+    for ours, other in zip(told, theirs, strict=True):
+        assert [int(one.sum()) for one in ours] == [int(one.sum()) for one in other]
+    for label, positive, negative in zip(labels, *told, strict=True):
+        assert (label[positive.bool()] > 0).all()
+        assert (label[negative.bool()] == 0).all()
+    assert chosen.positive.tolist() == [
+        value > 0
+        for label, positive, negative in zip(labels, *told, strict=True)
+        for value in label[(positive | negative).bool()].tolist()
+    ]
+    # An image's choice follows from its own generator alone.
+    chosen.generators = [torch.Generator().manual_seed(2)]
+    assert torch.equal(chosen(labels[2:3])[1][0], told[1][2])
 
 
 def test_a_pyramid_is_of_all_stages() -> None:
@@ -235,7 +286,7 @@ def trained(
         optimizer,
         training,
         lambda _: (images, targets),
-        lambda k: generator(0, "detection", k),
+        lambda iteration, place: generator(0, "detection", iteration, place),
         first,
     )
     for done, _ in steps:
@@ -261,6 +312,66 @@ def test_an_iteration_is_a_function_of_state_and_number(
     trained(gone_on, FEW, examples, optimizer, first=2)
     for name, weight in whole.state_dict().items():
         assert torch.equal(weight, gone_on.state_dict()[name]), name
+
+
+UNEQUAL = SMALL.model_copy(
+    update={"masks": True, "short_sides": (40, 48, 56), "proposals": 20, "regions": 64}
+)
+"""Sides are drawn, and images have other numbers of regions, as there are fewer than wanted."""
+TOGETHER = DetectorTraining(iterations=3, learning_rate=0.02, warmup=2, batch_size=4)
+
+
+def unequal() -> Iterator[tuple[Tensor, Target]]:
+    """Four images of other sizes, in float64, with other numbers of objects."""
+    draws = torch.Generator().manual_seed(0)
+    for count, (height, width) in enumerate(((48, 64), (64, 40), (56, 56), (40, 60)), start=1):
+        corners = torch.tensor([[4 + 8 * k, 6, 20 + 8 * k, 26] for k in range(count)])
+        masks = torch.zeros((count, height, width), dtype=torch.uint8)
+        for mask, (left, upper, right, lower) in zip(masks, corners.tolist(), strict=True):
+            mask[upper:lower, left:right] = 1
+        target = {"boxes": corners.double(), "labels": 1 + torch.arange(count), "masks": masks}
+        yield torch.rand((3, height, width), generator=draws, dtype=torch.float64), target
+
+
+def train_own() -> tuple[dict[str, Tensor], list[dict[str, float]], int]:
+    """This process' part of a training: weights, losses of each iteration, its regions."""
+    model = made(UNEQUAL).double()
+    assigned = model.rpn.assign_targets_to_anchors
+
+    def in_float64(*given: Any) -> tuple[list[Tensor], list[Tensor]]:
+        labels, boxes = assigned(*given)
+        return [each.double() for each in labels], boxes
+
+    # torchvision has the labels of anchors in float32, and so the loss on them.
+    model.rpn.assign_targets_to_anchors = in_float64
+    own = list(unequal())[processes.own_rows(TOGETHER.batch_size)]
+    images, targets = [image for image, _ in own], [target for _, target in own]
+    steps = train(
+        model,
+        sgd(model, TOGETHER),
+        TOGETHER,
+        lambda _: (images, targets),
+        lambda iteration, place: generator(0, "detection", iteration, place),
+    )
+    losses = [told for _, told in steps]
+    processes.must_be_equal(model.state_dict())
+    return model.state_dict(), losses, len(model.roi_heads.fg_bg_sampler.positive)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [2, 4])
+def test_several_processes_train_what_one_does(count: int) -> None:
+    """Weights, running statistics and losses, though each has other sizes and other regions."""
+    state, losses, regions = train_own()
+    found = by_processes(count, train_own)
+    numbers = [of_one for *_, of_one in found]
+    assert sum(numbers) == regions
+    assert len(set(numbers)) > 1, "all have as many regions: nothing unequal was tried"
+    for theirs, told, _ in found:
+        for name, expected in state.items():
+            torch.testing.assert_close(theirs[name], expected, rtol=1e-9, atol=1e-11, msg=name)
+        for one, other in zip(told, losses, strict=True):
+            assert one == pytest.approx(other, rel=1e-9)
 
 
 @pytest.mark.slow

@@ -1,5 +1,9 @@
 """The detection probe: what it trains on, what it tells, ended and gone on with."""
 
+import itertools
+import os
+import random
+import signal
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -10,16 +14,20 @@ import pandas as pd
 import pytest
 import torch
 from numpy.testing import assert_array_equal
+from process_group import by_processes
 from ruamel.yaml import YAML
 from small_data import small_coco, small_voc0712
 from torch import nn
 
 from barlow_atlas.atlas.curves import accuracy_columns, headline, mean_curves
+from barlow_atlas.atlas.effects import effects
 from barlow_atlas.atlas.frames import probe_table
-from barlow_atlas.atlas.lines import read_lines
+from barlow_atlas.atlas.lines import Precision, read_all, read_lines
 from barlow_atlas.data.objects import Found, Objects
 from barlow_atlas.data.preparation import prepare
 from barlow_atlas.data.prepared import Prepared, load
+from barlow_atlas.nn import detection as detecting
+from barlow_atlas.nn import processes
 from barlow_atlas.nn.detection import flipped, run_lengths, target_of
 from barlow_atlas.nn.networks import Network, build
 from barlow_atlas.nn.randomness import generator
@@ -47,21 +55,26 @@ COCO = Detection(target="coco", detector={**TINY, "masks": True}, training=FEW)
 
 
 @pytest.fixture(scope="module")
-def voc(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+def voc_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made(*small_voc0712(tmp_path_factory.mktemp("voc") / "mirror"))
+
+
+@pytest.fixture(scope="module")
+def voc(voc_folder: Path) -> Prepared:
+    return load(voc_folder)
 
 
 @pytest.fixture(scope="module")
 def coco(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
     facts, folder = small_coco(tmp_path_factory.mktemp("coco") / "mirror")
     unverified = tuple(file.model_copy(update={"md5": None}) for file in facts.files)
-    return made(facts.model_copy(update={"files": unverified}), folder)
+    return load(made(facts.model_copy(update={"files": unverified}), folder))
 
 
-def made(facts: Any, folder: Path) -> Prepared:
+def made(facts: Any, folder: Path) -> Path:
     at = folder.parents[1]
     prepare(facts, at / "prepared", at / "raw", [str(folder.parent)])
-    return load(at / "prepared")
+    return at / "prepared"
 
 
 def milestone_of(run: Run, kept: Path | None = None) -> Milestone:
@@ -128,16 +141,22 @@ def test_a_backbone_without_stages_is_refused_when_a_study_is_read(
 
 
 def test_names_tell_numbers_apart() -> None:
-    assert Detection(target="voc0712").variants == (
-        "voc0712 c4 24000 11-point AP",
-        "voc0712 c4 24000 area AP",
+    assert Detection(target="voc0712").variants == tuple(
+        f"voc0712 c4 24000 {rule} {precision}"
+        for rule in ("11-point", "area")
+        for precision in ("AP", "AP50", "AP75")
     )
     boxes = Detection(target="coco", detector={"form": "fpn", "extra_norm": False, "masks": False})
-    assert boxes.variants == ("coco fpn 90000 boxes AP",)
-    assert COCO.variants == ("coco c4 4 boxes AP", "coco c4 4 masks AP")
-    told = [one.model_dump() | {"measure": "area"} for one in (VOC, Detection(target="voc0712"))]
-    assert [Detection.setting(each).partition("images, ")[2] for each in told] == [
+    assert boxes.variants[:2] == ("coco fpn 90000 boxes AP", "coco fpn 90000 boxes AP50")
+    assert COCO.variants[2:4] == ("coco c4 4 boxes AP75", "coco c4 4 masks AP")
+    told = [
+        one.model_dump() | {"measure": "area", "precision": precision}
+        for one, precision in ((VOC, "AP"), (Detection(target="voc0712"), "AP75"))
+    ]
+    assert [Detection.setting(each) for each in told] == [
+        "voc0712 c4 4 area AP: AP at overlaps of 0.5 to 0.95, 4 iterations of 4 images, "
         "rate 0.02 x 0.1 at 3, shorter side 32, whole network",
+        "voc0712 c4 24000 area AP75: AP at an overlap of 0.75, 24000 iterations of 16 images, "
         "rate 0.1 x 0.1 at 18000 and 22000, shorter side 480 to 800, whole network",
     ]
 
@@ -227,6 +246,97 @@ def test_ended_after_any_iteration_it_gives_the_same(
         assert torch.equal(weight, gone_on.model.state_dict()[name]), name
 
 
+LONGER = VOC.model_copy(update={"training": VOC.training.model_copy(update={"iterations": 6})})
+
+
+def train_together(
+    at: Path, run: Run, kept: Path, end: tuple[int, int] | None, number: int | None = None
+) -> bool | None:
+    """Trains the detector in float64, saved in every iteration.
+
+    Args:
+        end: a process and the iteration after which it wants to stop.
+        number: of the signal that it then gets instead.
+
+    Returns:
+        As `Detection.train`; None if another process was lost.
+    """
+    pixels, targets, made = probing.image_of, detecting.target_of, detecting.detector
+
+    def target_of(image: Objects, masks: bool) -> dict[str, torch.Tensor]:
+        told = targets(image, masks)
+        return told | {"boxes": told["boxes"].double()}
+
+    steps = itertools.count(1)
+
+    def ends() -> bool:
+        reached = (processes.rank(), next(steps)) == end
+        if reached and number is not None:
+            os.kill(os.getpid(), number)
+        return reached
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(probing, "image_of", lambda split, row: pixels(split, row).double())
+        patch.setattr(detecting, "target_of", target_of)
+        patch.setattr(detecting, "detector", lambda *given: made(*given).double())
+        patch.setattr(state, "SAVED_EVERY", 0.0)
+        milestone = replace(milestone_of(run, kept), others={"voc0712": load(at)})
+        try:
+            return LONGER.train(milestone, ends)
+        except processes.PeerLost:
+            return None
+
+
+def state_in(kept: Path) -> dict[str, torch.Tensor]:
+    """The detector's weights and statistics, and how far they are."""
+    (file,) = kept.glob("detection_*.state")
+    stored = torch.load(file, weights_only=True)
+    return {**stored["parts"][0], "done": torch.tensor(stored["done"])}
+
+
+@pytest.mark.slow
+def test_it_goes_on_by_another_number_of_processes(
+    tiny_run: Run, voc_folder: Path, tmp_path: Path
+) -> None:
+    """Stopped by one of two processes, gone on with by one: what one would have trained alone."""
+    at = voc_folder
+    alone, shared = tmp_path / "alone", tmp_path / "shared"
+    assert train_together(at, tiny_run, alone, None)
+    stopped = by_processes(2, train_together, at, tiny_run, shared, (1, 3))
+    assert stopped == [False, False]
+    assert state_in(shared)["done"] == 3
+    assert train_together(at, tiny_run, shared, None)
+    found, expected = state_in(shared), state_in(alone)
+    assert found.keys() == expected.keys()
+    assert expected["done"] == 6
+    for name, weight in expected.items():
+        torch.testing.assert_close(found[name], weight, rtol=1e-8, atol=1e-10, msg=name)
+
+
+@pytest.mark.slow
+def test_a_killed_process_changes_nothing(tiny_run: Run, voc_folder: Path, tmp_path: Path) -> None:
+    """The others end, and as many as before go on to the same bits."""
+    at = voc_folder
+    whole, shared = tmp_path / "whole", tmp_path / "shared"
+    assert by_processes(2, train_together, at, tiny_run, whole, None) == [True, True]
+    end = 1, random.randrange(2, 7)
+    given = at, tiny_run, shared, end, signal.SIGKILL
+    assert by_processes(2, train_together, *given, killed=(1,)) == [None]
+    assert state_in(shared)["done"] == end[1] - 1
+    assert by_processes(2, train_together, at, tiny_run, shared, None) == [True, True]
+    found, expected = state_in(shared), state_in(whole)
+    assert found.keys() == expected.keys()
+    for name, weight in expected.items():
+        assert torch.equal(found[name], weight), (name, end)
+
+
+def test_a_batch_that_processes_cannot_share_is_refused() -> None:
+    assert VOC.fault_of_processes(2) is None
+    assert "3 processes cannot share probes.detection.training.batch_size 4 evenly" in (
+        VOC.fault_of_processes(3) or ""
+    )
+
+
 def test_the_milestone_is_left_as_it_is(tiny_run: Run, voc: Prepared) -> None:
     milestone = milestone_of(tiny_run)
     weights = {k: x.clone() for k, x in milestone.network.state_dict().items()}
@@ -276,7 +386,7 @@ def knows(monkeypatch: pytest.MonkeyPatch) -> None:
         masks = self.settings.detector.masks
         return (all_of_it(split.objects[row], masks) for row in split.rows.tolist())
 
-    monkeypatch.setattr(probing._Training, "finish", lambda _: None)
+    monkeypatch.setattr(probing._Training, "finish", lambda _: True)
     monkeypatch.setattr(probing._Training, "detections", detections)
 
 
@@ -286,17 +396,45 @@ def test_what_is_found_gives_all(tiny_run: Run, voc: Prepared, coco: Prepared) -
     milestone = replace(milestone_of(tiny_run), others={"voc0712": voc, "coco": coco})
     records = list(Detection.run([VOC, COCO], milestone))
     told = [(one["settings"], one["split"]) for one in records]
-    assert {(one["target"], one["measure"], split) for one, split in told} == {
-        (target, measure, split)
+    assert {(one["target"], one["measure"], one["precision"], split) for one, split in told} == {
+        (target, measure, precision, split)
         for target, measures in (("voc0712", ("11-point", "area")), ("coco", ("boxes", "masks")))
         for measure in measures
+        for precision in ("AP", "AP50", "AP75")
         for split in ("validation", "test")
     }
-    for one in records:
-        assert [one[metric] for metric in ("ap", "ap50", "ap75")] == pytest.approx([100] * 3)
+    assert [one["ap"] for one in records] == pytest.approx([100] * 24)
     counts = {"train": 18, "validation": 4, "test": 11}
     assert records[0]["settings"]["counts"] == counts
-    assert all("ap_large" not in one for one in records)  # no object is that large
+    # COCO's precisions by size stand beside AP, where any object is that large.
+    of_sizes = {one["settings"]["precision"] for one in records if "ap_small" in one}
+    assert of_sizes == {"AP"}
+    assert all("ap_large" not in one for one in records)
+
+
+@pytest.mark.usefixtures("knows")
+def test_each_precision_is_that_of_its_overlap(
+    tiny_run: Run, voc: Prepared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Boxes that cover six tenths of their objects are right at 0.5, and wrong at 0.75."""
+
+    def narrow(self: probing._Training, split: Split) -> Iterator[Found]:
+        for row in split.rows.tolist():
+            found = all_of_it(split.objects[row], False)
+            boxes = found.boxes.copy()
+            boxes[:, 2] -= 0.4 * (boxes[:, 2] - boxes[:, 0])
+            yield replace(found, boxes=boxes)
+
+    monkeypatch.setattr(probing._Training, "detections", narrow)
+    milestone = replace(milestone_of(tiny_run), others={"voc0712": voc})
+    told = {
+        one["settings"]["precision"]: one["ap"]
+        for one in Detection.run([VOC], milestone)
+        if one["split"] == "test" and one["settings"]["measure"] == "area"
+    }
+    assert told["AP50"] == pytest.approx(100)
+    assert told["AP75"] == 0
+    assert 0 < told["AP"] < 50
 
 
 @pytest.mark.usefixtures("knows")
@@ -310,17 +448,22 @@ def test_average_precisions_stand_in_the_tables(tiny_run: Run, voc: Prepared) ->
         "results": list(Detection.run([VOC], milestone)),
     }
     rows = probe_table([content, {**content, "epoch": 5}])
-    assert set(rows["metric"]) == {"ap", "ap50", "ap75"}
+    assert set(rows["metric"]) == {"ap"}
     curves = mean_curves(rows)
     columns = accuracy_columns(curves)
     assert [name.rpartition("detection ")[2] for name in columns.columns[1:]] == list(VOC.variants)
-    assert columns.iloc[:, 1].tolist() == pytest.approx([100, 100])
+    assert columns.iloc[:, 1:].to_numpy() == pytest.approx(100)
     (line,) = headline(curves).values()
     assert line[f"detection {VOC.variants[0]}"]["last"] == pytest.approx(100)
     table = milestone_table(curves, "some")
-    assert len(table.rows) == 2
+    assert len(table.rows) == len(VOC.variants)
     assert any("the mean over overlaps" in note for note in table.notes)
-    # They are no accuracies: no line of effects, nothing to answer the questions by.
+    # Each has effects of its own, AP50 and AP75 beside AP.
+    lines = read_all([content, {**content, "epoch": 5}], {tiny_run.name: [0, 5]})
+    found = effects([], [line for line in lines if isinstance(line, Precision)])
+    assert set(found["variant"]) == set(VOC.variants)
+    assert {"first", "gain", "last"} <= set(found["statistic"])
+    # They are no accuracies: no line of answers, nothing to answer the questions by.
     assert read_lines([content], {tiny_run.name: [0]}) == []
     assert answer(curves, pd.DataFrame()).probes == ()
 

@@ -71,9 +71,9 @@ def test_the_schema_is_in_step_with_the_models() -> None:
         (
             "  probe: {",
             "  probe: {gpu: 2, ",
-            ["resources.probe", "gpu = 2: a probe is one process"],
+            ["resources.probe asks for 2 processes", "done by one, but for detectors"],
         ),
-        ("  probe: {", "  probe: {nodes: 2, ", ["resources.probe", "nodes = 2: a probe is one"]),
+        ("  probe: {", "  probe: {nodes: 2, ", ["resources.probe asks for 2", "give `gpu: 1`"]),
     ],
 )
 def test_what_is_wrong_is_named(before: str, after: str, said: list[str], tmp_path: Path) -> None:

@@ -109,7 +109,7 @@ def test_a_signal_reaches_all_even_those_that_do_not_listen_yet(tmp_path: Path) 
 
 
 def test_several_nodes_need_a_job_that_has_them() -> None:
-    with pytest.raises(LaunchError, match="asks for 2 nodes, and this is no Slurm job"):
+    with pytest.raises(LaunchError, match="ask for 2 nodes, and this is no Slurm job"):
         run_processes(["true"], 2, 1)
 
 
