@@ -8,7 +8,8 @@ import pytest
 from fresh_clone import Checkout
 
 LOOP = "src/barlow_atlas/training/loop.py"
-SUM = "        sums[name] = sums.get(name, 0) + value\n"
+TERMS = "list(terms.values())"
+SUM = f"    added = torch._foreach_add([sums[name] for name in terms], {TERMS})\n"
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +54,7 @@ def adopted(clone: Checkout) -> list[dict[str, object]]:
 
 
 def test_comments_and_moves_plan_nothing(study: Checkout) -> None:
-    edit(study, LOOP, SUM, f"        # One more.\n{SUM}")
+    edit(study, LOOP, SUM, f"    # One more.\n{SUM}")
     assert planned(study) == {}
 
 
@@ -63,7 +64,8 @@ def test_a_refactoring_is_proven_by_stored_states_and_then_plans_nothing(study: 
         study,
         LOOP,
         SUM,
-        "        before = sums.get(name, 0)\n        sums[name] = before + value\n",
+        "    before = [sums[name] for name in terms]\n"
+        f"    added = torch._foreach_add(before, {TERMS})\n",
     )
     assert planned(study)["pretrain"] == 12
     status, said = adopt(study, "--prove", "2")
@@ -88,7 +90,7 @@ def test_a_refactoring_is_proven_by_stored_states_and_then_plans_nothing(study: 
 
 
 def test_another_number_is_refused_and_named(study: Checkout) -> None:
-    edit(study, LOOP, SUM, SUM.replace("+ value", "+ 1.001 * value"))
+    edit(study, LOOP, SUM, SUM.replace(TERMS, "[1.001 * each for each in terms.values()]"))
     status, said = adopt(study, "--prove", "2")
     assert status == 1
     assert "first at training metrics, epoch" in said
@@ -100,7 +102,7 @@ def test_another_number_is_refused_and_named(study: Checkout) -> None:
 
 
 def test_the_code_of_a_commit_is_run_beside_todays(study: Checkout) -> None:
-    edit(study, LOOP, SUM, SUM.replace("+ value", "+ value * 1"))
+    edit(study, LOOP, SUM, SUM.replace(TERMS, "[1 * each for each in terms.values()]"))
     status, said = adopt(study, "--prove", "2", "--beside", "HEAD")
     assert status == 0, said
     assert "to the code of HEAD on the same machine" in said
@@ -109,7 +111,7 @@ def test_the_code_of_a_commit_is_run_beside_todays(study: Checkout) -> None:
 
 
 def test_results_may_be_accepted_and_are_shown_as_such(study: Checkout) -> None:
-    edit(study, LOOP, SUM, SUM.replace("+ value", "+ 1.001 * value"))
+    edit(study, LOOP, SUM, SUM.replace(TERMS, "[1.001 * each for each in terms.values()]"))
     status, said = adopt(study, "--accept", "only the sums that are shown")
     assert status == 0, said
     assert "accepted without proof" in said
