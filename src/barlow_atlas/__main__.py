@@ -33,6 +33,8 @@ class NoCloneError(AtlasError):
 def main(arguments: list[str] | None = None) -> int:
     """Runs one command; returns the process's exit status."""
     use_common_instructions(os.environ)
+    # Threads of a step that wait for each other sleep: docs/costs.md, "One thread a job".
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     parser, commands = _parser()
     said = sys.argv[1:] if arguments is None else arguments
     if said and not said[0].startswith("-") and said[0] not in commands:

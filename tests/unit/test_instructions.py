@@ -1,4 +1,4 @@
-"""Numbers that do not depend on how wide a processor's vectors are."""
+"""Numbers that depend on no width of vectors, and threads that share cores with others."""
 
 import os
 import subprocess
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from barlow_atlas.__main__ import main
 from barlow_atlas.instructions import AVX2, use_common_instructions
 
 CODE = """
@@ -36,6 +37,17 @@ def test_nothing_where_there_is_none(tmp_path: Path, flags: str) -> None:
     use_common_instructions(environment, processor(tmp_path, flags))
     use_common_instructions(environment, tmp_path / "missing")
     assert environment == {}
+
+
+@pytest.mark.parametrize(("said", "holds"), [(None, "passive"), ("active", "active")])
+def test_threads_that_wait_sleep(
+    monkeypatch: pytest.MonkeyPatch, said: str | None, holds: str
+) -> None:
+    monkeypatch.setenv("OMP_WAIT_POLICY", said or "")
+    if said is None:
+        monkeypatch.delenv("OMP_WAIT_POLICY")
+    assert main(["no-such-command"]) == 2
+    assert os.environ["OMP_WAIT_POLICY"] == holds
 
 
 def test_torch_listens() -> None:
