@@ -28,6 +28,7 @@ def heard(held: threading.Lock) -> Iterator[threading.Event]:
     hearing = Hearing({signal.SIGINT: react, signal.SIGTERM: react})
     yield event
     hearing.end()
+    hearing.end()
     assert [signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)] == before
     assert signal.set_wakeup_fd(-1) == -1
 

@@ -45,9 +45,14 @@ class Hearing:
         os.close(self._received)
 
     def end(self) -> None:
-        """Gives the signals back to those who handled them before; in the main thread as well."""
-        for signum, handler in self._handlers_before.items():
-            signal.signal(signum, handler)
+        """Gives the signals back to those who handled them before; in the main thread as well.
+
+        Once: Snakemake shuts its executor down again where it cannot print that it has done so.
+        """
+        if not self._handlers_before:
+            return
+        while self._handlers_before:
+            signal.signal(*self._handlers_before.popitem())
         signal.set_wakeup_fd(self._told_before)
         os.write(self._told, bytes([_END]))
         os.close(self._told)
