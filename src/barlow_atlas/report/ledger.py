@@ -1,7 +1,7 @@
 """The ledger of claims for readers: `reports/claims.md`, and its rows as text for any table."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -19,13 +19,13 @@ ROLES = {
 TEXTS = ("study", "compared", "width", "probe", "verdict", "note")
 NUMBERS = ("effect", "95 % interval", "n", "p", "p (Holm)")
 MEASURED = {
-    "drop_from_best": "the fall in test top-1 from the peak to the last milestone",
-    "gain": "the gain in test top-1 over the untrained network",
-    "difference_last": "the difference in test top-1 at the last milestone",
-    "difference_drop_from_best": "the difference between the falls in test top-1 after the peaks",
-    "trend_last": "the trend of test top-1 at the last milestone",
-    "trend_drop_from_best": "the trend of the fall in test top-1 after the peak",
-    "agreement": "the rank correlation of the probes' test top-1 along a run's trained milestones",
+    "drop_from_best": "the fall in test {} from the peak to the last milestone",
+    "gain": "the gain in test {} over the untrained network",
+    "difference_last": "the difference in test {} at the last milestone",
+    "difference_drop_from_best": "the difference between the falls in test {} after the peaks",
+    "trend_last": "the trend of test {} at the last milestone",
+    "trend_drop_from_best": "the trend of the fall in test {} after the peak",
+    "agreement": "the rank correlation of the probes' test {} along a run's trained milestones",
     "signal_last": "this signal of held-out embeddings at the last milestone",
 }
 SETS = {
@@ -149,9 +149,10 @@ def _section(rows: pd.DataFrame) -> str:
     claimed = SETS[first["holds"]].format(f"{first['smallest']:g}")
     compared = "; ".join(dict.fromkeys(rows["compared"]))
     probes = "; ".join(dict.fromkeys(rows["seen_by"]))
+    measured = MEASURED[first["test"]].format(_read_by(rows["seen_by"]))
     told = [
         f"- `{first['claim']}`, source: {escaped(first['source'])}.",
-        f"- Claimed: {MEASURED[first['test']]} is {claimed} ({unit}). {escaped(first['why'])}",
+        f"- Claimed: {measured} is {claimed} ({unit}). {escaped(first['why'])}",
         f"- Tested on: {escaped(compared)}. Seen by: {escaped(probes)}.",
         *_not_run(rows[rows["verdict"] == NOT_RUN]),
     ]
@@ -160,6 +161,13 @@ def _section(rows: pd.DataFrame) -> str:
     if len(shown):
         parts.append(_table(_telling(table(shown)), {"effect": f"effect ({unit})"}))
     return "\n\n".join(parts)
+
+
+def _read_by(probes: Iterable[str]) -> str:
+    """What probes are read by, such as `mAP`: a variant ends with it where it is not top-1."""
+    ends = (probe.split()[-1] for probe in probes)
+    *others, last = dict.fromkeys(end if "AP" in end else "top-1" for end in ends)
+    return f"{', '.join(others)} or {last}" if others else last
 
 
 def _telling(cells: pd.DataFrame) -> pd.DataFrame:

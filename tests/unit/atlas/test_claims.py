@@ -700,6 +700,18 @@ def test_the_page_tells_every_row_and_is_a_function_of_the_ledger(whole: pd.Data
     well_formed(text)
 
 
+def test_a_claim_names_what_its_probes_are_read_by(whole: pd.DataFrame) -> None:
+    claimed = {
+        claim: section.split("- Claimed: ")[1].split(" is above")[0]
+        for claim, section in re.findall(r"- `([\w-]+)`, source: (.*?)\n\n", markdown(whole), re.S)
+    }
+    untrained = "over the untrained network"
+    assert claimed["bt-learns"] == f"the gain in test top-1 {untrained}"
+    assert claimed["pre-training-helps-svms"] == f"the gain in test mAP {untrained}"
+    for claim in ("pre-training-helps-detection", "pre-training-helps-masks"):
+        assert claimed[claim] == f"the gain in test AP, AP50 or AP75 {untrained}"
+
+
 def well_formed(text: str) -> None:
     """Every table's rows have as many cells as its head."""
     for block in text.split("\n\n"):
