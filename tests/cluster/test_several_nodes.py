@@ -1,4 +1,5 @@
-"""A run on two nodes of a real Slurm with two processes each, by ImageNet's recipe made small.
+"""A run on two nodes of a real Slurm with two processes each, by ImageNet's recipe made small; and
+a detector.
 
 NODES_REPEATED=N has N such runs, one after the other.
 """
@@ -18,6 +19,7 @@ import psutil
 import pytest
 from fresh_clone import Clone
 from loopback_slurm import LoopbackSlurm
+from small_data import change_catalog, write_voc_years
 from submitit_project import wait_for
 
 REPEATED = range(int(os.environ.get("NODES_REPEATED", "1")))
@@ -37,6 +39,18 @@ SMALL = (
     ("warmup_epochs: 10", "warmup_epochs: 2"),
     ("milestones: [0, 5, 10, 25, 50, 100]", f"milestones: [0, {EPOCHS}]"),
 )
+DETECTOR = """\
+base: small.yaml
+title: A detector
+probes:
+  detection:
+    target: voc0712
+    detector: {short_sides: [32], long_side: 40, anchors: [8], proposals: 9, test_proposals: 9,
+      regions: 8}
+    training: {iterations: 3, batch_size: 4, learning_rate: 0.01, warmup: 2, drops: []}
+resources:
+"""
+DETECTED = f"results/detector/probes/{RUN}/epoch_0000.json"
 ASKED = "pretrain: {mem_mb: 2000, runtime: 30}"
 ON_TWO_NODES = "pretrain: {nodes: 2, tasks_per_node: 2, mem_mb: 1400, runtime: 20}"
 ON_ONE = "pretrain: {tasks_per_node: 4, mem_mb: 2800, runtime: 20}"
@@ -172,3 +186,33 @@ def test_the_next_start_ends_with_the_weights_of_four_processes_here(
     assert re.search("Restarts=[12]", restarts)
     assert manifest(clone)["made_by"]["processes"] == 4
     assert manifest(clone)["weights_sha256"] == weights_here
+
+
+def detect(clone: Clone, profile: str, asked: str, **environment: str) -> list[dict[str, Any]]:
+    """What a detector finds, to the last bit; its job asks for so much."""
+    resources = f"  {ASKED}\n  probe: {asked}\n"
+    (clone.folder / "params/detector.yaml").write_text(DETECTOR + resources)
+    command = ("snakemake", "--profile", profile, "--config", "study=detector", "--", DETECTED)
+    done = clone.run(*command, **environment)
+    assert done.returncode == 0, (done.stdout + done.stderr)[-8000:]
+    found: list[dict[str, Any]] = json.loads((clone.folder / DETECTED).read_text())["results"]
+    return found
+
+
+def test_a_detector_of_two_nodes_is_that_of_four_processes_here(
+    slurm: LoopbackSlurm, tmp_path: Path
+) -> None:
+    clone = clone_of(tmp_path, ON_ONE)
+    change_catalog(clone.folder, *write_voc_years(clone.folder / "results/data/raw"))
+    here = detect(clone, "profiles/local", "{tasks_per_node: 4, mem_mb: 4000, runtime: 20}")
+    (clone.folder / DETECTED).unlink()
+    on_nodes = "{nodes: 2, tasks_per_node: 2, mem_mb: 2000, runtime: 20}"
+    assert detect(clone, "slurm", on_nodes, **slurm.environment) == here
+    listed = slurm.run(
+        *("sacct", "--noheader", "--parsable2", "--starttime=now-1hour"),
+        "--format=JobIDRaw,NNodes,NTasks,WorkDir",
+    )
+    rows = [line.split("|") for line in listed.splitlines()]
+    (job,) = (number for number, *_, folder in rows if folder == str(clone.folder))
+    steps = [row[1:3] for row in rows if row[0].startswith(f"{job}.")]
+    assert ["2", "4"] in steps, "its four processes are a step on both nodes"

@@ -402,6 +402,28 @@ def small_voc0712(root: Path) -> tuple[DataSet, Path]:
     return WITH_OBJECTS["voc0712"].model_copy(update=facts), folder
 
 
+def write_voc_years(raw: Path) -> tuple[tuple[str, str], ...]:
+    """VOC's years among raw files, and the catalogue's counts of them with those to put there."""
+    years = {
+        ("VOC2007", "trainval"): voc_images(1, 4),
+        ("VOC2007", "test"): voc_images(10_001),
+        ("VOC2012", "trainval"): voc_images(20_001),
+    }
+    for (year, part), images in years.items():
+        write_voc(raw / "VOCdevkit" / year, part, images)
+    return ("5_011, test=4_952", "41, test=11"), ("16_551, test=4_952", "52, test=11")
+
+
+def change_catalog(folder: Path, *changes: tuple[str, str]) -> None:
+    """Puts other facts of data sets into the catalogue of a clone."""
+    catalog = folder / "src/barlow_atlas/data/catalog.py"
+    facts = catalog.read_text()
+    for official, small in changes:
+        assert facts.count(official) == 1, official
+        facts = facts.replace(official, small)
+    catalog.write_text(facts)
+
+
 def small_coco(root: Path, training: int = 4) -> tuple[DataSet, Path]:
     """COCO of two categories: some training and two validation images of 30 x 20 pixels.
 

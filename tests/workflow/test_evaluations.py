@@ -10,7 +10,13 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from fresh_clone import Checkout
-from small_data import small_coco, small_inaturalist, small_places, voc_images, write_voc
+from small_data import (
+    change_catalog,
+    small_coco,
+    small_inaturalist,
+    small_places,
+    write_voc_years,
+)
 
 STUDY = """\
 base: small.yaml
@@ -87,25 +93,15 @@ def write_small_sets(folder: Path) -> None:
     small_coco(raw, COCO_IMAGES)
     small_places(raw)
     small_inaturalist(raw)
-    devkit = raw / "VOCdevkit"
-    write_voc(devkit / "VOC2007", "trainval", voc_images(1, 4))
-    write_voc(devkit / "VOC2007", "test", voc_images(10_001))
-    write_voc(devkit / "VOC2012", "trainval", voc_images(20_001))
-    catalog = folder / "src/barlow_atlas/data/catalog.py"
-    facts = catalog.read_text()
-    for official, small in (
-        ("5_011, test=4_952", "41, test=11"),
-        ("16_551, test=4_952", "52, test=11"),
+    counts = (
         ("118_287, test=5_000", f"{COCO_IMAGES}, test=2"),
         ("classes=80", "classes=2"),
         ("2_448_873, test=20_500", "8, test=4"),
         ("classes=205", "classes=2"),
         ("437_513, test=24_426", "6, test=3"),
         ("classes=8_142", "classes=3"),
-    ):
-        assert facts.count(official) == 1, official
-        facts = facts.replace(official, small)
-    catalog.write_text(facts)
+    )
+    change_catalog(folder, *counts, *write_voc_years(raw))
 
 
 def test_they_reach_the_page(finished: Checkout) -> None:
