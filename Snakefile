@@ -17,6 +17,7 @@ from snakemake.utils import min_version
 from barlow_atlas.study import paths
 from barlow_atlas.store.adoptions import adoptions, standing
 from barlow_atlas.workflow import sources
+from barlow_atlas.workflow.jobs import group_rule
 from barlow_atlas.errors import AtlasError, not_allowed
 from barlow_atlas.study.file import check_taken, load_studies, load_study, study_file
 from barlow_atlas.study.sizes import check_sizes

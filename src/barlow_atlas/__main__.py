@@ -146,9 +146,13 @@ def _parser() -> tuple[argparse.ArgumentParser, Collection[str]]:
         if step in (pretrain, probe):
             several = "names of runs, as `runs` lists them, that differ in their seeds at most"
             added.add_argument("--run", required=True, nargs="+", help=several)
+            several = "milestones, one after another"
+            added.add_argument(
+                epoch, required=True, type=int, nargs="+", dest="epoch", help=several
+            )
         else:
             added.add_argument("--run", required=True, help="name of a run, as `runs` lists them")
-        added.add_argument(epoch, required=True, type=int, dest="epoch", help="a milestone")
+            added.add_argument(epoch, required=True, type=int, help="a milestone")
         if step not in (import_weights, take_milestone):
             device = "such as cpu, cuda or cuda:1 (default: a GPU if any)"
             added.add_argument("--device", help=device)
@@ -398,10 +402,10 @@ def prepare_data(options: argparse.Namespace) -> None:
 
 
 def pretrain(options: argparse.Namespace) -> int:
-    """Trains runs from the milestone before to the given one, continuing where they were left."""
-    from barlow_atlas.steps.pretrain import pretrain
+    """Trains runs from the milestone before to the given ones, continuing where they were left."""
+    from barlow_atlas.steps.milestones import pretrain_in_turn
 
-    return _segment(pretrain, options)
+    return _segment(pretrain_in_turn, options)
 
 
 def cool_down(options: argparse.Namespace) -> int:
@@ -438,20 +442,21 @@ def take_milestone(options: argparse.Namespace) -> None:
 
 
 def probe(options: argparse.Namespace) -> int:
-    """Runs all probes of a study on one milestone of a run, or of several seeds' runs."""
+    """Runs all probes of a study on milestones of a run, or of several seeds' runs."""
     from barlow_atlas.steps.probe import probe
 
     study = _workable(options)
-    asked = options.study, study, options.run, options.epoch, options.device
-    if study.resources.probe.processes > 1:
-        from barlow_atlas.steps import detectors
-        from barlow_atlas.training import launch
+    for epoch in options.epoch:
+        asked = options.study, study, options.run, epoch, options.device
+        if study.resources.probe.processes > 1:
+            from barlow_atlas.steps import detectors
+            from barlow_atlas.training import launch
 
-        if detectors.train(*asked):
-            return EXIT_INTERRUPTED
-        if launch.seat(os.environ):
-            return 0  # one of the processes: who started them goes on
-    probe(*asked)
+            if detectors.train(*asked):
+                return EXIT_INTERRUPTED
+            if launch.seat(os.environ):
+                return 0  # one of the processes: who started them goes on
+        probe(*asked)
     return 0
 
 

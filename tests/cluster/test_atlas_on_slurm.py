@@ -9,6 +9,7 @@ from loopback_slurm import LoopbackSlurm
 SMALL = (
     ("width: 16", "width: 8"),
     ("seeds_together: 3", "seeds_together: 1"),
+    ("milestones_together: 3", "milestones_together: 1"),
     ("embedding_dims: [256]", "embedding_dims: [64]"),
     ("seeds: [1, 2, 3]", "seeds: [1]"),
     ("\nepochs: 100", "\nepochs: 4"),

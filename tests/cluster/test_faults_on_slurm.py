@@ -34,7 +34,7 @@ RUN = f"mix-d64-e{EPOCHS}-clean-s1"
 TARGET = f"results/{STUDY}/checkpoints/{RUN}/epoch_{{epoch:04d}}.json"
 PRETRAIN = ("pretrain", "--study", STUDY, "--run", RUN, "--until", str(EPOCHS))
 STUDY_CHANGES = (
-    *(pair for pair in CHANGES if not pair[0].startswith(("milestones", "\nepochs"))),
+    *(pair for pair in CHANGES if not pair[0].startswith(("milestones:", "\nepochs"))),
     ("\nepochs: 100", f"\nepochs: {EPOCHS}"),
     ("milestones: [0, 5, 10, 25, 50, 100]", f"milestones: [0, {EPOCHS}]"),
     ("pretrain: {mem_mb: 2000, runtime: 30}", "pretrain: {mem_mb: 700, runtime: 20}"),

@@ -29,6 +29,7 @@ MANIFEST = f"results/small/checkpoints/{RUN}/epoch_{EPOCHS:04d}.json"
 SMALL = (
     ("width: 16", "width: 8"),
     ("seeds_together: 3", "seeds_together: 1"),
+    ("milestones_together: 3", "milestones_together: 1"),
     ("hidden: [128]", "hidden: [32, 32]\n  output_bias: false"),
     ("lambda_reg: 4.0", "lambda_reg: 1.0\n    convention: imagenet\n    l2_normalise: false"),
     ("embedding_dims: [256]", "embedding_dims: [64]"),

@@ -108,7 +108,7 @@ class Workflows:
         changes = [
             (before, after.replace("12", str(EPOCHS)))
             for before, after in CHANGES
-            if not before.startswith("milestones")
+            if not before.startswith("milestones:")
         ]
         milestones = ("milestones: [0, 5, 10, 25, 50, 100]", f"milestones: [0, {PARENT}, {EPOCHS}]")
         clone.write_study(STUDY, "demo", *changes, milestones)

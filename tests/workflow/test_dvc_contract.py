@@ -28,6 +28,7 @@ overrides:
 embedding_dims: [32]
 seeds: [1]
 seeds_together: 1
+milestones_together: 1
 epochs: null
 milestones: [0, 2]
 probes:

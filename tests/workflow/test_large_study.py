@@ -25,13 +25,25 @@ def counted(clone: Clone, name: str, monkeypatch: pytest.MonkeyPatch) -> dict[st
     return {"all": 1, **Counter(job.rule for job in submitted)}
 
 
-@pytest.mark.parametrize("name", ["demo", "ablations/digits-budget", "cifar10"])
+TRUNK = (
+    ("base: ../demo.yaml", "base: demo.yaml"),
+    ("seeds: [1]", "seeds: [1, 2]"),
+    ("milestones_together: 1", "milestones_together: 3"),
+)
+"""What makes a study of branches, beside runs that end earlier, one whose jobs go together."""
+
+
+@pytest.mark.parametrize("name", ["demo", "ablations/digits-budget", "trunk", "cifar10"])
 def test_plan_counts_what_snakemake_plans(
     clone: Clone, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    if name == "trunk":
+        clone.write_study(name, "ablations/digits-budget", *TRUNK)
     planned = clone.plan("--config", f"study={name}", "--", "all")
-    # The rule of a group of seeds has its number; of these studies each has one group.
-    named = {rule.removesuffix("_together_0"): number for rule, number in planned.items()}
+    # The rule of a group is named after it.
+    named: Counter[str] = Counter()
+    for rule, number in planned.items():
+        named[rule.partition(f"_{name}_s")[0]] += number
     assert counted(clone, name, monkeypatch) == named
 
 
@@ -49,6 +61,7 @@ def test_ten_thousand_jobs_are_planned_within_two_minutes(
         ("embedding_dims: [256]", "embedding_dims: [16, 32, 64, 128, 256]"),
         ("seeds: [1, 2, 3]", f"seeds: {list(range(1, 51))}"),
         ("seeds_together: 3", "seeds_together: 1"),
+        ("milestones_together: 3", "milestones_together: 1"),
         (f"milestones: [{MILESTONES}]", "milestones: [0, 5, 10, 20, 30, 40, 50, 60, 80, 100]"),
     )
     before, began = os.times(), time.monotonic()

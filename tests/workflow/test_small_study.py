@@ -10,7 +10,10 @@ from typing import Any
 import pandas as pd
 from fresh_clone import SMALL, Checkout, Clone
 
+from barlow_atlas.study.file import load_study
 from barlow_atlas.study.paths import REPORTED
+from barlow_atlas.tools.watch.activity import folder_of
+from barlow_atlas.workflow.jobs import jobs_of, submissions
 
 STUDY = ("--config", "study=small", "--")
 RUN = "mix-d64-e6-clean-s2"
@@ -130,7 +133,9 @@ def test_seeds_trained_together_are_what_they_are_alone(finished: Checkout, tmp_
     other.write_study("small", "demo", *changes)
     # Data, two methods with three milestones each, four records, four steps more.
     planned = other.plan(*STUDY, "all")
-    assert planned.pop("pretrain_together_0") == planned.pop("probe_together_0") == 6
+    for rule in ("pretrain", "probe"):
+        for epoch in (0, 4, 6):
+            assert planned.pop(f"{rule}_small_s1_2_epoch_{epoch:04d}") == 2
     assert planned == {"prepare_data": 1, "record": 4} | dict.fromkeys(ATLAS, 1) | {"all": 1}
     told = other.run(sys.executable, "-m", "barlow_atlas", "plan", "--study", "small")
     assert "21 jobs, 0 done, 21 to run" in told.stdout
@@ -149,8 +154,45 @@ def test_seeds_trained_together_are_what_they_are_alone(finished: Checkout, tmp_
     study.write_text(study.read_text().replace("seeds_together: 2", "seeds_together: 1"))
     assert other.plan(*STUDY, *probes)["pretrain"] == 3
     adopted = other.run(sys.executable, "-m", "barlow_atlas", "adopt", "--study", "small")
-    # Four segments and the six probes, which were of both seeds together.
-    assert "10 of them new to Snakemake" in adopted.stdout, adopted.stdout + adopted.stderr
+    # Six segments and six probes, which were of both seeds together.
+    assert "12 of them new to Snakemake" in adopted.stdout, adopted.stdout + adopted.stderr
+    assert other.plan(*STUDY, *probes) == {}
+
+
+def test_milestones_trained_together_are_what_they_are_alone(
+    finished: Checkout, tmp_path: Path
+) -> None:
+    """One job for two milestones, the same weights; `plan` and `adopt` know of it."""
+    other = Clone(tmp_path)
+    alone = ("milestones_together: 3", "milestones_together: 1")
+    together = (alone[0], "milestones_together: 2")
+    other.write_study("small", "demo", *(together if each == alone else each for each in SMALL))
+    # Two methods; two seeds with two stretches each, [0, 4] and [6].
+    planned = other.plan(*STUDY, "all")
+    for rule in ("pretrain", "probe"):
+        for group in ("s1_epoch_0004", "s1_epoch_0006", "s2_epoch_0004", "s2_epoch_0006"):
+            assert planned.pop(f"{rule}_small_{group}") == 2
+    assert planned == {"prepare_data": 1, "record": 4} | dict.fromkeys(ATLAS, 1) | {"all": 1}
+    told = other.run(sys.executable, "-m", "barlow_atlas", "plan", "--study", "small")
+    assert "25 jobs, 0 done, 25 to run" in told.stdout, told.stderr
+    probes = [f"results/small/probes/{RUN}/epoch_{epoch:04d}.json" for epoch in (0, 4, 6)]
+    said = other.snakemake(*STUDY, *probes)
+    for told in ("Training {} of small to epoch 4", "Probing {} of small at epochs 0 4"):
+        assert f"done: {told.format(RUN)}\n" in said
+    study = tmp_path / "params/small.yaml"
+    for job in submissions(jobs_of("small", load_study(study))):
+        if job.rule in ("pretrain", "probe") and job.run.name == RUN:
+            assert list((tmp_path / folder_of("small", job)).glob("*_log.out")), job
+    for epoch in (0, 4, 6):
+        mine, theirs = probe_file(other, epoch), probe_file(finished, epoch)
+        assert mine["checkpoint"]["lineage"] == theirs["checkpoint"]["lineage"]
+        assert mine["results"] == theirs["results"]
+    assert other.plan(*STUDY, *probes) == {}
+
+    study.write_text(study.read_text().replace(together[1], "milestones_together: 1"))
+    adopted = other.run(sys.executable, "-m", "barlow_atlas", "adopt", "--study", "small")
+    # All have other rules now.
+    assert "6 of them new to Snakemake" in adopted.stdout, adopted.stdout + adopted.stderr
     assert other.plan(*STUDY, *probes) == {}
 
 

@@ -28,16 +28,17 @@ def labelling_code(step):
 FOREIGN = {run.name for study in STUDIES.values() for run in study.imported()}
 
 
-# What trains nothing takes another study's milestones. Where a study trains and probes seeds
-# together, each group of seeds has rules of its own.
+# What trains nothing takes another study's milestones. Where a study trains and probes seeds or
+# milestones together, each group of them has rules of its own, for runs of these stems.
 TAKING = {study for study in STUDIES if STUDIES[study].milestones_from}
 APART = {study for study in STUDIES if not STUDIES[study].grouped}
-TOGETHER = dict.fromkeys(
-    (study, tuple(run.seed for run in group))
-    for study in STUDIES
-    if study not in APART
-    for group in STUDIES[study].groups()
-)
+TOGETHER = {}
+for study in STUDIES:
+    for first, *others in STUDIES[study].groups() if study not in APART else []:
+        seeds = (first.seed, *(run.seed for run in others))
+        for epochs in STUDIES[study].stretches(first):
+            stems = TOGETHER.setdefault((study, seeds, epochs), set())
+            stems.add(first.name.removesuffix(f"-s{first.seed}"))
 
 
 def one_of(names):
@@ -63,15 +64,14 @@ def data_owners():
 DATA_SETS = data_owners()
 
 
-def parent_manifests(wildcards, seeds=None):
+def parent_manifests(wildcards, seeds=None, epochs=None):
     """The manifests of the milestones before these; nothing for untrained networks."""
-    parent = STUDIES[wildcards.study].parent(int(wildcards.epoch))
+    first, *_ = epochs or [int(wildcards.epoch)]
+    parent = STUDIES[wildcards.study].parent(first)
     if parent is None:
         return []
     return [
-        paths.milestone_path(
-            paths.of_run("checkpoints", wildcards.study, run.name), parent, ".json"
-        )
+        paths.manifest_file(wildcards.study, run.name, parent)
         for run in runs_of(wildcards, seeds)
     ]
 
@@ -110,10 +110,11 @@ def foreign_file(wildcards):
     return Path(file).expanduser()
 
 
-def probed(wildcards, seeds=None):
+def probed(wildcards, seeds=None, epochs=None):
     """The manifests of what is probed: under the schedule trunk, the annealed branches."""
     return [
-        paths.probed_milestone(wildcards.study, run, int(wildcards.epoch))
+        paths.probed_milestone(wildcards.study, run, epoch)
+        for epoch in epochs or [int(wildcards.epoch)]
         for run in runs_of(wildcards, seeds)
     ]
 
@@ -126,19 +127,27 @@ def runs_of(wildcards, seeds=None):
     return [known[f"{wildcards.stem}-s{seed}"] for seed in seeds]
 
 
-def of_seeds(seeds, path):
-    """A run's path, for each seed of a group."""
-    return [path.replace("{run}", f"{{stem}}-s{seed}") for seed in seeds]
+def of_each(seeds, epochs, path):
+    """A milestone's path, for each seed and milestone of a group."""
+    return [of_group([seed], [epoch], path) for epoch in epochs for seed in seeds]
 
 
-def of_group(seeds, path):
-    """A path of a group of seeds."""
-    return path.replace("{run}", f"{{stem}}-s{'_'.join(map(str, seeds))}")
+def of_group(seeds, epochs, path):
+    """A milestone's path, for a group as a whole: with all its seeds, and its last milestone."""
+    run = f"{{stem}}-s{'_'.join(map(str, seeds))}"
+    return path.replace("{run}", run).replace("{epoch}", f"{epochs[-1]:04d}")
 
 
-def told(seeds):
-    """A group of seeds as a job's message has it."""
-    return f"{{wildcards.stem}}, seeds {' '.join(map(str, seeds))},"
+def told_runs(seeds):
+    """The runs of a group, as a job's message has them."""
+    told = " ".join(map(str, seeds))
+    stem = "{wildcards.stem}"
+    return f"{stem}, seeds {told}," if len(seeds) > 1 else f"{stem}-s{told}"
+
+
+def told_epochs(epochs):
+    """The milestones of a group, as a job's message has them."""
+    return f"epoch{'s' * (len(epochs) > 1)} {' '.join(map(str, epochs))}"
 
 
 def identity(wildcards, seeds=None):
@@ -244,7 +253,7 @@ def anything_of(study, run):
 
 def what_studies_are():
     """A hash of all studies, but for how and where they are run."""
-    how = {"data_mirrors", "resources", "seeds_together"}
+    how = {"data_mirrors", "resources", "seeds_together", "milestones_together"}
     told = [
         f"{name} {study.model_dump_json(exclude=how)}"
         for name, study in EVERY_STUDY.items()

@@ -41,34 +41,36 @@ rule pretrain:
         PRETRAIN
 
 
-for number, (study, seeds) in enumerate(TOGETHER):
+for study, seeds, epochs in TOGETHER:
     if study in TAKING:
         continue
 
     rule:
-        # The same segment of several seeds, trained in turn by one program.
+        # Segments of several seeds, or several segments, trained in turn by one program.
         name:
-            f"pretrain_together_{number}"
+            group_rule("pretrain", study, seeds, epochs[-1])
         input:
-            parents=partial(parent_manifests, seeds=seeds),
+            parents=partial(parent_manifests, seeds=seeds, epochs=epochs),
             data=data_manifest,
         output:
-            weights=of_seeds(
-                seeds, "results/{study}/checkpoints/{run}/epoch_{epoch}.safetensors"
+            weights=of_each(
+                seeds,
+                epochs,
+                "results/{study}/checkpoints/{run}/epoch_{epoch}.safetensors",
             ),
-            manifest=of_seeds(
-                seeds, "results/{study}/checkpoints/{run}/epoch_{epoch}.json"
+            manifest=of_each(
+                seeds, epochs, "results/{study}/checkpoints/{run}/epoch_{epoch}.json"
             ),
-            training=of_seeds(
-                seeds, "results/{study}/training/{run}/epoch_{epoch}.jsonl"
+            training=of_each(
+                seeds, epochs, "results/{study}/training/{run}/epoch_{epoch}.jsonl"
             ),
         log:
-            of_group(seeds, "logs/{study}/pretrain/{run}/epoch_{epoch}.log"),
+            of_group(seeds, epochs, "logs/{study}/pretrain/{run}/epoch_{epoch}.log"),
         benchmark:
-            of_group(seeds, "logs/{study}/pretrain/{run}/epoch_{epoch}.tsv")
+            of_group(seeds, epochs, "logs/{study}/pretrain/{run}/epoch_{epoch}.tsv")
         wildcard_constraints:
             study=study,
-            stem="[a-z0-9][a-z0-9_-]*",
+            stem=one_of(TOGETHER[study, seeds, epochs]),
         conda:
             "../../environment.yml"
         threads: asked_threads("pretrain")
@@ -81,11 +83,12 @@ for number, (study, seeds) in enumerate(TOGETHER):
         params:
             run=partial(identity, seeds=seeds),
             code=partial(training_code, seeds=seeds),
-            names=of_seeds(seeds, "{run}"),
+            names=[f"{{stem}}-s{seed}" for seed in seeds],
+            epochs=epochs,
         message:
-            f"Training {told(seeds)} of {{wildcards.study}} to epoch {{wildcards.epoch}}"
+            f"Training {told_runs(seeds)} of {{wildcards.study}} to epoch {epochs[-1]}"
         shell:
-            PRETRAIN
+            PRETRAIN.replace("{wildcards.epoch}", "{params.epochs}")
 
 
 rule cool_down:

@@ -44,29 +44,29 @@ rule probe:
 use rule probe as probe_imported with:
     # Of studies whose seeds are probed together: foreign weights have none.
     wildcard_constraints:
-        study=one_of({study for study, _ in TOGETHER}),
+        study=one_of(set(STUDIES) - APART),
         run=one_of(FOREIGN),
 
 
-for number, (study, seeds) in enumerate(TOGETHER):
+for study, seeds, epochs in TOGETHER:
 
     rule:
-        # The same milestone of several seeds, probed in turn by one program.
+        # Milestones of several seeds, or several milestones, probed in turn by one program.
         name:
-            f"probe_together_{number}"
+            group_rule("probe", study, seeds, epochs[-1])
         input:
-            manifests=partial(probed, seeds=seeds),
+            manifests=partial(probed, seeds=seeds, epochs=epochs),
             data=data_manifest,
             others=other_manifests,
         output:
-            of_seeds(seeds, "results/{study}/probes/{run}/epoch_{epoch}.json"),
+            of_each(seeds, epochs, "results/{study}/probes/{run}/epoch_{epoch}.json"),
         log:
-            of_group(seeds, "logs/{study}/probe/{run}/epoch_{epoch}.log"),
+            of_group(seeds, epochs, "logs/{study}/probe/{run}/epoch_{epoch}.log"),
         benchmark:
-            of_group(seeds, "logs/{study}/probe/{run}/epoch_{epoch}.tsv")
+            of_group(seeds, epochs, "logs/{study}/probe/{run}/epoch_{epoch}.tsv")
         wildcard_constraints:
             study=study,
-            stem="[a-z0-9][a-z0-9_-]*",
+            stem=one_of(TOGETHER[study, seeds, epochs]),
         conda:
             "../../environment.yml"
         threads: asked_threads("probe")
@@ -80,8 +80,9 @@ for number, (study, seeds) in enumerate(TOGETHER):
             code=probing_code,
             probes=lambda wildcards: STUDIES[wildcards.study].probes.model_dump_json(),
             facts=probe_facts,
-            names=of_seeds(seeds, "{run}"),
+            names=[f"{{stem}}-s{seed}" for seed in seeds],
+            epochs=epochs,
         message:
-            f"Probing {told(seeds)} of {{wildcards.study}} at epoch {{wildcards.epoch}}"
+            f"Probing {told_runs(seeds)} of {{wildcards.study}} at {told_epochs(epochs)}"
         shell:
-            PROBE
+            PROBE.replace("{wildcards.epoch}", "{params.epochs}")

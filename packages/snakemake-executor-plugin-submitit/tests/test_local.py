@@ -534,6 +534,27 @@ def test_a_plan_does_not_import_submitit(project: Project) -> None:
     assert status != 0
 
 
+def test_loggers_stay_open_while_jobs_run(project: Project) -> None:
+    """submitit configures logging when it is imported, which closes the handlers there are."""
+    project.write(
+        """
+        import logging
+        class Told(logging.Handler):
+            def close(self):
+                open("closed", "w").close()
+                super().close()
+        handlers = []
+        onstart:
+            handlers.append(Told())
+        rule one:
+            output: "x.txt"
+            shell: "test ! -e closed && touch {output}"
+        """
+    )
+    status, output = project.run("--jobs", "1", "--cores", "1", "one")
+    assert status == 0, output
+
+
 def test_found_through_the_working_directory_alone(project: Project) -> None:
     """The job starts elsewhere and cannot import the package, nor does it need to."""
     project.write(

@@ -466,6 +466,11 @@ class Study(Frozen):
         description="seeds that one job trains in turn, a step each, and one job probes: for runs "
         "that cannot fill a GPU, or that take less time than a job's start",
     )
+    milestones_together: Positive = Field(
+        1,
+        description="milestones of a run that one job trains, one after another, and one job "
+        "probes: for segments that take less time than a job's start",
+    )
     resources: JobResources
     milestones_from: str | None = Field(
         None,
@@ -588,10 +593,17 @@ class Study(Frozen):
             for place in range(0, len(self.seeds), together)
         ]
 
+    def stretches(self, run: Run) -> list[tuple[int, ...]]:
+        """The milestones of a trained run as jobs make and probe them."""
+        together, milestones = self.milestones_together, self.milestones_of(run)
+        return [
+            milestones[first : first + together] for first in range(0, len(milestones), together)
+        ]
+
     @property
     def grouped(self) -> bool:
-        """Whether some of its jobs work on several runs."""
-        return any(len(group) > 1 for group in self.groups())
+        """Whether some of its jobs work on several runs or milestones."""
+        return any(len(group) > 1 or self.milestones_together > 1 for group in self.groups())
 
     def imported(self) -> list[ForeignRun]:
         """The chains of foreign weights."""

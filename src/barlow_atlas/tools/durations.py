@@ -21,7 +21,7 @@ from barlow_atlas.tools.costs import (
     start_seconds,
     step_shape,
 )
-from barlow_atlas.workflow.jobs import Job, read_json, step_file
+from barlow_atlas.workflow.jobs import Job, read_json, runs_of, step_file
 
 BETWEEN_JOBS_S = 2.5
 """Snakemake, submitit and the shell around one job: benchmarks/demo.md, CPU seconds."""
@@ -58,12 +58,17 @@ def shape_of(study: Study, job: Job) -> Shape | None:
 
 
 def steps_of(study: Study, job: Job) -> int:
-    """How often a job does what was measured: steps of one run, or 1 of probes."""
+    """How often a job does what was measured: steps of one run, or probes of its milestones."""
     if job.rule == "probe":
-        return 1
+        return max(1, len(job.makes))
     if not isinstance(job.run, Run):
         return 0
     return job.epochs * (sizes_of(study, job.run).pretraining // job.run.batch_size)
+
+
+def turns_of(job: Job) -> int:
+    """How many runs a job trains, each with `steps_of`; probes are counted there."""
+    return 1 if job.rule == "probe" else max(1, len(runs_of(job)))
 
 
 @dataclass(frozen=True)
@@ -163,7 +168,7 @@ class Expectation:
         return cost
 
     def computed(self, job: Job) -> float | None:
-        """Seconds that a job computes for one run, without the start of its program."""
+        """Seconds that a job computes, if it trains for one run; its program's start left out."""
         once = self.once(job)
         return None if once is None else once.seconds * steps_of(self.study, job)
 
@@ -174,7 +179,7 @@ class Expectation:
         computed = self.computed(job)
         if computed is None:
             return None
-        return BETWEEN_JOBS_S + self.start_s[kind_of(job)] + computed * max(1, len(job.makes))
+        return BETWEEN_JOBS_S + self.start_s[kind_of(job)] + computed * turns_of(job)
 
 
 def _shared(cost: Cost, count: int) -> Cost:

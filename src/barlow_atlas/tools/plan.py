@@ -25,6 +25,7 @@ from barlow_atlas.workflow.jobs import (
     MILESTONES,
     Job,
     jobs_of,
+    runs_of,
     stale_milestones,
     submissions,
     targets,
@@ -232,7 +233,7 @@ def _memory_told(study: Study, pending: Sequence[Job], measured: Expectation) ->
         if isinstance(job.run, Run) and kind_of(job) == "pretrain":
             step = measured.once(job)
             kept_mb = step.kept_mb if step else None
-            needs[job.run.name] = memory_mb(study, job.run, len(job.makes), kept_mb)
+            needs[job.run.name] = memory_mb(study, job.run, len(runs_of(job)), kept_mb)
     large = [run for run, need in needs.items() if need > asked.mem_mb]
     if large:
         worst = max(large, key=needs.__getitem__)

@@ -28,7 +28,7 @@ class Storage:
     states: int
     probes: int
     resume: int
-    """Private states while jobs run, at most."""
+    """Private states, and second copies of milestones, while jobs run; at most."""
 
     @property
     def kept(self) -> int:
@@ -51,7 +51,8 @@ def storage_of(study: Study, jobs: Sequence[Job], at_once: int) -> Storage:
         weights += (milestones + branches) * one.weights
         if study.milestones_from is None:
             states += one.state * (milestones if branches else min(SAVED_STATES, milestones))
-            largest = max(largest, one.state)
+            copies = study.milestones_together - 1
+            largest = max(largest, SAVED_STATES * one.state + copies * one.weights)
     for job in jobs:
         if job.rule == "import_weights" and job.file.with_suffix(".safetensors").is_file():
             weights += job.file.with_suffix(".safetensors").stat().st_size
@@ -62,7 +63,7 @@ def storage_of(study: Study, jobs: Sequence[Job], at_once: int) -> Storage:
         weights=weights,
         states=states,
         probes=probes,
-        resume=SAVED_STATES * at_once * study.seeds_together * largest,
+        resume=at_once * study.seeds_together * largest,
     )
 
 

@@ -22,9 +22,16 @@ from barlow_atlas.atlas.records import job_files, recorded
 from barlow_atlas.atomic import write_atomically
 from barlow_atlas.errors import AtlasError
 from barlow_atlas.store.adoptions import standing
-from barlow_atlas.study.models import Study
+from barlow_atlas.study.models import Run, Study
 from barlow_atlas.workflow import dvc_stages
-from barlow_atlas.workflow.jobs import MILESTONES, Job, jobs_of, read_json, stale_milestones
+from barlow_atlas.workflow.jobs import (
+    MILESTONES,
+    Job,
+    jobs_of,
+    read_json,
+    rule_of,
+    stale_milestones,
+)
 from barlow_atlas.workflow.private import SnakemakeRecords
 from barlow_atlas.workflow.sources import probing_code
 
@@ -48,7 +55,7 @@ def adopt(name: str, study: Study, say: Callable[[str], None]) -> None:
     present_jobs = [job for job in jobs if job.file.is_file()]
     sound, foul = _judge(name, study, present_jobs, stale_milestones(name, jobs))
     records = SnakemakeRecords()
-    unknown = {job.file for job in present_jobs if not _knows(records, job)}
+    unknown = {job.file for job in present_jobs if not _knows(records, name, job)}
     for job in foul:
         # A milestone says itself what it is; of another file the record may know better.
         if job.file in unknown or job.rule in MILESTONES:
@@ -162,16 +169,20 @@ def _is_intact(manifest: Path) -> bool:
     return True
 
 
-def _knows(records: SnakemakeRecords, job: Job) -> bool:
-    """Whether Snakemake has made this very file, from the files that its job now waits for.
+def _knows(records: SnakemakeRecords, name: str, job: Job) -> bool:
+    """Whether Snakemake has made this very file, by the job's rule from the files it now waits for.
 
-    Not so of a file that lay here before, or of what was trained or probed with other seeds.
+    Not so of a file that lay here before, or of what was trained or probed with other seeds or
+    milestones.
     """
     record = records.of(job.file)
     if record is None or record.ended != job.file.stat().st_mtime:
         return False
+    if job.rule not in ("pretrain", "probe") or not isinstance(job.run, Run):
+        return True
     made_from = {file for file in record.made_from if file.parts[0] == "results"}
-    return job.rule not in ("pretrain", "probe") or made_from == set(job.after)
+    waits_for = set(job.after) - set(job.makes)
+    return record.rule == rule_of(name, job) and made_from == waits_for
 
 
 def _record(name: str, targets: list[Path]) -> None:

@@ -6,7 +6,7 @@ started and Snakemake is not asked.
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -45,7 +45,8 @@ class Job:
     epochs: int = 0
     """Epochs to train."""
     makes: tuple[Path, ...] = ()
-    """Where seeds are trained and probed together, the files of all, this one's among them."""
+    """Where seeds or milestones are trained and probed together, the files of all, this one's among
+    them, by milestone."""
 
 
 def jobs_of(name: str, study: Study) -> list[Job]:
@@ -56,8 +57,9 @@ def jobs_of(name: str, study: Study) -> list[Job]:
     for group in study.groups():
         chains = [[*_chain(name, study, run, data)] for run in group]
         asked = [[*_probes(name, study, run, (data, *others))] for run in group]
-        jobs += _together(chains) if study.grouped else chains[0]
-        probes += _together(asked) if study.grouped else asked[0]
+        stretches = study.stretches(group[0])
+        jobs += _together(chains, stretches) if study.grouped else chains[0]
+        probes += _together(asked, stretches) if study.grouped else asked[0]
     for foreign in study.imported():
         jobs += _chain(name, study, foreign, data)
         probes += _probes(name, study, foreign, (data, *others))
@@ -111,28 +113,46 @@ def _probes(name: str, study: Study, run: Run | ForeignRun, data: Sequence[Path]
         yield Job("probe", probe_file(name, run, epoch), (milestone, *data), run, epoch)
 
 
-def _together(chains: Sequence[list[Job]]) -> Iterator[Job]:
-    """The jobs of a group of runs, in which one job makes or probes a milestone of all of them.
+def _together(chains: Sequence[list[Job]], stretches: Iterable[tuple[int, ...]]) -> Iterator[Job]:
+    """The jobs of a group of runs, in which one job makes or probes a stretch of all of them."""
+    for stretch in stretches:
+        jobs = [job for turn in zip(*chains, strict=True) for job in turn if job.epoch in stretch]
+        for rule in dict.fromkeys(job.rule for job in jobs):
+            alike = [job for job in jobs if job.rule == rule]
+            yield from _in_one(alike) if rule in ("pretrain", "probe") else alike
 
-    What one of them waits for, its own first, all wait for.
-    """
-    for jobs in zip(*chains, strict=True):
-        makes = tuple(job.file for job in jobs)
-        for job in jobs:
-            others = (file for other in jobs for file in other.after)
-            after = tuple(dict.fromkeys((*job.after, *others)))
-            in_turn = job.rule in ("pretrain", "probe")
-            yield replace(job, after=after, makes=makes) if in_turn else job
+
+def _in_one(jobs: Sequence[Job]) -> Iterator[Job]:
+    """Jobs that one job does: what one of them waits for, its own first, all wait for, but for what
+    they make themselves."""
+    makes = dict.fromkeys(job.file for job in jobs)
+    others = [file for job in jobs for file in job.after if file not in makes]
+    for job in jobs:
+        yield replace(job, after=tuple(dict.fromkeys((*job.after, *others))), makes=tuple(makes))
 
 
 def submissions(jobs: Sequence[Job]) -> list[Job]:
-    """The jobs as they are submitted: those of seeds that go together are one."""
+    """The jobs as they are submitted: those of seeds and milestones that go together are one.
+
+    It is known by the first file that it makes, and is of the last milestone.
+    """
+    by_file = {job.file: job for job in jobs}
     leads = {file: job.makes[0] for job in jobs for file in job.makes}
     return [
-        replace(job, after=tuple(dict.fromkeys(leads.get(file, file) for file in job.after)))
+        _submission(job, [by_file[file] for file in job.makes], leads)
         for job in jobs
         if leads.get(job.file, job.file) == job.file
     ]
+
+
+def _submission(job: Job, makes: Sequence[Job], leads: Mapping[Path, Path]) -> Job:
+    in_turn = [part for part in makes if part.run == job.run] or [job]
+    return replace(
+        job,
+        after=tuple(dict.fromkeys(leads.get(file, file) for file in job.after)),
+        epoch=in_turn[-1].epoch,
+        epochs=sum(part.epochs for part in in_turn),
+    )
 
 
 def step_file(name: str, job: Job, suffix: str) -> Path:
@@ -140,12 +160,28 @@ def step_file(name: str, job: Job, suffix: str) -> Path:
     first, *others = runs_of(job)
     folder = "_".join([first, *(run.removeprefix(f"{stem_of(job)}-s") for run in others)])
     rule = "import" if job.rule == "import_weights" else job.rule
-    return Path("logs") / name / rule / folder / f"epoch_{job.epoch:04d}{suffix}"
+    *_, last = (job.file, *job.makes)
+    return Path("logs") / name / rule / folder / f"{last.stem}{suffix}"
 
 
 def runs_of(job: Job) -> list[str]:
     """The names of the runs that a job works on."""
-    return [file.parent.name for file in job.makes] or ([job.run.name] if job.run else [])
+    together = dict.fromkeys(file.parent.name for file in job.makes)
+    return list(together) or ([job.run.name] if job.run else [])
+
+
+def rule_of(study: str, job: Job) -> str:
+    """The rule in workflow/rules that does a job."""
+    if not job.makes:
+        return job.rule
+    seeds = [int(run.removeprefix(f"{stem_of(job)}-s")) for run in runs_of(job)]
+    return group_rule(job.rule, study, seeds, int(job.makes[-1].stem.removeprefix("epoch_")))
+
+
+def group_rule(rule: str, study: str, seeds: Iterable[int], last: int) -> str:
+    """The rule of seeds and milestones, up to the last, that go together."""
+    named = study.replace("/", ".")
+    return f"{rule}_{named}_s{'_'.join(map(str, seeds))}_epoch_{last:04d}"
 
 
 def stem_of(job: Job) -> str:

@@ -14,6 +14,7 @@ class Record(NamedTuple):
     ended: float
     """The file's time of change when its job was done."""
     made_from: frozenset[Path]
+    rule: str
 
 
 def files_to_make(workflow: Any) -> list[str]:
@@ -34,7 +35,9 @@ class SnakemakeRecords:
         from snakemake.io import IOFile
 
         metadata = self._store.metadata(IOFile(str(path)))
-        return metadata and Record(metadata.endtime, frozenset(map(Path, metadata.input)))
+        return metadata and Record(
+            metadata.endtime, frozenset(map(Path, metadata.input)), metadata.rule
+        )
 
     def forget(self, path: Path) -> None:
         from snakemake.io import IOFile

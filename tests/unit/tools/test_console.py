@@ -24,11 +24,12 @@ from snakemake_logger_plugin_atlas import LogHandler
 
 ROOT = Path(__file__).parents[3]
 BT = "bt-d256-e100-clean-s1"
+TOP1 = f"{milestone_of(BT, 10)['results'][-1]['top1']:.1f} %"
 
 
 @pytest.fixture(autouse=True)
 def half(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The demo as its jobs wrote it, one run up to epoch 25, the other five whole."""
+    """The demo as its jobs wrote it, one run up to epoch 10, the other five whole."""
     monkeypatch.chdir(tmp_path)
     shutil.copytree(ROOT / "params", tmp_path / "params")
     write(JOB_FILES)
@@ -36,7 +37,7 @@ def half(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         job.file.parent.mkdir(parents=True, exist_ok=True)
         job.file.touch()
     for kind in ("checkpoints", "training", "probes"):
-        for epoch in (50, 100):
+        for epoch in (25, 50, 100):
             (file,) = Path(f"results/demo/{kind}/{BT}").glob(f"epoch_{epoch:04d}.*")
             file.unlink()
     for manifest in Path("results/demo/checkpoints").rglob("*.json"):
@@ -62,24 +63,24 @@ def test_a_line_says_jobs_time_and_what_runs() -> None:
 
 
 def test_runs_say_their_last_milestone_accuracy_and_loss() -> None:
-    pending = [probe_file("demo", STUDY.run(BT), epoch) for epoch in (50, 100)]
+    pending = [probe_file("demo", STUDY.run(BT), epoch) for epoch in (25, 50, 100)]
     first, *others = progress("demo", STUDY, STUDY.runs(), pending)
-    assert (first.run, first.done, first.total, first.epoch) == (BT, 4, 6, 25)
-    assert first.top1 == milestone_of(BT, 25)["results"][-1]["top1"]
+    assert (first.run, first.done, first.total, first.epoch) == (BT, 3, 6, 10)
+    assert first.top1 == milestone_of(BT, 10)["results"][-1]["top1"]
     write(RECORDS)
-    losses = recorded("demo", STUDY.run(BT)).training[25, False]["loss"]
+    losses = recorded("demo", STUDY.run(BT)).training[10, False]["loss"]
     assert first.loss == pytest.approx(losses[-1])
     assert {(row.done, row.epoch) for row in others} == {(6, 100)}
 
 
 def test_status_names_what_is_unfinished(capsys: pytest.CaptureFixture[str]) -> None:
     head, line, *siblings = describe("demo", STUDY)
-    assert re.fullmatch(r"demo: \d+ of 35 jobs done", head)
+    assert re.fullmatch(r"demo: \d+ of 19 jobs done", head)
     # What trains this seed's last segments trains those of the others with it.
     assert [each.partition(":")[0].strip() for each in siblings] == [f"{BT[:-1]}2", f"{BT[:-1]}3"]
-    assert line.startswith(f"  {BT}: 4 of 6 milestones, epoch 25, 96.4 %, loss ")
+    assert line.startswith(f"  {BT}: 3 of 6 milestones, epoch 10, {TOP1}, loss ")
     assert main(["status"]) == 0
-    assert f"{BT}: 4 of 6 milestones" in capsys.readouterr().out
+    assert f"{BT}: 3 of 6 milestones" in capsys.readouterr().out
 
 
 def test_status_tells_results_from_weights() -> None:
@@ -100,7 +101,7 @@ def test_a_log_gets_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None
     while stream.getvalue().count("demo: ") < 2 and time.monotonic() < deadline:
         time.sleep(0.01)
     told.close()
-    assert stream.getvalue().count("of 35 jobs done") >= 2
+    assert stream.getvalue().count("of 19 jobs done") >= 2
     length = len(stream.getvalue())
     time.sleep(0.2)
     assert len(stream.getvalue()) == length, "nothing is said once it is closed"
@@ -125,8 +126,8 @@ def test_a_terminal_gets_a_line_a_job_and_a_bar_a_run(monkeypatch: pytest.Monkey
     (row, *_) = (
         line for line in stream.getvalue().splitlines() if f"{BT} " in line and "%" in line
     )
-    assert "epoch 25" in row
-    assert "96.4 %" in row
+    assert "epoch 10" in row
+    assert TOP1 in row
 
 
 def record(

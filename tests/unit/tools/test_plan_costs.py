@@ -24,22 +24,38 @@ from barlow_atlas.study.models import Run, Study
 from barlow_atlas.study.sizes import Sizes, sizes_of
 from barlow_atlas.tools import costs, plan
 from barlow_atlas.tools.costs import Measurement, Shape, probes_shape, step_shape
-from barlow_atlas.tools.durations import Expectation, longest_chain, past_jobs, wall_seconds
+from barlow_atlas.tools.durations import (
+    BETWEEN_JOBS_S,
+    Expectation,
+    longest_chain,
+    past_jobs,
+    wall_seconds,
+)
 from barlow_atlas.tools.footprint import footprint, kept_for_backward, nbytes
 from barlow_atlas.tools.measure import training
 from barlow_atlas.tools.storage import storage_of
 from barlow_atlas.training.loop import initial_state
-from barlow_atlas.workflow.jobs import Job, jobs_of, stale_milestones, targets, to_run
+from barlow_atlas.workflow.jobs import (
+    Job,
+    jobs_of,
+    stale_milestones,
+    submissions,
+    targets,
+    to_run,
+)
 from barlow_atlas.workflow.sources import fingerprint
 
 ROOT = Path(__file__).parents[3]
 CPU = torch.device("cpu")
 
 
+ALONE = {"seeds_together": 1, "milestones_together": 1}
+
+
 @pytest.fixture
 def demo() -> Study:
-    """The demo, a job a seed."""
-    return load_study(ROOT / "params/demo.yaml").model_copy(update={"seeds_together": 1})
+    """The demo, a job a seed and milestone."""
+    return load_study(ROOT / "params/demo.yaml").model_copy(update=ALONE)
 
 
 @pytest.fixture
@@ -493,6 +509,24 @@ def test_storage_is_that_of_the_files(demo: Study, empty: Path) -> None:
     assert len(probes) == 36
     assert sum(probes) == pytest.approx(room.probes, rel=0.25)
     assert room.data == pytest.approx(1797 * (192 + 8))
+    together = demo.model_copy(update={"milestones_together": 3})
+    copies = storage_of(together, jobs_of("demo", together), 2).resume - room.resume
+    assert copies == 2 * (3 - 1) * footprint(run).weights
+
+
+def test_jobs_of_a_group_start_once(demo: Study, empty: Path) -> None:
+    steps = [measured(step_shape(run), 0.01) for run in demo.trained()]
+    known = [*steps, measured(probes_shape(demo, demo.trained()[0]), 1.0), measured(None, 3.0)]
+
+    def seconds(study: Study) -> list[float]:
+        expected = Expectation(study, known)
+        jobs = [job for job in submissions(jobs_of("demo", study)) if job.run]
+        return [expected.seconds(job) or 0.0 for job in jobs]
+
+    grouped = {"seeds_together": 3, "milestones_together": 3}
+    apart, together = seconds(demo), seconds(demo.model_copy(update=grouped))
+    assert (len(apart), len(together)) == (2 * 3 * 6 * 2, 2 * 2 * 2)
+    assert sum(apart) - sum(together) == pytest.approx((72 - 8) * (BETWEEN_JOBS_S + 3.0))
 
 
 def test_past_jobs_go_before_what_was_measured_and_tell_its_error(demo: Study, empty: Path) -> None:

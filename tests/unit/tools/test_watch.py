@@ -26,7 +26,7 @@ from barlow_atlas.study.file import load_study
 from barlow_atlas.study.models import Study
 from barlow_atlas.study.paths import REPORTED, REPORTS
 from barlow_atlas.tools.watch import Live, WatchError, listen, serve
-from barlow_atlas.tools.watch.activity import activity
+from barlow_atlas.tools.watch.activity import _running, activity
 from barlow_atlas.tools.watch.live import SECONDS_BETWEEN_QUESTIONS, TimeLeft, load
 from barlow_atlas.tools.watch.server import Server, is_loopback, url
 from barlow_atlas.workflow.jobs import step_file
@@ -40,14 +40,15 @@ REPORT = (f"reports/demo/{REPORTED[0]}", "reports/index.html")
 BT = RUNS[0]
 SUBMISSION = Path(f"logs/submitit/pretrain/study=demo,run={BT},epoch=0100")
 SECRET = b"not for readers"
+ALONE = {"seeds_together": 1, "milestones_together": 1}
 
 
 @pytest.fixture
 def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
-    """The demo without any result, a job a seed, in a working directory of its own."""
+    """The demo without any result, a job a seed and milestone, in a folder of its own."""
     shutil.copytree(ROOT / "params", tmp_path / "params")
     monkeypatch.chdir(tmp_path)
-    return load_study(Path("params/demo.yaml")).model_copy(update={"seeds_together": 1})
+    return load_study(Path("params/demo.yaml")).model_copy(update=ALONE)
 
 
 @pytest.fixture
@@ -204,7 +205,7 @@ def test_a_process_that_has_come_to_an_old_id_is_none(finished: Study) -> None:
 def test_the_step_says_how_far_it_is(finished: Study, submitted: subprocess.Popen[bytes]) -> None:
     log = Path(f"logs/demo/pretrain/{BT}/epoch_0100.log")
     told_before = {"time": "2026-11-22T15:59:13+0000", "run": BT, "message": "continues"}
-    progress = {"run": BT, "epoch": 63, "step": 5, "of": 8, "seconds_left": 21.5}
+    progress = {"run": BT, "epoch": 63, "step": 5, "of": 8, "images_per_second": 1280.0}
     cut_off = '{"time": "2026-11'
     touch(log, "\n".join([json.dumps(told_before), json.dumps(progress), cut_off]))
     asked = []
@@ -212,7 +213,8 @@ def test_the_step_says_how_far_it_is(finished: Study, submitted: subprocess.Pope
     assert live.status()["running_now"] == [f"Training {BT} to epoch 100, now in epoch 63"]
     wait_for(lambda: asked)
     _, running, at_once = asked[0]
-    assert running == {checkpoint(BT, 100): 21.5}
+    # 37 epochs and 3 steps of 128 images.
+    assert running == {checkpoint(BT, 100): pytest.approx(29.9)}
     assert at_once == 1
 
 
@@ -235,14 +237,11 @@ def test_seeds_trained_together_are_one_job(finished: Study) -> None:
     for run in RUNS[:3]:
         checkpoint(run, 100).unlink()
         probe(run, 100).unlink()
-    # Groups (1, 2) and (3,): both rules have the same wildcards.
-    name = "study=demo,stem=bt-d256-e100-clean,epoch=0100"
-    for rule, seeds in (("pretrain_together_0", (1, 2)), ("pretrain_together_1", (3,))):
-        outputs = ", ".join(f"results/demo/checkpoints/{BT[:-1]}{seed}/" for seed in seeds)
-        touch(Path(f"logs/submitit/{rule}/{name}/999999_0_log.out"), f"output: {outputs}\n{FAILED}")
-    # The probes of a group have the same wildcards too.
-    probing = Path(f"logs/submitit/probe_together_0/{name}/999998_0_log.out")
-    touch(probing, f"input: results/demo/checkpoints/{BT[:-1]}1/, results/demo/data/manifest.json")
+    # Groups (1, 2) and (3,): their rules have the same wildcards, and those of their probes too.
+    name = "study=demo,stem=bt-d256-e100-clean"
+    for seeds in ("1_2", "3"):
+        rule = f"pretrain_demo_s{seeds}_epoch_0100"
+        touch(Path(f"logs/submitit/{rule}/{name}/999999_0_log.out"), FAILED)
     jobs = Live("demo", together)._submissions
     pending = [job for job in jobs if job.rule in ("pretrain", "probe") and job.epoch == 100]
     assert [job.rule for job in pending] == ["pretrain"] * 4 + ["probe"] * 4
@@ -251,6 +250,32 @@ def test_seeds_trained_together_are_one_job(finished: Study) -> None:
     first = next(job for job in pending if job.file == checkpoint(RUNS[0], 100))
     log = Path("logs/demo/pretrain/bt-d256-e100-clean-s1_2/epoch_0100.log")
     assert step_file("demo", first, ".log") == log
+
+
+def test_milestones_trained_together_are_one_job(finished: Study) -> None:
+    together = finished.model_copy(update={"seeds_together": 2, "milestones_together": 4})
+    for run in RUNS[:3]:
+        for epoch in (50, 100):
+            checkpoint(run, epoch).unlink()
+            probe(run, epoch).unlink()
+    jobs = Live("demo", together)._submissions
+    chain = [job for job in jobs if job.rule == "pretrain" and job.run and job.run.name == BT]
+    assert [(job.epoch, job.epochs) for job in chain] == [(25, 25), (100, 75)]
+    data = Path("results/data/digits/manifest.json")
+    assert [set(job.after) for job in chain] == [{data}, {chain[0].file, data}]
+    folder = Path("logs/submitit/pretrain_demo_s1_2_epoch_0100/study=demo,stem=bt-d256-e100-clean")
+    touch(folder / "999999_0_log.out", FAILED)
+    pending = [job for job in jobs if job.rule == "pretrain"]
+    (failed,) = activity("demo", pending).failed
+    assert str(failed) == f"pretrain {RUNS[0]}, {RUNS[1]} at epoch 100"
+    log = Path("logs/demo/pretrain/bt-d256-e100-clean-s1_2/epoch_0100.log")
+    assert step_file("demo", failed.job, ".log") == log
+    # Of the epochs from 25 to 100, 70 are left, each with 8 steps of 128 images.
+    told = json.dumps({"run": BT, "epoch": 30, "step": 8, "of": 8, "images_per_second": 1024.0})
+    touch(log, told)
+    (failed,) = activity("demo", pending).failed
+    assert failed.said == (told,)
+    assert _running("demo", failed.job).seconds_left == pytest.approx(70.0)
 
 
 FAILED = "job.CommandFailed: the command ended with status 1"

@@ -45,7 +45,9 @@ def test_snakemake_remembers_what_it_made_and_from_what(folder: Path) -> None:
     assert SnakemakeRecords().of(made) is None
     do("snakemake", "--cores", "1", "made.txt")
     records = SnakemakeRecords()
-    assert records.of(made) == Record(made.stat().st_mtime, frozenset({Path("given.txt")}))
+    assert records.of(made) == Record(
+        made.stat().st_mtime, frozenset({Path("given.txt")}), "copied"
+    )
     records.forget(made)
     assert SnakemakeRecords().of(made) is None
 

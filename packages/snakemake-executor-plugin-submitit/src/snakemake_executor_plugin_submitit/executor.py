@@ -59,6 +59,9 @@ class Executor(RemoteExecutor):  # type: ignore[misc]
                 "The executor `submitit` needs the Python package submitit, which "
                 f"{sys.executable} does not have. Install it: pip install submitit"
             )
+        # It configures logging, which closes what others log to: before any job is told of.
+        import submitit  # noqa: F401
+
         self._cluster = self._make_cluster()
         # A Snakemake whose output nobody reads fails before it has cancelled anything.
         atexit.register(self._cluster.cancel)

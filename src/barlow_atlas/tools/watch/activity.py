@@ -15,14 +15,14 @@ Nobody is asked, neither Snakemake nor Slurm. What the executor leaves (docs/exe
 import functools
 import json
 import os
-from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from barlow_atlas.workflow.jobs import Job, runs_of, stem_of, step_file
+from barlow_atlas.study.models import Run
+from barlow_atlas.workflow.jobs import Job, rule_of, runs_of, stem_of, step_file
 from barlow_atlas.workflow.turns import wanted_file
 
 # The executor's modules are imported where a job is looked at: they take long.
@@ -98,15 +98,14 @@ def activity(name: str, pending: Sequence[Job]) -> Activity:
             if slurm[job.file].is_file():
                 running.append(_running(name, job))
             continue
-        for folder in _folders_of(name, job, known):
-            files = files_in([folder])
-            logs = [file for file in files if file.name.endswith("_0_log.out")]
-            log = max(logs, key=lambda file: files[file].st_mtime, default=None)
-            if any(file.name.endswith(SUBMITTED) and _lives(file, files) for file in files):
-                running.append(_running(name, job))
-            elif log and files[log].st_mtime >= since and _says_failed(log):
-                failed.append(_failed(name, job, log))
-                break
+        folder = folder_of(name, job)
+        files = files_in([folder] if folder in known else [])
+        logs = [file for file in files if file.name.endswith("_0_log.out")]
+        log = max(logs, key=lambda file: files[file].st_mtime, default=None)
+        if any(file.name.endswith(SUBMITTED) and _lives(file, files) for file in files):
+            running.append(_running(name, job))
+        elif log and files[log].st_mtime >= since and _says_failed(log):
+            failed.append(_failed(name, job, log))
     return Activity(tuple(running), tuple(failed))
 
 
@@ -173,45 +172,25 @@ def _slurm_jobs() -> Iterator[tuple[Path, Path]]:
             yield from ((Path(output), log) for output in entry.outputs)
 
 
-def _folders() -> Mapping[str, list[Path]]:
-    """The folders of single submissions, by their names."""
-    by_name = defaultdict(list)
-    for rule in files_in([SUBMISSIONS]):
-        for folder in files_in([rule]):
-            by_name[folder.name].append(folder)
-    return by_name
+def _folders() -> set[Path]:
+    """The folders of single submissions."""
+    return {folder for rule in files_in([SUBMISSIONS]) for folder in files_in([rule])}
 
 
-def _folders_of(name: str, job: Job, known: Mapping[str, list[Path]]) -> Iterable[Path]:
-    """Where the executor has put a job's files; none if it never started."""
+def folder_of(name: str, job: Job) -> Path:
+    """Where the executor puts a job's files; it is there once the job was submitted."""
     first, *_ = runs_of(job)
-    if not job.makes:
-        folders = known.get(_folder_name(name, "run", first, job.epoch), ())
-        return [folder for folder in folders if folder.parent.name == job.rule]
-    folders = known.get(_folder_name(name, "stem", stem_of(job), job.epoch), ())
-    # Each group of seeds has a rule of its own, whose number depends on what Snakemake was asked.
-    return [
-        folder
-        for folder in folders
-        if folder.parent.name.startswith(f"{job.rule}_together_")
-        and any(f"/{first}/" in _text(file) for file in folder.glob("*.out"))
-    ]
+    told = [f"stem={stem_of(job)}"] if job.makes else [f"run={first}", f"epoch={job.epoch:04d}"]
+    return _folder(rule_of(name, job), f"study={name}", *told)
 
 
 @functools.cache
-def _folder_name(study: str, wildcard: str, value: str, epoch: int) -> str:
-    """As the executor makes it of a job's wildcards."""
+def _folder(rule: str, *wildcards: str) -> Path:
+    """As the executor makes it of a rule and its wildcards."""
     from snakemake_executor_plugin_submitit.submission import log_folder
 
-    wildcards = {"study": study, wildcard: value, "epoch": f"{epoch:04d}"}
-    return log_folder(SUBMISSIONS, "any rule", wildcards).name
-
-
-def _text(log: Path) -> str:
-    try:
-        return log.read_text(errors="replace")
-    except OSError:
-        return ""
+    folder = log_folder(SUBMISSIONS, rule, dict(each.split("=", 1) for each in wildcards))
+    return SUBMISSIONS / folder.parent.name / folder.name
 
 
 def _lives(submitted: Path, beside: Collection[Path]) -> bool:
@@ -251,8 +230,19 @@ def _running(name: str, job: Job) -> Running:
     # Seeds that are trained in turn each speak for themselves.
     alone = len(runs_of(job)) == 1
     losses = [float(one["loss"]) for one in progress if "loss" in one] if alone else []
-    left = progress[-1].get("seconds_left") if alone else None
-    return Running(job, int(progress[-1]["epoch"]), left, tuple(losses))
+    return Running(job, int(progress[-1]["epoch"]), _seconds_left(job, progress[-1]), tuple(losses))
+
+
+def _seconds_left(job: Job, told: Mapping[str, Any]) -> float | None:
+    """Until a job has trained all its milestones, at the pace that a line of progress tells.
+
+    Seeds that are trained in turn each tell a pace that the others' turns are part of.
+    """
+    if not isinstance(job.run, Run) or not told.get("images_per_second"):
+        return None
+    end = job.epoch + (job.epochs if job.rule == "cool_down" else 0)
+    steps = (end - told["epoch"] + 1) * told["of"] - told["step"]
+    return float(steps * job.run.batch_size / told["images_per_second"])
 
 
 def _object(line: str) -> dict[str, Any]:

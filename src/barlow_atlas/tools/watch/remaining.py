@@ -7,7 +7,13 @@ from pathlib import Path
 
 from barlow_atlas.study.models import Study
 from barlow_atlas.tools.costs import read_measurements
-from barlow_atlas.tools.durations import Expectation, benchmark_seconds, steps_of, wall_seconds
+from barlow_atlas.tools.durations import (
+    Expectation,
+    benchmark_seconds,
+    steps_of,
+    turns_of,
+    wall_seconds,
+)
 from barlow_atlas.workflow.jobs import Job, jobs_of, step_file, submissions
 
 LATEST = 10
@@ -40,7 +46,7 @@ def seconds_left(
     expected = {job.file: expectation.seconds(job) for job in jobs}
     unknown = {job.rule for job in jobs if expected[job.file] is None}
     weights = {
-        job.file: float(steps_of(study, job) * max(1, len(job.makes)))
+        job.file: float(steps_of(study, job) * turns_of(job))
         if job.rule in unknown
         else expected[job.file] or 0.0
         for job in jobs
