@@ -933,7 +933,7 @@ LINE = '{"time": "t", "run": "%s", "epoch": %d, "step": 2, "of": 3, "loss": %s}\
 def test_a_study_is_followed_while_it_runs(workspace: Path, seed_one: Study, writer: str) -> None:
     """What its segments say now, then what they have stored, each point once."""
     shutil.rmtree("results/demo/runs")
-    log = Path(f"logs/demo/pretrain/{NAME}/epoch_0005.log")
+    log = Path(f"logs/demo/pretrain/{NAME}/epoch_0010.log")  # of the first three milestones
     log.parent.mkdir(parents=True)
     log.write_text("no JSON\n" + LINE % (NAME, 1, 0.5) + LINE[:20])
     stages = iter([lambda: None, lambda: log.write_text(log.read_text()), lambda: None])
