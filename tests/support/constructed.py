@@ -32,6 +32,7 @@ class Constructed:
     signals: pd.DataFrame
     training: pd.DataFrame
     effects: pd.DataFrame
+    factors: pd.DataFrame
     losses: pd.DataFrame
     label_free: pd.DataFrame
 
@@ -69,6 +70,7 @@ def construct(
         signals,
         training,
         effects.effects(lines),
+        effects.factors(lines),
         effects.losses(lines),
         effects.label_free(lines),
     )

@@ -46,7 +46,7 @@ LABEL_FREE = (
     *("estimate", "low", "high", "n", "df", "how"),
 )
 TYPES = {
-    **dict.fromkeys(("embedding_dim", "epochs", "epoch", "n", "df"), int),
+    **dict.fromkeys(("embedding_dim", "epochs", "epoch", "place", "n", "df"), int),
     **dict.fromkeys(("estimate", "low", "high", "p"), float),
     "after_peak": bool,
 }
@@ -54,11 +54,16 @@ BASELINE = "barlow_twins"
 """The objective that others are compared with: a difference above 0 is in their favour."""
 DECIMALS = 9
 """Digits that are kept: what comes behind them is rounding, which differs between machines."""
+FACTORS = ("factor", "place", "level", *LINE)
 SETTINGS = (
     *("embedding_dim", "settings.lambda_reg", "settings.lambda_bt"),
     *("batch_size", "data.fraction", "epochs"),
+    *("backbone.width", "schedule.base_lr", "optimizer.weight_decay"),
 )
 """Settings that a trend is taken over, where lines differ in nothing else: keys of a run."""
+UNORDERED = ("recipe", "schedule")
+"""Settings without an order, over which no trend is taken: recipes, and shapes of a schedule at
+equal base_lr and length."""
 Row = dict[str, Any]
 Kind = TypeVar("Kind", bound=Named)
 Answering = TypeVar("Answering", bound=Line | Precision)
@@ -86,6 +91,23 @@ def losses(lines: Sequence[Line]) -> pd.DataFrame:
     Lines without a peak have no rows.
     """
     return typed([row for line in in_order(lines) for row in _losses_of(line)], LOSSES)
+
+
+def factors(lines: Sequence[Line]) -> pd.DataFrame:
+    """Which lines differ in one setting and in nothing else, a row each, columns `FACTORS`.
+
+    `factor` is the setting's name, `level` what the line has; of settings without an order, its
+    method's name. Lines that differ in nothing but the factor have the same `place`, and stand in
+    the order of their levels. A line can have rows in several factors.
+    """
+    rows = [
+        {"factor": setting.split(".")[-1], "place": place, **_names(line)}
+        | {"level": f"{value:g}" if setting in SETTINGS else line.method}
+        for setting in (*SETTINGS, *UNORDERED)
+        for place, group in enumerate(_differing_in(setting, in_order(lines)))
+        for value, line in group.items()
+    ]
+    return typed(rows, FACTORS)
 
 
 def label_free(lines: Sequence[Line]) -> pd.DataFrame:
@@ -198,7 +220,7 @@ def _of_line(line: Line) -> Iterator[Row]:
 
 
 def _differences(ordered: Sequence[Line]) -> Iterator[Row]:
-    """Method minus method, of lines that agree in all names but the method's.
+    """Method minus method, of lines that agree in all names but the method's (`_pairs`).
 
     Barlow Twins is what others are held against: it is the one that is taken off.
     """
@@ -210,11 +232,15 @@ def _differences(ordered: Sequence[Line]) -> Iterator[Row]:
 
 
 def _pairs(ordered: Sequence[Kind]) -> Iterator[tuple[Kind, Kind]]:
-    """Each two lines that agree in all names but the method's, the baseline second."""
-    free = {"method", "objective"}
+    """Each two lines that agree in all names but the method's, the baseline second.
+
+    A trunk is as long as it was trained, so that it is compared with schedules of that length.
+    """
+    free = {"method", "objective", "epochs"}
     groups: dict[tuple[Any, ...], list[Kind]] = defaultdict(list)
     for line in ordered:
-        groups[tuple(value for key, value in _names(line).items() if key not in free)].append(line)
+        named = [value for key, value in _names(line).items() if key not in free]
+        groups[*named, _length(line)].append(line)
     for group in groups.values():
         group.sort(key=_is_baseline)
         yield from combinations(group, 2)
@@ -266,15 +292,23 @@ def _these_networks(one: Line, other: Line) -> Iterator[Row]:
 def _trends(ordered: Sequence[Line]) -> Iterator[Row]:
     """Slopes per doubling of a setting, of lines whose runs differ in nothing else."""
     for setting in SETTINGS:
-        groups: dict[tuple[str, ...], dict[float, Line]] = defaultdict(dict)
-        for line in ordered:
-            value, rest = _taken(line.run, setting)
-            if value:
-                place = line.study, line.probe, line.variant, line.setting, rest
-                groups[place].setdefault(value, line)  # two names of one run are one run
-        for group in groups.values():
-            if len(group) > 1:
-                yield from _trend(setting, dict(sorted(group.items())))
+        for group in _differing_in(setting, ordered):
+            positive = {value: line for value, line in group.items() if value > 0}
+            if len(positive) > 1:
+                yield from _trend(setting, positive)
+
+
+def _differing_in(setting: str, ordered: Sequence[Line]) -> Iterator[dict[Any, Line]]:
+    """Lines whose runs differ in a setting and in nothing else, by its value: sets of several."""
+    groups: dict[tuple[str, ...], dict[Any, Line]] = defaultdict(dict)
+    for line in ordered:
+        value, rest = _taken(line, setting)
+        if value is not None:
+            place = line.study, line.probe, line.variant, line.setting, rest
+            groups[place].setdefault(value, line)  # two names of one run are one run
+    for group in groups.values():
+        if len(group) > 1:
+            yield dict(sorted(group.items())) if setting in SETTINGS else group
 
 
 def _trend(setting: str, lines: Mapping[float, Line]) -> Iterator[Row]:
@@ -350,16 +384,27 @@ def _label_free_of(line: Line) -> Iterator[Row]:
                 yield {**of_signal, "statistic": statistic, **_numbers(one)}
 
 
-def _taken(run: Mapping[str, Any], setting: str) -> tuple[float | None, str]:
-    """A setting's value, None if there is none, and all that the run has beside it and its name."""
-    rest = json.loads(json.dumps(run))
+def _taken(line: Line, setting: str) -> tuple[Any, str]:
+    """A setting's value, None if there is none, and all that the run has beside it and its name.
+
+    Of a schedule the value is its shape: its base_lr and length are what the run has beside it.
+    """
+    rest = json.loads(json.dumps(line.run))
     del rest["method"]
     *above, key = setting.split(".")
     place = rest
     for name in above:
         place = place.get(name, {})
     value = place.pop(key, None)
-    return value, json.dumps(rest, sort_keys=True)
+    if setting == "schedule" and value is not None:
+        rest |= {"base_lr": value.pop("base_lr"), "epochs": _length(line)}
+    shown = json.dumps(value, sort_keys=True) if isinstance(value, dict) else value
+    return shown, json.dumps(rest, sort_keys=True)
+
+
+def _length(line: Named) -> int:
+    """The epochs of a line's schedule; of a trunk, which has no end, those that it was trained."""
+    return line.epochs or int(line.milestones[-1])
 
 
 def _row(statistic: str, unit: str, line: Named, numbers: Row, against: str = "") -> Row:

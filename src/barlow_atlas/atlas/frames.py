@@ -28,7 +28,7 @@ SIGNAL_COLUMNS = [
     *("space", "split", "count", "signal", "value"),
 ]
 TEXTS = (
-    *("against", "note", "missing", "commit", "python", "torch", "torchvision"),
+    *("against", "level", "note", "missing", "commit", "python", "torch", "torchvision"),
     *("device", "machine", "adopted", "data_sha256", "weights_sha256", "lineage"),
 )
 """Columns whose texts may be empty, or look like numbers."""

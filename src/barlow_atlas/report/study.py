@@ -26,6 +26,8 @@ CAPTIONS = {
     "seed takes its peak from the others' validation curves. Up to the peak cells are blank.",
     "effects": "What is said in numbers, each with its interval: falls after the peak, differences "
     "between methods, trends.",
+    "factors": "Each column is a setting, each point a line that differs from its neighbours in "
+    "that setting alone. A trend is a row of the effects.",
     "signals": "What could be known without labels, against what the probe says. Lines follow the "
     "milestones from the untrained network (open) to the end (filled).",
     "dynamics": "Both terms of the Barlow Twins loss and their sum, on images of the pre-training "

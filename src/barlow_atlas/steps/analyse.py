@@ -32,6 +32,7 @@ def analyse(name: str, study: Study, root: Path = Path()) -> None:
         "curves.csv": mean,
         "accuracy.csv": curves.accuracy_columns(mean),
         "effects.csv": effects.effects(study_lines, precisions),
+        "factors.csv": effects.factors(study_lines),
         "losses.csv": effects.losses(study_lines),
         "label_free.csv": effects.label_free(study_lines),
         "claims.csv": ledger.study_claims(claims_of(name, study), every),

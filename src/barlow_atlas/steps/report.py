@@ -46,6 +46,7 @@ def report(name: str, study: Study, root: Path = Path()) -> None:
         "curves": figures.accuracy_curves(title, table("probes"), table("curves"), methods),
         "map": figures.lost_map(title, table("losses"), methods),
         "effects": figures.forest(title, table("effects"), methods),
+        "factors": figures.one_factor(title, table("factors"), table("effects"), methods),
         "signals": figures.signals(
             title, table("signals"), table("curves"), table("label_free"), methods
         ),

@@ -22,8 +22,8 @@ PAPER_TABLES = PARAMS / "tables.yaml"
 
 COLLECTED = ("probes.csv", "signals.csv", "runs.csv")
 ANALYSED = (
-    *("curves.csv", "accuracy.csv", "effects.csv", "losses.csv", "label_free.csv", "claims.csv"),
-    "metrics.json",
+    *("curves.csv", "accuracy.csv", "effects.csv", "factors.csv", "losses.csv"),
+    *("label_free.csv", "claims.csv", "metrics.json"),
 )
 """With those of `COLLECTED`, the tables of a study in `results/<study>/`."""
 KEPT_TABLES = ("accuracy.csv", "effects.csv", "claims.csv", "metrics.json")
@@ -34,6 +34,7 @@ FIGURES = {
     "curves": "accuracy along pre-training",
     "map": "accuracy lost against the peak, by epoch and width",
     "effects": "effects and their intervals",
+    "factors": "accuracy and its fall, one setting at a time",
     "signals": "label-free signals against accuracy",
     "dynamics": "loss terms on training and held-out images",
     "correlations": "cross-correlation matrices before and after training",

@@ -18,6 +18,7 @@ from barlow_atlas.atlas.effects import (
     LABEL_FREE,
     LOSSES,
     effects,
+    factors,
     label_free,
     losses,
     typed,
@@ -34,6 +35,10 @@ RUN = {
     "embedding_dim": 64,
     "settings": {"objective": "barlow_twins", "lambda_bt": 0.01},
     "batch_size": 32,
+    "backbone": {"name": "small", "width": 16},
+    "optimizer": {"name": "adam", "weight_decay": 1e-6},
+    "schedule": {"name": "drops", "base_lr": 0.001, "at": [-5]},
+    "recipe": {"view_a": {"hue": 0.1}},
     "epochs": 40,
 }
 PEAKED = np.array([[50.0, 75, 70], [52, 78, 71], [51, 75, 66]])
@@ -408,6 +413,9 @@ def test_trend_over_lambda_reg_is_over_methods_and_without_0() -> None:
         ({"settings": {"objective": "barlow_twins", "lambda_bt": 0.04}}, "lambda_bt: 0.01, 0.04"),
         ({"epochs": 160}, "epochs: 40, 160"),
         ({"embedding_dim": 256}, "embedding_dim: 64, 256"),
+        ({"backbone": {"name": "small", "width": 64}}, "width: 16, 64"),
+        ({"optimizer": {"name": "adam", "weight_decay": 4e-6}}, "weight_decay: 1e-06, 4e-06"),
+        ({"schedule": RUN["schedule"] | {"base_lr": 0.004}}, "base_lr: 0.001, 0.004"),
     ],
 )
 def test_trend_over_any_one_setting(changes: dict[str, Any], against: str) -> None:
@@ -428,6 +436,54 @@ def test_a_longer_run_is_read_at_its_own_end() -> None:
     table = effects([peaked(), longer])
     assert of(table, "trend_last")["estimate"] == pytest.approx((60 - 69) / 2)
     assert of(table, "trend_drop")["estimate"] == pytest.approx((15 - 7) / 2)
+
+
+TRUNK = {"name": "trunk", "base_lr": 0.001, "cooldown_epochs": 5}
+
+
+@pytest.mark.parametrize(
+    ("changes", "factor", "levels"),
+    [
+        ({"optimizer": {"name": "adam", "weight_decay": 0.0}}, "weight_decay", ["0", "1e-06"]),
+        ({"backbone": {"name": "small", "width": 4}}, "width", ["4", "16"]),
+        ({"recipe": {"view_a": {"hue": 0.0}}}, "recipe", ["bt", "other"]),
+        ({"schedule": {"name": "cosine", "base_lr": 0.001}}, "schedule", ["bt", "other"]),
+        ({"schedule": TRUNK, "epochs": 0}, "schedule", ["bt", "other"]),
+    ],
+)
+def test_lines_that_differ_in_one_setting_are_its_levels(
+    changes: dict[str, Any], factor: str, levels: list[str]
+) -> None:
+    table = factors([rising({"method": "other", **changes}), peaked()])
+    assert list(table["factor"]) == [factor] * 2
+    assert list(table["level"]) == levels
+    assert set(table["place"]) == {0}
+    # Without an order, or at 0, there is no trend.
+    lines = [peaked(), rising({"method": "other", **changes})]
+    trends = effects(lines)["statistic"].str.startswith("trend").any()
+    assert trends == (factor == "width")
+    assert factors([peaked(), rising({"method": "other", **changes, "batch_size": 8})]).empty
+
+
+def test_a_line_may_stand_in_several_factors_and_methods_apart() -> None:
+    lines = [
+        *(peaked({"method": "bt", "embedding_dim": dim}) for dim in (64, 128)),
+        *(peaked(mix("mix", 4.0, embedding_dim=dim)) for dim in (64, 128)),
+        rising({"method": "bt-small", "batch_size": 8}),
+    ]
+    table = factors(lines)
+    assert table.groupby(["factor", "place"])["method"].agg(list).to_dict() == {
+        ("embedding_dim", 0): ["bt", "bt"],
+        ("embedding_dim", 1): ["mix", "mix"],
+        ("batch_size", 0): ["bt-small", "bt"],
+    }
+
+
+def test_a_trunk_is_compared_with_a_schedule_of_its_length() -> None:
+    trunk = peaked({"method": "cooled", "schedule": TRUNK, "epochs": 0})
+    assert of(effects([trunk, rising()]), "difference_drop")["against"] == "cooled"
+    longer = rising({"epochs": 80})
+    assert not effects([trunk, longer])["statistic"].str.startswith("difference").any()
 
 
 def test_two_names_of_one_run_count_once() -> None:

@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from itertools import combinations
 from pathlib import Path
@@ -13,9 +14,12 @@ import numpy as np
 import pandas as pd
 import pytest
 from constructed import NINE, PROBES, Constructed, construct
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.text import Text
 
+from barlow_atlas.atlas import effects
 from barlow_atlas.atlas.records import recorded
 from barlow_atlas.atlas.training import TRAINING_COLUMNS, training_table
 from barlow_atlas.probes.packing import pack_correlations
@@ -68,6 +72,7 @@ def all_figures(study: Constructed, title: str = HOSTILE) -> dict[str, Drawing]:
         "dynamics": figures.dynamics(title, study.signals, study.training),
         "correlations": figures.correlations(title, contents),
         "effects": figures.forest(title, study.effects),
+        "factors": figures.one_factor(title, study.factors, study.effects),
         "claims": figures.claims_forest(LEDGER),
         "published": figures.published(BESIDE),
     }
@@ -75,6 +80,11 @@ def all_figures(study: Constructed, title: str = HOSTILE) -> dict[str, Drawing]:
 
 def texts(figure: Figure) -> list[Text]:
     return [text for text in figure.findobj(Text) if text.get_text() and text.get_visible()]
+
+
+def marked(axis: Axes) -> list[Line2D]:
+    """The lines of a panel that have markers."""
+    return [line for line in axis.lines if line.get_marker() not in (None, "None", "")]
 
 
 def said(drawing: Drawing) -> str:
@@ -185,7 +195,7 @@ def test_tables_without_rows_give_figures_that_say_so() -> None:
         if name != "lines"
     }
     none = all_figures(Constructed(lines=[], **empty))
-    for name in ("curves", "map", "signals", "dynamics", "correlations", "effects"):
+    for name in ("curves", "map", "signals", "dynamics", "correlations", "effects", "factors"):
         assert len(none[name].figure.axes) == 1, name
     assert figures.claims_forest(LEDGER.iloc[:0]).figure.axes
     assert figures.published(BESIDE.iloc[:0]).figure.axes
@@ -221,6 +231,42 @@ def test_the_map_shows_each_loss_and_marks_those_beyond_chance() -> None:
     assert len(cells) == study.losses["after_peak"].sum() > 0, "blank up to the peak"
     sure = study.losses["after_peak"] & (study.losses["low"] * study.losses["high"] > 0)
     assert sum(text.get_fontweight() == "bold" for text in cells) == sure.sum() > 0
+
+
+def test_factors_show_each_level_in_its_order_once_a_set_of_lines() -> None:
+    study = STUDIES["two methods, four widths"]()
+    figure = figures.one_factor("T", study.factors, study.effects).figure
+    above, *below = figure.axes
+    assert above.get_title(loc="left") == "embedding's width"
+    assert [label.get_text() for label in below[-1].get_xticklabels()] == [
+        "128",
+        "1024",
+        "2048",
+        "4096",
+    ]
+    assert len(below) == len(PROBES)
+    trends = study.effects[study.effects["statistic"] == "trend_last"]
+    slope = trends[(trends["probe"] == "linear") & (trends["method"] == "bt")]["estimate"].item()
+    assert above.texts[0].get_text().startswith(canvas.signed(f"{slope:+.2f} ["))
+    ends = study.effects[
+        (study.effects["statistic"] == "last") & (study.effects["probe"] == "linear")
+    ]
+    for method, line in zip(("bt", "mix"), marked(above), strict=True):
+        of_method = ends[ends["method"] == method].sort_values("embedding_dim")
+        assert list(line.get_ydata()) == pytest.approx(of_method["estimate"].tolist())
+
+
+def test_levels_without_an_order_are_not_joined() -> None:
+    line = STUDIES["two methods, four widths"]().lines[0]
+    lines = [
+        replace(line, method=method, run={**line.run, "method": method, "recipe": recipe})
+        for method, recipe in (("bt", "coloured"), ("bt-grey", "grey"))
+    ]
+    figure = figures.one_factor("T", effects.factors(lines), effects.effects(lines)).figure
+    above, below = figure.axes
+    assert above.get_title(loc="left") == "augmentation"
+    assert [label.get_text() for label in below.get_xticklabels()] == ["bt", "bt-grey"]
+    assert [line.get_linestyle() for line in marked(above)] == ["None"]
 
 
 def test_no_cell_before_the_peak_has_a_warm_colour() -> None:

@@ -5,7 +5,7 @@ import json
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -32,6 +32,7 @@ from barlow_atlas.tools.bench import (
     operations,
     photographs,
     scaling,
+    startup,
 )
 from barlow_atlas.tools.bench.apart import Apart
 from barlow_atlas.tools.bench.images import comparison, demo
@@ -554,7 +555,52 @@ def test_the_first_training_line_stops_the_clock(tmp_path: Path) -> None:
         until_first_epoch(copy, ("bash", "-c", "echo no data; exit 1"), log)
 
 
+def test_a_job_of_the_demo_is_timed_to_its_first_epoch() -> None:
+    records = list(startup.records(CPU, rounds=1))
+    whole, torch_only, *parts = (record.ours for record in records)
+    assert [record.name.partition("/")[2] for record in records] == [
+        *("job", "torch's import in it", "inner Snakemake", "imports", "reading, first steps")
+    ]
+    assert whole is not None
+    assert torch_only is not None
+    assert sum(part or 0 for part in parts) == pytest.approx(whole, abs=0.01)
+    assert 0 < torch_only < whole
+
+
 # The command
+
+
+def test_what_was_measured_before_a_failure_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fails(device: torch.device) -> Iterator[Record]:
+        yield alone("memory/one", "MB", 1, "made")
+        raise BenchError("no memory")
+
+    def measured(name: str, ours: float) -> Callable[[torch.device], Iterator[Record]]:
+        return lambda device: iter([alone(name, "s", ours, "made")])
+
+    file = tmp_path / "report.json"
+    monkeypatch.setattr(bench, "NAMES", ("knn", "memory", "startup"))
+    monkeypatch.setitem(bench.BENCHMARKS, "knn", measured("knn/time", 2))
+    monkeypatch.setitem(bench.BENCHMARKS, "startup", measured("startup/job", 4))
+    assert main(["bench", "--device", "cpu", "--only", "startup", "--json", str(file)]) == 0
+    monkeypatch.setitem(bench.BENCHMARKS, "memory", fails)
+    assert main(["bench", "--device", "cpu", "--json", str(file)]) == 1
+    assert "no memory" in capsys.readouterr().err
+    assert {one.name: one.ours for one in read(file).all_records} == {
+        "knn/time": 2,
+        "startup/job": 4,
+    }
+    # A whole run leaves nothing of an earlier one.
+    monkeypatch.setitem(bench.BENCHMARKS, "memory", measured("memory/one", 3))
+    assert main(["bench", "--device", "cpu", "--json", str(file)]) == 0
+    assert [(one.name, one.ours) for one in read(file).records] == [
+        ("knn/time", 2),
+        ("memory/one", 3),
+        ("startup/job", 4),
+    ]
+    assert not read(file).later
 
 
 def test_a_run_is_written_checked_and_found_wanting(

@@ -9,6 +9,7 @@ from barlow_atlas.report.figures.canvas import STYLE, Drawing, in_pdf, save, svg
 from barlow_atlas.report.figures.comparison import published
 from barlow_atlas.report.figures.correlation import correlations
 from barlow_atlas.report.figures.curves import accuracy_curves
+from barlow_atlas.report.figures.factors import one_factor
 from barlow_atlas.report.figures.forests import claims_forest, forest
 from barlow_atlas.report.figures.label_free import signals
 from barlow_atlas.report.figures.lost import lost_map
@@ -25,6 +26,7 @@ __all__ = [
     "forest",
     "in_pdf",
     "lost_map",
+    "one_factor",
     "published",
     "save",
     "signals",

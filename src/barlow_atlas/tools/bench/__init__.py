@@ -65,8 +65,9 @@ def run(
 
     Args:
         only: names of benchmarks; all if empty.
-        output: where the report goes as JSON; its page (.md) and, if it was asked for, scaling.csv
-            go beside it. What a report there tells of benchmarks other than `only` is kept.
+        output: where the report goes as JSON after each benchmark; its page (.md) and, if it was
+            asked for, scaling.csv go beside it. What a report there tells of benchmarks that have
+            not been measured anew is kept.
         committed: an earlier report; ratios that fell below a share of its ones are returned.
         commands: programs that are measured as rivals, by name.
 
@@ -79,6 +80,7 @@ def run(
     asked = [name for name in NAMES if name in only or not only]
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # torch's profiler tells each use of it
     earlier = None if committed is None else read(committed)
+    kept = read(output) if output is not None and output.is_file() else None
     records: list[Record] = []
     points: list[scaling.Point] = []
     for name in asked:
@@ -96,10 +98,11 @@ def run(
             records.append(record)
             say(told(record))
         say(f"{name}: {time.monotonic() - began:.0f} s")
-    new = report(records, device, command)
-    if output is not None:
-        write(read(output).followed_by(new) if only and output.is_file() else new, points, output)
-    else:
+        new = report(records, device, command)
+        if output is not None:
+            whole = name == NAMES[-1] and not only
+            write(new if kept is None or whole else kept.followed_by(new), points, output)
+    if output is None:
         say(new.to_json())
     return [] if earlier is None else regressions(new, earlier, asked)
 

@@ -48,10 +48,11 @@ class Copy:
         self.environment = os.environ | {"PATH": programs, "PYTHONPATH": source_path}
 
     def write_demo(self, name: str, seeds: int, milestones: Sequence[int]) -> None:
-        """The demo's study with other seeds, from 1, and milestones."""
+        """The demo's study with other seeds, from 1, and milestones; each of them a job."""
         study = YAML().load(self.folder / "params/demo.yaml")
         study["seeds"] = list(range(1, seeds + 1))
         study["milestones"] = list(milestones)
+        study["seeds_together"] = study["milestones_together"] = 1
         with (self.folder / f"params/{name}.yaml").open("w") as file:
             YAML().dump(study, file)
 
