@@ -247,7 +247,7 @@ def test_factors_show_each_level_in_its_order_once_a_set_of_lines() -> None:
     assert len(below) == len(PROBES)
     trends = study.effects[study.effects["statistic"] == "trend_last"]
     slope = trends[(trends["probe"] == "linear") & (trends["method"] == "bt")]["estimate"].item()
-    assert above.texts[0].get_text().startswith(canvas.signed(f"{slope:+.2f} ["))
+    assert above.texts[0].get_text().startswith(canvas.signed(f"{slope:.2f} ["))
     ends = study.effects[
         (study.effects["statistic"] == "last") & (study.effects["probe"] == "linear")
     ]

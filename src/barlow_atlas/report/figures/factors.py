@@ -46,11 +46,14 @@ UNORDERED = ("recipe", "schedule")
 LINE = ["method", "embedding_dim", "epochs", "probe", "variant", "setting"]
 """What finds a line of a factor among the effects."""
 DROPS = ("drop", "drop_from_best")
-COLUMNS = 4
+COLUMNS, FEW = 4, 2
+"""Settings abreast, also where there are fewer."""
 HEIGHT, BETWEEN = 0.95, 0.32
 """Inches: a panel, and what a row needs around it."""
 SPREAD = 0.16
 """Between lines that stand at the same level, as a share of the distance between levels."""
+LEAST_SPAN = 1.0
+"""Points that a panel shows at least: noise on a flat line must not look like a fall."""
 LINE_HEIGHT = 0.14
 """Of a line that is written in a panel, as a share of the panel."""
 
@@ -86,7 +89,7 @@ def one_factor(
     lines = _lines(shown, ordered(shown["method"], methods))
     asked = [("last", probes[0]), *(("drop", probe) for probe in probes)]
     asked = [one for one in asked if not _of(shown, *one).empty]
-    columns = min(COLUMNS, len(names))
+    columns = COLUMNS if len(names) > FEW else FEW
     blocks = [names[start : start + columns] for start in range(0, len(names), columns)]
     figure, axes = sheet(
         SUBJECT,
@@ -190,7 +193,7 @@ def _write_trends(
             axis.text(
                 0.02,
                 0.99 - LINE_HEIGHT * at,
-                signed(f"{trend.estimate:+.2f} [{trend.low:.2f}, {trend.high:.2f}]"),
+                signed(f"{trend.estimate:.2f} [{trend.low:.2f}, {trend.high:.2f}]"),
                 transform=axis.transAxes,
                 va="top",
                 fontsize=SMALL,
@@ -204,12 +207,14 @@ def _leading(group: pd.DataFrame, lines: dict[str, Look]) -> str:
 
 
 def _limits(rows: pd.DataFrame) -> tuple[float, float]:
-    """All numbers, and above them room for what is written there."""
+    """All numbers, at least `LEAST_SPAN` points, and above them room for what is written there."""
     numbers = rows[["estimate", "low", "high"]].to_numpy(dtype=float)
     numbers = numbers[np.isfinite(numbers)]
-    height = 1.08 * float(np.ptp(numbers)) or 1.0
-    written = 0.04 + LINE_HEIGHT * int(rows.groupby("factor")["place"].nunique().max())
-    return float(numbers.max()) - height, float(numbers.max()) + height * written / (1 - written)
+    low, high = float(numbers.min()), float(numbers.max())
+    room = max(0.04 * (high - low), (LEAST_SPAN - (high - low)) / 2)
+    low, high = low - room, high + room
+    written = LINE_HEIGHT * int(rows.groupby("factor")["place"].nunique().max())
+    return low, high + (high - low) * written / (1 - written)
 
 
 def _asked(statistic: str, probe: tuple[str, str, str]) -> str:
