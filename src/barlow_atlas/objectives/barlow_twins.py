@@ -75,9 +75,14 @@ class BarlowTwins(Method):
         return {**terms, "loss": self.loss_scale / self.ranks * terms["loss"]}
 
     def prepared(self, views: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """As `prepare`, of each of several views (n, d), all at once."""
+        """As `prepare`, of each of several views (n, d).
+
+        On a GPU all at once: half of the kernels. A CPU would only copy them for that.
+        """
         import torch
 
+        if views[0].device.type != "cuda":
+            return tuple(self.prepare(view) for view in views)
         return self.prepare(torch.stack([*views], dim=1)).unbind(1)
 
     def prepare(self, z: Tensor) -> Tensor:

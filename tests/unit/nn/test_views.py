@@ -363,6 +363,31 @@ def test_a_jitter_in_stages_keeps_each_images_order() -> None:
         assert (staged[:, of_hue] >= views.HUE).all()
 
 
+def test_few_images_are_changed_by_one_thread_and_many_by_all(
+    photographs: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, augmentation = VIEWS["mix-cifar/a"]
+    height, width = photographs.shape[-2:]
+    parameters = draw(augmentation, len(photographs), height, width, _generator(0))
+    threads: list[int] = []
+    colour = views.colour
+
+    def colour_by(images: Tensor, *others: Any) -> Tensor:
+        threads.append(torch.get_num_threads())
+        return colour(images, *others)
+
+    monkeypatch.setattr(views, "colour", colour_by)
+    torch.set_num_threads(2)
+    try:
+        for few in (photographs.numel(), photographs.numel() - 1):
+            monkeypatch.setattr(views, "FEW", few)
+            views.apply(photographs, parameters, augmentation, 32, recipe.mean, recipe.std)
+            assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(1)
+    assert threads == [1, 2]
+
+
 def test_identity_parameters_give_the_normalised_input_exactly(images: Tensor) -> None:
     square = images[..., : min(images.shape[-2:]), : min(images.shape[-2:])]
     recipe = RECIPES["mix-cifar"]

@@ -16,6 +16,7 @@ from torch.nn.functional import mse_loss, normalize
 from barlow_atlas.nn.networks import Network
 from barlow_atlas.objectives import METHODS, borrowed, moco_v2, swav
 from barlow_atlas.objectives.asymmetric_barlow_twins import AsymmetricBarlowTwins
+from barlow_atlas.objectives.barlow_twins import BarlowTwins
 from barlow_atlas.objectives.barlow_twins_variant import BarlowTwinsVariant, cross_entropy_loss
 from barlow_atlas.objectives.base import Moment
 from barlow_atlas.objectives.byol import BYOL, target_momentum
@@ -517,3 +518,19 @@ def test_borrowed_momentum_moves_parameters_towards_the_model() -> None:
     with torch.no_grad():
         borrowed.update_momentum(online, target, 0.9)
     torch.testing.assert_close(target.weight, expected)
+
+
+@pytest.mark.parametrize("standardisation", ["unbiased", "biased", "batch_norm"])
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_views_are_prepared_at_once_as_one_by_one(standardisation: Any, ranks: int) -> None:
+    """On a GPU the one, on a CPU the other."""
+    method = BarlowTwins(
+        objective="barlow_twins", lambda_bt=0.01, standardisation=standardisation, ranks=ranks
+    )
+    generator = torch.Generator().manual_seed(0)
+    views = [torch.randn(16, 12, generator=generator) + place for place in range(3)]
+    one_by_one = method.prepared(views)
+    for once, by_itself in zip(
+        method.prepare(torch.stack(views, dim=1)).unbind(1), one_by_one, strict=True
+    ):
+        assert torch.equal(once, by_itself)
