@@ -533,4 +533,4 @@ def test_views_are_prepared_at_once_as_one_by_one(standardisation: Any, ranks: i
     for once, by_itself in zip(
         method.prepare(torch.stack(views, dim=1)).unbind(1), one_by_one, strict=True
     ):
-        assert torch.equal(once, by_itself)
+        torch.testing.assert_close(once, by_itself)
