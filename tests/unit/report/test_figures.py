@@ -501,7 +501,7 @@ def test_figures_are_the_same_bytes_in_every_process(tmp_path: Path) -> None:
         }
         subprocess.run([sys.executable, "-c", PROGRAM, str(folder)], check=True, env=environment)
         found.append({file.name: file.read_bytes() for file in sorted(folder.iterdir())})
-    assert len(found[0]) == 24
+    assert len(found[0]) == 27
     assert found[0] == found[1]
     assert found[0]["map.pdf"].startswith(b"%PDF")
 
