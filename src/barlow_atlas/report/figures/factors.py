@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
+from barlow_atlas.atlas.effects import UNORDERED
 from barlow_atlas.report.figures.canvas import (
     SMALL,
     Drawing,
@@ -42,7 +43,6 @@ NAMES = {
     "schedule": "decay of the rate",
 }
 """Settings in the order of `effects.SETTINGS` and `effects.UNORDERED`, as panels are headed."""
-UNORDERED = ("recipe", "schedule")
 LINE = ["method", "embedding_dim", "epochs", "probe", "variant", "setting"]
 """What finds a line of a factor among the effects."""
 DROPS = ("drop", "drop_from_best")
