@@ -22,6 +22,11 @@ class Entry(NamedTuple):
     """Bytes; in a Parquet table about."""
     label: int
 
+    @property
+    def base_name(self) -> str:
+        """The image's name without its folders."""
+        return self.name.rpartition("/")[2]
+
 
 def contents(place: Path, entries: Sequence[Entry]) -> Iterator[tuple[Entry, bytes]]:
     """Images whose files lie in the folder `place`, with their bytes; each file is opened once.

@@ -10,7 +10,7 @@ import io
 import tarfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
@@ -43,6 +43,8 @@ class Listing:
         turned: whether they are shown as their EXIF orientation says; ImageNet's are read as its
             authors' and the papers' readers read them, which do not look at it.
         objects: of each entry, where they are annotated.
+        labelled: the names of files in each of `LABEL_LISTS` that is there. Where only some classes
+            are taken, a list names images of others, too.
     """
 
     place: Path
@@ -52,6 +54,7 @@ class Listing:
     turned: bool
     source: str
     objects: Mapping[Part, Sequence[Objects]] = field(default_factory=dict)
+    labelled: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
 
 def listing_of(data_set: DataSet, place: Path) -> Listing:
@@ -70,6 +73,7 @@ def listing_of(data_set: DataSet, place: Path) -> Listing:
         listed = _of_archives(data_set, place, holders)
     else:
         listed = _of_packed(data_set, place, holders)
+    listed = replace(listed, labelled=_label_lists(listed))
     chosen = data_set.class_names
     if not chosen:
         return listed
@@ -84,9 +88,7 @@ def listing_of(data_set: DataSet, place: Path) -> Listing:
         part: [each._replace(label=numbers[each.label]) for each in those if each.label in numbers]
         for part, those in listed.entries.items()
     }
-    return Listing(
-        place, tuple(sorted(chosen)), entries, listed.survey, listed.turned, listed.source
-    )
+    return replace(listed, classes=tuple(sorted(chosen)), entries=entries)
 
 
 def _of_folders(data_set: DataSet, place: Path) -> Listing:
@@ -218,8 +220,8 @@ def _truth(devkit: Path) -> list[str]:
     return [wnid_of[number] for number in numbers]
 
 
-def label_lists(listing: Listing) -> dict[str, list[int]]:
-    """For each of `LABEL_LISTS` that is there: which training entries it names, rising.
+def _label_lists(listing: Listing) -> dict[str, frozenset[str]]:
+    """The names of files in each of `LABEL_LISTS` that lies beside the images.
 
     Raises:
         DataError: it names an image that is not there.
@@ -229,15 +231,13 @@ def label_lists(listing: Listing) -> dict[str, list[int]]:
         path = listing.place / f"{name}.txt"
         if not path.is_file():
             continue
-        number_of = {
-            each.name.rpartition("/")[2]: k for k, each in enumerate(listing.entries["train"])
-        }
         named = path.read_text().split()
-        missing = Counter(named) - Counter(number_of.keys())
-        if missing:
+        called = Counter(each.base_name for each in listing.entries["train"])
+        wrong = sorted(each for each, n in Counter(named).items() if (n, called[each]) != (1, 1))
+        if wrong:
             raise DataError(
-                f"{path} names {some(sorted(missing))}, which are no training images (or are named "
-                "twice). Replace it by the published list, or remove it."
+                f"{path} names {some(wrong)}, where each line should name one training image, and "
+                "each image once. Replace it by the published list, or remove it."
             )
-        lists[name] = sorted(number_of[each] for each in named)
+        lists[name] = frozenset(named)
     return lists

@@ -20,16 +20,18 @@ from barlow_atlas.data.annotated import official_listing, size_faults
 from barlow_atlas.data.catalog import DataSet, Part
 from barlow_atlas.data.errors import DataError
 from barlow_atlas.data.formats import decode
-from barlow_atlas.data.listing import Listing, label_lists, listing_of
+from barlow_atlas.data.listing import Listing, listing_of
 from barlow_atlas.data.objects import PRESENT, Objects, annotations, presence
 from barlow_atlas.data.prepared import (
-    LABELLED,
+    LABEL_LISTS,
     MANIFEST,
     OBJECTS,
     ArrayFile,
     HoldOut,
+    LabelLists,
     Manifest,
     Subset,
+    labelled_file,
     sha256_of,
 )
 from barlow_atlas.data.reading import Decoded, Images, required
@@ -166,9 +168,6 @@ def _prepare_originals(
         columns: tuple[NDArray[Any], ...] = (stored.lines, stored.ends)
         small |= {f"{part}_{name}": a for name, a in zip(OBJECTS, columns, strict=True)}
     small["validation_index"] = validation
-    for name, listed in label_lists(listing).items():
-        # Places among all training images become places among those that are kept.
-        small[f"{LABELLED}{name}"] = np.flatnonzero(np.isin(index["train"].kept, listed))
     repeated = repeated_files(images["train"], images["test"])
     if repeated:
         report(f"{title}: {repeated:,} test images have the bytes of a training image")
@@ -190,6 +189,7 @@ def _prepare_originals(
         ).model_copy(update={"skipped": tuple(fault.name for fault in faults)})
         sources = listing.survey.sources(repeated)
         write_atomically(folder / SOURCES, (sources.model_dump_json(indent=2) + "\n").encode())
+        _write_label_lists(folder, listing, index["train"])
         write_atomically(folder / MANIFEST, manifest.to_json().encode())
         for shard, record in zip(shards, written, strict=True):
             if not record.size:
@@ -200,6 +200,20 @@ def _prepare_originals(
     skipped = f", {len(faults):,} that cannot be decoded left out" if faults else ""
     report(f"{title}: prepared ({told}, of train {len(validation):,} validation{skipped})")
     return manifest
+
+
+def _write_label_lists(folder: Path, listing: Listing, train: PartIndex) -> None:
+    """Which of the stored training images each published list of labels names."""
+    if not listing.labelled:
+        return
+    names = [listing.entries["train"][k].base_name for k in train.kept.tolist()]
+    files = {}
+    for name, labelled in listing.labelled.items():
+        path = folder / labelled_file(name)
+        places = np.flatnonzero([each in labelled for each in names])
+        write_atomically(path, _npy(places))
+        files[name] = _described(path, places)
+    write_atomically(folder / LABEL_LISTS, LabelLists(files=files).to_json().encode())
 
 
 def _objects(listing: Listing, part: Part, index: PartIndex) -> list[Objects]:
@@ -351,14 +365,18 @@ def _npy(array: NDArray[Any]) -> bytes:
 
 def _files(folder: Path, arrays: dict[str, NDArray[Any]]) -> dict[str, ArrayFile]:
     return {
-        f"{name}.npy": ArrayFile(
-            shape=array.shape,
-            dtype=str(array.dtype),
-            size=(folder / f"{name}.npy").stat().st_size,
-            sha256=sha256_of(folder / f"{name}.npy"),
-        )
+        f"{name}.npy": _described(folder / f"{name}.npy", array)
         for name, array in sorted(arrays.items())
     }
+
+
+def _described(file: Path, array: NDArray[Any]) -> ArrayFile:
+    return ArrayFile(
+        shape=array.shape,
+        dtype=str(array.dtype),
+        size=file.stat().st_size,
+        sha256=sha256_of(file),
+    )
 
 
 def duplicates(train: Images, test: Images) -> int:

@@ -21,8 +21,7 @@ from barlow_atlas.settings.frozen import Frozen
 MANIFEST = "manifest.json"
 OBJECTS = ("object_lines", "object_ends")
 """What is stored of the objects of a part, as `<part>_<name>.npy`: see `objects.Annotations`."""
-LABELLED = "labelled_"
-"""How the name of a list of labels begins, as a file: `labelled_1percent.npy`."""
+LABEL_LISTS = "label_lists.json"
 
 
 class ArrayFile(Frozen):
@@ -79,6 +78,31 @@ class Manifest(Frozen):
         return self.model_dump_json(indent=2) + "\n"
 
 
+class LabelLists(Frozen):
+    """What `label_lists.json` says, if there are any: the file of each list, `labelled_<name>.npy`.
+
+    Not in the manifest: networks that were trained without a list have seen the same images.
+    """
+
+    format: Literal[1] = 1
+    files: dict[str, ArrayFile]
+
+    def to_json(self) -> str:
+        return self.model_dump_json(indent=2) + "\n"
+
+    @classmethod
+    def of(cls, folder: Path) -> "LabelLists":
+        """Those of a prepared folder. Raises DataError if what it says of them is damaged."""
+        try:
+            return cls.model_validate_json((folder / LABEL_LISTS).read_bytes())
+        except FileNotFoundError:
+            return cls(files={})
+        except ValidationError as error:
+            raise DataError(
+                f"{folder / LABEL_LISTS} is damaged: {error}. {_PREPARE_AGAIN}"
+            ) from error
+
+
 StoredImages = NDArray[np.uint8] | Originals
 """Squares, uint8 (N, 3, H, W), or encoded images."""
 
@@ -115,6 +139,11 @@ class Prepared:
             test_count=len(self.test_labels),
             unlabeled_count=0 if self.unlabeled_images is None else len(self.unlabeled_images),
         )
+
+
+def labelled_file(name: str) -> str:
+    """Of a list of labels: places among the training images (n,), rising."""
+    return f"labelled_{name}.npy"
 
 
 def chosen(*parts: tuple[StoredImages, Index]) -> ImageSet | OriginalSet:
@@ -164,9 +193,8 @@ def load(folder: Path, verify: bool = False) -> Prepared:
         unlabeled_images=None if manifest.unlabeled is None else images("unlabeled"),
         validation_index=array("validation_index"),
         label_lists={
-            name.removeprefix(LABELLED).removesuffix(".npy"): places
-            for name, places in arrays.items()
-            if name.startswith(LABELLED)
+            name: _open(folder / labelled_file(name), file, verify)
+            for name, file in LabelLists.of(folder).files.items()
         },
         train_objects=objects("train"),
         test_objects=objects("test"),

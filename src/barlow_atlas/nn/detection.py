@@ -11,6 +11,7 @@ what comes out does not depend on how many they are, but for rounding.
 from __future__ import annotations
 
 import bisect
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.optim.swa_utils import update_bn
 
 from barlow_atlas.data.objects import Found, Objects
 from barlow_atlas.data.selection import Index
@@ -42,9 +44,17 @@ POSITIVE = {"anchors": 0.5, "regions": 0.25}
 UNFILLED = 64
 """Pixels a side of an image that all stages halve without rest."""
 MOMENTUM = 0.9
+NORM_BATCHES = 200
+"""Of which batch norms take the statistics for evaluation: detectron2's PRECISE_BN, as in MoCo's
+configuration of C4."""
 
 Target = dict[str, Tensor]
 """torchvision's: `boxes` (n, 4), `labels` (n,) from 1, and with masks `masks` uint8 (n, H, W)."""
+Batches = Callable[[int], tuple[list[Tensor], list[Target]]]
+"""Images and targets of an iteration, a process' own."""
+Draws = Callable[[int, int], torch.Generator]
+"""Of an iteration and of a place in its batch: the size of the image there is drawn with it, and
+anchors and regions in it."""
 
 
 def detector(
@@ -300,8 +310,8 @@ def train(
     model: GeneralizedRCNN,
     optimizer: torch.optim.Optimizer,
     training: DetectorTraining,
-    batches: Callable[[int], tuple[list[Tensor], list[Target]]],
-    draws: Callable[[int, int], torch.Generator],
+    batches: Batches,
+    draws: Draws,
     first: int = 0,
 ) -> Iterator[tuple[int, dict[str, float]]]:
     """Trains a detector; yields how many iterations are behind it, and the losses of the last.
@@ -311,28 +321,59 @@ def train(
     the batch.
 
     Args:
-        batches: images and targets of an iteration, a process' own.
-        draws: of an iteration and of a place in its batch: the size of the image there is drawn
-            with it, and anchors and regions in it.
         first: the iteration to begin with.
     """
     model.train()
     gradients = processes.SummedGradients(model.parameters())
-    own = range(training.batch_size)[processes.own_rows(training.batch_size)]
     for iteration in range(first, training.iterations):
         for group in optimizer.param_groups:
             group["lr"] = rate(training, iteration)
-        images, targets = batches(iteration)
-        generators = [draws(iteration, place) for place in own]
-        for part in (model.transform, model.rpn.fg_bg_sampler, model.roi_heads.fg_bg_sampler):
-            part.generators = generators
-        losses = own_shares(model, model(images, targets))
+        losses = own_shares(model, _losses(model, training, batches, draws, iteration))
         optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(list(losses.values()))
         gradients.wait()
         optimizer.step()
         told = processes.sum_of_all(torch.stack([loss.detach() for loss in losses.values()]).cpu())
         yield iteration + 1, dict(zip(losses, told.tolist(), strict=True))
+
+
+def _losses(
+    model: GeneralizedRCNN,
+    training: DetectorTraining,
+    batches: Batches,
+    draws: Draws,
+    iteration: int,
+) -> dict[str, Tensor]:
+    own = range(training.batch_size)[processes.own_rows(training.batch_size)]
+    images, targets = batches(iteration)
+    generators = [draws(iteration, place) for place in own]
+    for part in (model.transform, model.rpn.fg_bg_sampler, model.roi_heads.fg_bg_sampler):
+        part.generators = generators
+    losses: dict[str, Tensor] = model(images, targets)
+    return losses
+
+
+def settle_norms(
+    model: GeneralizedRCNN, training: DetectorTraining, batches: Batches, draws: Draws
+) -> None:
+    """Gives batch norms the mean statistics of batches that come after training, for evaluation.
+
+    Of `NORM_BATCHES`, or as many as were trained on. Nothing else is changed. Of one process.
+    """
+    last = training.iterations + min(NORM_BATCHES, training.iterations)
+    one = functools.partial(_losses, model, training, batches, draws)
+    update_bn(range(training.iterations, last), _Passes(model, one))
+
+
+class _Passes(nn.Module):
+    """A detector that takes the number of an iteration."""
+
+    def __init__(self, model: nn.Module, one: Callable[[int], dict[str, Tensor]]) -> None:
+        super().__init__()
+        self.model, self.one = model, one
+
+    def forward(self, iteration: int) -> dict[str, Tensor]:
+        return self.one(iteration)
 
 
 def own_shares(model: GeneralizedRCNN, losses: dict[str, Tensor]) -> dict[str, Tensor]:

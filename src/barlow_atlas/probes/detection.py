@@ -175,6 +175,7 @@ class Detection(Probe):
         """
         training, splits = self._trainable(milestone, prepared)
         training.finish()
+        training.settle_norms()
         classes = len(prepared.manifest.classes)
         told = self.model_dump(mode="json") | {
             "protocol": milestone.subject.protocol,
@@ -183,7 +184,7 @@ class Detection(Probe):
             "training_images": "flipped, with objects only",
             "optimizer": "sgd, momentum 0.9",
             "feature": "whole network",
-            "batch_norm": "batch statistics while training",
+            "batch_norm": "batch statistics while training, then their mean",
         }
         for name in ("validation", "test"):
             if name not in splits:
@@ -337,7 +338,9 @@ class _Training:
         self.model = model.to(milestone.device)
         self.optimizer = sgd(self.model, settings.training)
         parts = self.model, self.optimizer
-        self.state = state.State(milestone, "detection", settings.model_dump_json(), parts)
+        self.state = state.State(
+            milestone.kept, milestone.device, "detection", settings.model_dump_json(), parts
+        )
         self.threads = torch.get_num_threads()
         self.order = functools.lru_cache(2)(self._order)
 
@@ -357,8 +360,7 @@ class _Training:
         first = stored["done"] if stored else 0
         processes.must_be_equal({"number of iterations done": torch.tensor(first)})
         processes.must_be_equal(self._parts())
-        single = functools.partial(torch.set_num_threads, 1)
-        with ThreadPoolExecutor(self.threads, "images", initializer=single) as pool:
+        with self._pool() as pool:
             steps = train(
                 self.model,
                 self.optimizer,
@@ -381,6 +383,25 @@ class _Training:
                 if stopped and not last:
                     return False
         return True
+
+    def settle_norms(self) -> None:
+        """Gives the trained detector the running statistics that it is evaluated with."""
+        from barlow_atlas.nn.detection import settle_norms
+
+        with self._pool() as pool:
+            settle_norms(
+                self.model,
+                self.settings.training,
+                functools.partial(self._batch, pool),
+                functools.partial(self.draws, "iteration"),
+            )
+
+    def _pool(self) -> ThreadPoolExecutor:
+        """Threads that read images."""
+        import torch
+
+        single = functools.partial(torch.set_num_threads, 1)
+        return ThreadPoolExecutor(self.threads, "images", initializer=single)
 
     def _is_due(self) -> bool:
         return time.monotonic() - self.state.saved >= state.SAVED_EVERY

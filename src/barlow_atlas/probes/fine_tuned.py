@@ -126,6 +126,15 @@ class FineTuned(Probe):
             "one of backbone_rates and one of head_rates"
         )
 
+    def fault_of_run(self, run: Subject) -> str | None:
+        if isinstance(self.labels, float) or run.data.stored == "original":
+            return None
+        return (
+            f"fine_tuned: the list {self.labels} is read beside images that are stored as their "
+            f"files have them, and {run.data.name} is stored as squares: draw a share, as "
+            "`labels: 0.01`, or give the images by `path` with `stored: original`"
+        )
+
     @classmethod
     def variant(cls, settings: Mapping[str, Any]) -> str:
         """Such as `1% standard`, `1% standard, labels 3` or `1percent bt-code best on test`."""
@@ -316,7 +325,7 @@ class _Training:
         self.best: Tuned | None = None
         told = f"{settings.model_dump_json()} {self.rates}"
         parts = self.backbone, self.head, self.optimizer
-        self.state = State(milestone, "fine_tuned", told, parts)
+        self.state = State(milestone.kept, milestone.device, "fine_tuned", told, parts)
 
     def outcome(self) -> list[Tuned]:
         """What is reported of it, trained to the last epoch."""

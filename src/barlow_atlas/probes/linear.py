@@ -30,6 +30,7 @@ from barlow_atlas.settings.training import NotNegative, Positive, PositiveNumber
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from pathlib import Path
     from typing import Self
 
     from torch import Generator, Tensor, device, nn
@@ -269,15 +270,18 @@ def clean_probe(
     settings: Linear,
     seed: int,
     place: str = "linear",
+    kept: Path | None = None,
 ) -> Chosen:
     """The clean protocol: frozen features, and the pair that is best on the validation images.
 
     Features are standardised by the training images' mean and standard deviation. Equal validation
-    accuracies are decided by the lower validation cross-entropy.
+    accuracies are decided by the lower validation cross-entropy. Ended after an epoch, it goes on
+    to the same scores; see `state`.
 
     Args:
         features, labels: (n, f) and (n,) of "train", "validation" and "test".
         place: what the random draws are keyed by.
+        kept: the milestone's folder, see `Milestone.kept`.
     """
     import torch
 
@@ -298,8 +302,11 @@ def clean_probe(
     def factor(epoch: int) -> float:
         return exponential_factor(settings, epoch)
 
-    for _ in train(heads, factor, batches, settings.epochs):
-        pass
+    told = settings.model_dump_json()
+    state = State(kept, device, place.replace("/", "-"), told, (heads,))
+    done = (state.resume() or {"done": 0})["done"]
+    for epoch in train(heads, factor, batches, settings.epochs, done):
+        state.save({"done": epoch})
 
     def scores(split: str) -> Iterator[Tensor]:
         """Those of all pairs, (pairs, classes, n), of parts of a split."""
@@ -471,8 +478,8 @@ def linear_probe(milestone: Milestone, settings: Linear) -> list[Chosen]:
     """
     subject = milestone.subject
     if subject.protocol == "clean":
-        classes = milestone.classes
-        return [clean_probe(milestone.features, milestone.labels, classes, settings, subject.seed)]
+        asked = milestone.features, milestone.labels, milestone.classes, settings, subject.seed
+        return [clean_probe(*asked, kept=milestone.kept)]
     form = FORMS[settings.form]
     probed = milestone.with_own_backbone() if form.live else milestone
     return published_probe(form, probed, settings)
@@ -526,7 +533,7 @@ def published_probe(
 
     parts = (heads, backbone) if form.live else (heads,)
     told = f"{settings.model_dump_json()} {form.words}"
-    state = State(milestone, place.replace("/", "-"), told, parts)
+    state = State(milestone.kept, device, place.replace("/", "-"), told, parts)
     stored = state.resume() or {"done": 0, "best": None}
     best: tuple[Tensor, int] | None = stored["best"]
     for epoch in train(heads, factor, batches, settings.epochs, stored["done"]):

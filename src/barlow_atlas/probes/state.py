@@ -11,27 +11,31 @@ from barlow_atlas.atomic import write_atomically
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
-    from barlow_atlas.probes.milestone import Milestone
+    from torch import device
 
 SAVED_EVERY = 60.0
 """Seconds from one private state to the next."""
 
 
 class State:
-    """The private state of an evaluation that trains; nothing where a milestone has no folder.
+    """The private state of an evaluation that trains.
 
     Args:
+        kept: the folder of the milestone (`Milestone.kept`); None: nothing is stored.
+        where: the device of the parts.
         name: of the probe.
         told: all that the state follows from beside the milestone.
         parts: all that training changes: modules and their optimizer.
     """
 
-    def __init__(self, milestone: Milestone, name: str, told: str, parts: Sequence[Any]) -> None:
+    def __init__(
+        self, kept: Path | None, where: device, name: str, told: str, parts: Sequence[Any]
+    ) -> None:
         digest = hashlib.sha256(told.encode()).hexdigest()[:16]
-        kept = milestone.kept
         self.file = None if kept is None else kept / f"{name}_{digest}.state"
-        self.parts, self.device = parts, milestone.device
+        self.parts, self.device = parts, where
         self.saved = time.monotonic()
 
     def save(self, progress: Mapping[str, Any]) -> None:

@@ -1,10 +1,11 @@
 """Linear SVMs on frozen features, one for each class: VISSL's protocol for VOC07.
 
-From VISSL's `vissl/utils/svm_utils/svm_trainer.py` and its configuration for VOC07: features of
-norm 1; scikit-learn's LinearSVC with the squared hinge, L2, the dual, at most 2,000 iterations, a
-tolerance of 1e-4 and positives that weigh twice as much; of a list of costs that with the best mean
-average precision in three folds of the training images, for each class by itself. The mean over
-classes of the average precision on the test images is told, by the rule `area`.
+From VISSL's `vissl/utils/svm_utils/svm_trainer.py` and its configuration for VOC07
+(`voc07/eval_resnet_8gpu_transfer_voc07_svm.yaml`): the last stage's maps in 2 x 2 windows, scaled
+to norm 1; scikit-learn's LinearSVC with the squared hinge, L2, the dual, at most 2,000 iterations,
+a tolerance of 1e-4 and positives that weigh twice as much; of a list of costs that with the best
+mean average precision in three folds of the training images, for each class by itself. The mean
+over classes of the average precision on the test images is told, by the rule `area`.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple
 from pydantic import Field
 
 from barlow_atlas.data.catalog import SQUASHED
+from barlow_atlas.probes.state import State
 from barlow_atlas.probes.targets import OfTargets
 from barlow_atlas.settings.training import PositiveNumber
 
@@ -23,7 +25,9 @@ if TYPE_CHECKING:
     from typing import Self
 
     import numpy as np
+    from numpy.typing import NDArray
     from sklearn.svm import LinearSVC
+    from torch import nn
 
     from barlow_atlas.data.prepared import Prepared
     from barlow_atlas.data.selection import Index
@@ -36,6 +40,7 @@ ITERATIONS = 2000
 TOLERANCE = 1e-4
 POSITIVE_WEIGHT = 2
 RULE: Rule = "area"
+FEATURES = "last stage in 2 x 2 windows"
 
 
 class SVM(OfTargets):
@@ -70,7 +75,7 @@ class SVM(OfTargets):
         return (
             f"{cls.variant(settings)}: mean average precision ({settings['average_precision']}), "
             f"C of {costs}{folds}, positives x "
-            f"{settings['positive_weight']}, features of norm 1, difficult images "
+            f"{settings['positive_weight']}, {settings['feature']} of norm 1, difficult images "
             f"{settings['uncertain']}"
         )
 
@@ -99,21 +104,22 @@ class SVM(OfTargets):
             ProbeError: too few images of a class to choose its cost.
         """
         import numpy as np
+        from torch import nn
 
+        from barlow_atlas.nn.networks import Network
         from barlow_atlas.probes.average_precision import class_precisions
 
         check(splits, classes, self.folds, target)
         there = replace(
-            milestone, splits=splits, classes=len(classes), subject=as_stored(milestone)
+            milestone,
+            network=Network(seen_by_machines(milestone), nn.Identity()),
+            splits=splits,
+            classes=len(classes),
+            subject=as_stored(milestone),
         )
         features = {split: unit(x.cpu().numpy()) for split, x in there.features.items()}
         clean = milestone.subject.protocol == "clean"
-        seed = milestone.subject.seed
-        labels = splits["train"].labels
-        fitted = [
-            fit(features["train"], column, self.costs, self.folds, seed, leave_out=clean)
-            for column in labels.T
-        ]
+        fitted = self._fitted(milestone, target, features["train"], splits["train"].labels)
         settings = {
             "protocol": milestone.subject.protocol,
             "target": target,
@@ -128,11 +134,11 @@ class SVM(OfTargets):
             "tolerance": TOLERANCE,
             "average_precision": RULE,
             "uncertain": "left out" if clean else "trained on as negatives, not tested on",
-            "feature": "backbone",
+            "feature": FEATURES if has_stages(milestone.subject) else "backbone",
         }
         for split in there.evaluated:
-            scores = np.stack([each.machine.decision_function(features[split]) for each in fitted])
-            precisions = class_precisions(scores.T, splits[split].labels, RULE)
+            scores = np.stack([each.scores(features[split]) for each in fitted], axis=1)
+            precisions = class_precisions(scores, splits[split].labels, RULE)
             yield {
                 "probe": self.name,
                 "settings": settings,
@@ -145,12 +151,40 @@ class SVM(OfTargets):
                 },
             }
 
+    def _fitted(
+        self, milestone: Milestone, target: str, features: Numbers, labels: Index
+    ) -> list[Fitted]:
+        """Each class's machine; ended after one, it goes on with the next."""
+        import torch
+
+        subject = milestone.subject
+        told = f"{self.model_dump_json()} {target}"
+        state = State(milestone.kept, milestone.device, f"svm-{target}", told, ())
+        fitted = [
+            Fitted(weights.cpu().numpy(), bias, cost)
+            for weights, bias, cost in (state.resume() or {"fitted": []})["fitted"]
+        ]
+        for column in labels.T[len(fitted) :]:
+            leave_out = subject.protocol == "clean"
+            one = fit(features, column, self.costs, self.folds, subject.seed, leave_out)
+            fitted.append(one)
+            stored = [(torch.from_numpy(each.weights), each.bias, each.cost) for each in fitted]
+            state.save({"done": len(fitted), "fitted": stored})
+        return fitted
+
 
 class Fitted(NamedTuple):
     """A class's machine, trained on all training images, and the cost that was chosen for it."""
 
-    machine: LinearSVC
+    weights: Numbers
+    """(f,)"""
+    bias: float
     cost: float
+
+    def scores(self, features: Numbers) -> Numbers:
+        """Of features (n, f): above 0 where the class is thought to be present."""
+        scores: Numbers = features @ self.weights + self.bias
+        return scores
 
 
 def fit(
@@ -201,10 +235,11 @@ def fit(
             for cost in costs
         ]
     cost = costs[int(np.argmax(means))]
-    return Fitted(machine(cost).fit(features, wanted), cost)
+    fitted = machine(cost).fit(features, wanted)
+    return Fitted(fitted.coef_[0], float(fitted.intercept_[0]), cost)
 
 
-def unit(features: np.ndarray) -> Numbers:
+def unit(features: NDArray[np.float32]) -> Numbers:
     """Features (n, f) scaled to norm 1, as float64; nought stays nought."""
     import numpy as np
 
@@ -270,6 +305,23 @@ def check(splits: Mapping[str, Labelled], classes: Sequence[str], folds: int, ta
     for split, labelled in splits.items():
         if not (labelled.labels == PRESENT).any():
             raise ProbeError(f"{title}: no image of {split} holds any class: prepare it anew")
+
+
+def has_stages(subject: Subject) -> bool:
+    """Whether the backbone is torchvision's, or `small`; others are seen by their output."""
+    return subject.backbone.timm is None
+
+
+def seen_by_machines(milestone: Milestone) -> nn.Module:
+    """From images to features (n, f); its modules stay the backbone's."""
+    from torch import nn
+
+    from barlow_atlas.nn.maps import last_maps
+
+    backbone = milestone.network.backbone
+    if not has_stages(milestone.subject):
+        return backbone
+    return nn.Sequential(last_maps(backbone), nn.Flatten())
 
 
 def as_stored(milestone: Milestone) -> Subject:

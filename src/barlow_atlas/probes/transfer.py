@@ -235,12 +235,10 @@ TRANSFER_FORMS = {"standard": MIX_TRANSFER, "vissl": VISSL}
 def target_splits(prepared: Prepared, protocol: Protocol) -> dict[str, Labelled]:
     """The parts of a prepared target: "train", "test", and in the clean protocol "validation".
 
-    The clean protocol's validation images are taken out of the training part. Squares are copied
-    into memory, encoded images stay in their files.
+    The clean protocol's validation images are taken out of the training part.
     """
-    from barlow_atlas.data.originals import Originals
     from barlow_atlas.data.selection import select
-    from barlow_atlas.probes.milestone import Labelled, choose
+    from barlow_atlas.probes.milestone import choose
 
     manifest = prepared.manifest
     chosen = select(
@@ -251,20 +249,14 @@ def target_splits(prepared: Prepared, protocol: Protocol) -> dict[str, Labelled]
         seed=manifest.validation.seed,
         test_count=manifest.test.images,
     )
-    train, labels, test = prepared.train_images, prepared.train_labels, prepared.test_images
-    if isinstance(train, Originals) or isinstance(test, Originals):
-        splits = {
-            "train": choose(train, labels, chosen.probe_training),
-            "test": choose(test, prepared.test_labels, chosen.test),
-        }
-        validation = choose(train, labels, chosen.validation)
-    else:
-        splits = {
-            "train": Labelled(train[chosen.probe_training], labels[chosen.probe_training]),
-            "test": Labelled(test, prepared.test_labels),
-        }
-        validation = Labelled(train[chosen.validation], labels[chosen.validation])
-    return splits | {"validation": validation} if len(chosen.validation) else splits
+    train = prepared.train_images, prepared.train_labels
+    splits = {
+        "train": choose(*train, chosen.probe_training),
+        "test": choose(prepared.test_images, prepared.test_labels, chosen.test),
+    }
+    if len(chosen.validation):
+        splits["validation"] = choose(*train, chosen.validation)
+    return splits
 
 
 def transfer_probe(
@@ -291,9 +283,8 @@ def transfer_probe(
     linear, place = settings.linear, f"transfer/{target.name}"
     form = TRANSFER_FORMS[settings.form]
     if run.protocol == "clean":
-        outcomes = [
-            clean_probe(normalised.features, normalised.labels, classes, linear, run.seed, place)
-        ]
+        asked = normalised.features, normalised.labels, classes, linear, run.seed, place
+        outcomes = [clean_probe(*asked, kept=milestone.kept)]
     else:
         probed = normalised.with_own_backbone() if form.live else normalised
         outcomes = published_probe(form, probed, linear, place)

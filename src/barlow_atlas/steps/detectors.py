@@ -14,7 +14,7 @@ from barlow_atlas.nn.networks import build
 from barlow_atlas.nn.randomness import generator
 from barlow_atlas.probes.detection import Detection
 from barlow_atlas.probes.milestone import Milestone
-from barlow_atlas.steps.probe import _follows_from
+from barlow_atlas.steps.probe import follows_from
 from barlow_atlas.store.snapshot import read_manifest_of, read_weights
 from barlow_atlas.study.models import Study
 from barlow_atlas.study.paths import DATA, FEATURES, probed_milestone
@@ -86,5 +86,5 @@ def _milestone(name: str, study: Study, run: str, epoch: int, device: str | None
         classes=0,
         device=place,
         others={data_set.name: load(DATA / data_set.name) for data_set in others},
-        kept=FEATURES / name / run / f"epoch_{epoch:04d}" / _follows_from(manifest, study),
+        kept=FEATURES / name / run / f"epoch_{epoch:04d}" / follows_from(manifest, study),
     )

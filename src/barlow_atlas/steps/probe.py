@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from barlow_atlas.atomic import write_atomically
-from barlow_atlas.data.prepared import load
+from barlow_atlas.data.prepared import LABEL_LISTS, MANIFEST, load
 from barlow_atlas.nn.devices import device_for
 from barlow_atlas.nn.networks import build
 from barlow_atlas.nn.randomness import generator
@@ -77,7 +77,7 @@ def asked(
         classes=len(prepared.manifest.classes),
         device=place,
         others={data_set.name: load(DATA / data_set.name) for data_set in others},
-        kept=kept / _follows_from(manifest, study) if kept else None,
+        kept=kept / follows_from(manifest, study) if kept else None,
     )
     batch_size = run.batch_size if isinstance(run, Run) else FOREIGN_BATCH_SIZE
     told = {
@@ -102,9 +102,17 @@ def asked(
     }
 
 
-def _follows_from(manifest: Manifest, study: Study) -> str:
-    """A hash of a milestone's lineage, which tells run, images and weights, and of this code."""
-    return hashlib.sha256(f"{manifest.lineage} {probing_code(study)}".encode()).hexdigest()
+def follows_from(manifest: Manifest, study: Study) -> str:
+    """A hash of all that answers follow from beside the probes' settings: a milestone's lineage,
+    which tells run and weights, this code, the images that are here now, and the probes' facts."""
+    told = hashlib.sha256(f"{manifest.lineage} {probing_code(study)}".encode())
+    for data_set in study.data_sets():
+        for file in (MANIFEST, LABEL_LISTS):
+            path = DATA / data_set.name / file
+            told.update(path.read_bytes() if path.is_file() else b"")
+    for probe in study.probes.asked():
+        told.update("".join(probe.facts()).encode())
+    return told.hexdigest()
 
 
 def answers(probes: Probes, milestone: Milestone) -> Iterator[dict[str, Any]]:

@@ -215,10 +215,11 @@ def unlisted(study: Study) -> tuple[str, ...]:
     """
     asked = (probe.labels for probe in study.probes.asked() if isinstance(probe, FineTuned))
     wanted = dict.fromkeys(labels for labels in asked if isinstance(labels, str))
-    prepared = data_manifest(study.data.name)
-    if prepared.is_file():
-        there = set(_manifest(prepared).files)
-        return tuple(name for name in wanted if f"labelled_{name}.npy" not in there)
+    if wanted and data_manifest(study.data.name).is_file():
+        from barlow_atlas.data.prepared import LabelLists
+
+        there = LabelLists.of(DATA / study.data.name).files
+        return tuple(name for name in wanted if name not in there)
     beside = Path(study.data.path or "").expanduser()
     return tuple(name for name in wanted if not (beside / f"{name}.txt").is_file())
 

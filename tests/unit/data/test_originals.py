@@ -270,8 +270,33 @@ def test_published_lists_of_labels_lie_beside_the_images(folders: Path, tmp_path
     found = load(prepared(folders, tmp_path / "out", unreadable="skip"))
     assert found.label_lists["1percent"].tolist() == [1, 9, 16]
     (folders / "10percent.txt").write_text("n01440764_77.JPEG\n")
+    said: list[str] = []
     with pytest.raises(DataError, match=r"10percent\.txt names n01440764_77\.JPEG"):
-        prepared(folders, tmp_path / "again", unreadable="skip")
+        prepared(folders, tmp_path / "again", said, unreadable="skip")
+    assert said == []  # before any image was read
+
+
+def test_a_list_that_comes_later_makes_no_other_images(folders: Path, tmp_path: Path) -> None:
+    """Networks that were trained before keep their data: the manifest has the same bytes."""
+    without = prepared(folders, tmp_path / "out")
+    manifest = (without / "manifest.json").read_bytes()
+    assert load(without).label_lists == {}
+    (folders / "1percent.txt").write_text(f"{CLASSES[1]}_3.JPEG\n")
+    listed = prepared(folders, without)
+    assert (listed / "manifest.json").read_bytes() == manifest
+    assert load(listed, verify=True).label_lists["1percent"].tolist() == [9]
+    (listed / "labelled_1percent.npy").write_bytes(b"no array")
+    with pytest.raises(DataError, match=r"labelled_1percent\.npy is damaged: its size"):
+        load(listed)
+    (listed / "label_lists.json").write_text("{")
+    with pytest.raises(DataError, match=r"label_lists\.json is damaged"):
+        load(listed)
+
+
+def test_a_list_may_name_classes_that_are_not_taken(folders: Path, tmp_path: Path) -> None:
+    (folders / "1percent.txt").write_text(f"{CLASSES[2]}_2.JPEG\n{CLASSES[1]}_3.JPEG\n")
+    found = load(prepared(folders, tmp_path / "out", classes=[CLASSES[2], CLASSES[0]]))
+    assert found.label_lists["1percent"].tolist() == [8]
 
 
 def test_the_first_image_may_be_listed_and_none_twice(folders: Path, tmp_path: Path) -> None:
@@ -280,7 +305,9 @@ def test_the_first_image_may_be_listed_and_none_twice(folders: Path, tmp_path: P
     found = load(prepared(folders, tmp_path / "out"))
     assert found.label_lists["1percent"].tolist() == [0, 17]
     (folders / "1percent.txt").write_text(f"{last}\n{last}\n")
-    with pytest.raises(DataError, match=rf"names {last}.* named twice"):
+    with pytest.raises(
+        DataError, match=rf"names {last}, where each line should name one training image"
+    ):
         prepared(folders, tmp_path / "again")
 
 

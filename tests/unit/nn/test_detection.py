@@ -17,6 +17,7 @@ from barlow_atlas.nn.detection import (
     detector,
     found_in,
     rate,
+    settle_norms,
     sgd,
     stages,
     target_of,
@@ -312,6 +313,36 @@ def test_an_iteration_is_a_function_of_state_and_number(
     trained(gone_on, FEW, examples, optimizer, first=2)
     for name, weight in whole.state_dict().items():
         assert torch.equal(weight, gone_on.state_dict()[name]), name
+
+
+def test_norms_are_settled_on_what_comes_after_training(
+    digits: tuple[np.ndarray, np.ndarray],
+) -> None:
+    """Their running statistics are the mean of those of as many batches, of equal weight."""
+    examples = [(image, target_of(objects, False)) for image, objects in composites(digits)]
+    model = made(FEWER)
+    trained(model, FEW, examples)
+    weights = {name: weight.clone() for name, weight in model.named_parameters()}
+    norm = next(each for each in model.modules() if isinstance(each, nn.BatchNorm2d))
+    seen: list[Tensor] = []
+    norm.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    asked: list[int] = []
+
+    def batches(iteration: int) -> tuple[list[Tensor], list[Target]]:
+        asked.append(iteration)
+        return [x * iteration / 12 for x, _ in examples], [y for _, y in examples]
+
+    settle_norms(
+        model, FEW, batches, lambda iteration, place: generator(0, "detection", iteration, place)
+    )
+    assert asked == [6, 7, 8, 9, 10, 11]
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    maps = [each.transpose(0, 1).flatten(1) for each in seen]
+    assert torch.allclose(norm.running_mean, torch.stack([x.mean(1) for x in maps]).mean(0))
+    assert torch.allclose(norm.running_var, torch.stack([x.var(1) for x in maps]).mean(0))
+    assert norm.momentum == 0.1
+    assert all(torch.equal(weights[name], weight) for name, weight in model.named_parameters())
 
 
 UNEQUAL = SMALL.model_copy(

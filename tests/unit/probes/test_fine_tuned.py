@@ -10,6 +10,7 @@ import torch
 from numpy.testing import assert_array_equal
 from photographs import CLASSES, class_folders
 from pydantic import ValidationError
+from ruamel.yaml import YAML
 from torch import nn
 
 from barlow_atlas.data.choice import Data
@@ -28,7 +29,7 @@ from barlow_atlas.probes.linear import CROP_AND_FLIP, resized_and_cropped
 from barlow_atlas.probes.milestone import Labelled, Milestone, ProbeError, choose
 from barlow_atlas.probes.packing import unpack
 from barlow_atlas.settings.augmentation import RECIPES
-from barlow_atlas.study.models import Probes, Run
+from barlow_atlas.study.models import Probes, Run, Study
 
 CPU = torch.device("cpu")
 CLEAN = FineTuned(
@@ -90,6 +91,13 @@ def test_labels_are_a_share_or_the_name_of_a_list(labels: float | str) -> None:
 def test_a_published_list_is_not_drawn() -> None:
     with pytest.raises(ValidationError, match="leave `label_seed` out"):
         FineTuned(labels="1percent", label_seed=3)
+
+
+def test_a_published_list_belongs_to_images_as_their_files_have_them(tiny_run: Run) -> None:
+    demo = YAML(typ="safe").load(Path("params/demo.yaml"))
+    with pytest.raises(ValidationError, match=r"digits is stored as squares: draw a share, as"):
+        Study.model_validate(demo | {"probes": {"fine_tuned": {"labels": "1percent"}}})
+    assert FineTuned(labels=0.1).fault_of_run(tiny_run) is None
 
 
 def test_names_tell_numbers_apart() -> None:

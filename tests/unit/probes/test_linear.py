@@ -390,6 +390,33 @@ def test_ended_after_any_epoch_it_gives_the_same(
         assert one == other
 
 
+def test_the_clean_probe_goes_on_too(
+    tiny_run: Run,
+    images: Split,
+    labels: dict[str, Tensor],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    settings = Linear(epochs=3, batch_size=64, learning_rates=(0.1, 0.01))
+    (undisturbed,) = linear_probe(milestone_of(tiny_run, images, labels), settings)
+    monkeypatch.setattr(state, "SAVED_EVERY", 0.0)
+    save = state.State.save
+
+    def ends(self: state.State, progress: dict[str, Any]) -> None:
+        save(self, progress)
+        if progress["done"] < 3:
+            raise Ended
+
+    monkeypatch.setattr(state.State, "save", ends)
+    milestone = dataclasses.replace(milestone_of(tiny_run, images, labels), kept=tmp_path)
+    for _ in range(2):
+        with pytest.raises(Ended):
+            linear_probe(milestone, settings)
+    (found,) = linear_probe(milestone, settings)
+    for split, scores in undisturbed.scores.items():
+        assert torch.equal(found.scores[split], scores), split
+
+
 def test_every_number_says_how_it_came_about(
     tiny_run: Run, reference_run: Run, images: Split, labels: dict[str, Tensor]
 ) -> None:

@@ -1,5 +1,6 @@
 """The SVM probe: VISSL's protocol, beside scikit-learn called by hand."""
 
+import contextlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -24,12 +25,21 @@ from barlow_atlas.data.preparation import prepare
 from barlow_atlas.data.prepared import load
 from barlow_atlas.nn.networks import Network, build
 from barlow_atlas.nn.randomness import generator
-from barlow_atlas.probes import PROBES
+from barlow_atlas.probes import PROBES, state, svm
 from barlow_atlas.probes.average_precision import class_precisions
 from barlow_atlas.probes.milestone import Labelled, Milestone, ProbeError
-from barlow_atlas.probes.svm import COSTS, SVM, fit, presences, splits_of, unit
+from barlow_atlas.probes.svm import (
+    COSTS,
+    SVM,
+    fit,
+    presences,
+    seen_by_machines,
+    splits_of,
+    unit,
+)
 from barlow_atlas.report.answer import answer
 from barlow_atlas.report.tables import milestone_table
+from barlow_atlas.settings.training import Backbone
 from barlow_atlas.study.file import load_study
 from barlow_atlas.study.models import Run
 from barlow_atlas.workflow.sources import fingerprint
@@ -155,9 +165,49 @@ def test_features_that_hold_the_labels_give_all(tiny_run: Run) -> None:
         images[:, 0, 0, 3] = 200  # so that an image without a class has a direction, too
         parts[split] = Labelled(images, np.where(present, PRESENT, ABSENT))
     backbone = Holds(tiny_run.recipe.std[0], tiny_run.recipe.mean[0], 4)
-    svm = SVM(targets=("voc07",))
-    records = list(svm.answers(milestone_of(tiny_run, backbone), "voc07", parts, NAMES))
+    asked = SVM(targets=("voc07",))
+    timm = Backbone(name="timm/resnet18", stem="own")  # whose features are its output
+    tiny_run = tiny_run.model_copy(update={"backbone": timm})
+    milestone = Milestone(Network(backbone, nn.Identity()), tiny_run, {}, 10, CPU)
+    records = list(asked.answers(milestone, "voc07", parts, NAMES))
     assert [one["map"] for one in records] == pytest.approx([100, 100], abs=1e-9)
+    assert records[0]["settings"]["feature"] == "backbone"
+
+
+def test_features_are_windows_of_the_last_stage(tiny_run: Run) -> None:
+    """VISSL's AvgPool2d(6, 1, 0) of 7 x 7 maps, flattened: 8,192 numbers of a ResNet-50."""
+    milestone = milestone_of(tiny_run)
+    images = torch.randn(2, 3, 56, 56)
+    *layers, pool, flat = milestone.network.backbone.eval().children()
+    maps = nn.Sequential(*layers)(images)
+    assert maps.shape[2:] == (7, 7)
+    seen = seen_by_machines(milestone)(images)
+    assert torch.equal(seen, nn.AvgPool2d(6, 1, 0)(maps).flatten(1))
+    assert seen.shape[1] == 4 * flat(pool(maps)).shape[1]
+
+
+def test_ended_after_any_class_it_gives_the_same(
+    tiny_run: Run, parts: dict[str, Labelled], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    milestone = milestone_of(tiny_run)
+    undisturbed = list(FEW.answers(milestone, "voc07", parts, NAMES))
+    monkeypatch.setattr(state, "SAVED_EVERY", 0.0)
+    fitted = []
+
+    def ends(*given: Any) -> Any:
+        fitted.append(given)
+        if len(fitted) % 2 == 0:
+            raise KeyboardInterrupt
+        return fit(*given)
+
+    monkeypatch.setattr(svm, "fit", ends)
+    found: list[dict[str, Any]] = []
+    while not found:
+        with contextlib.suppress(KeyboardInterrupt):
+            kept = replace(milestone, kept=tmp_path)
+            found = list(FEW.answers(kept, "voc07", parts, NAMES))
+    assert len(fitted) == 5
+    assert found == undisturbed
 
 
 def test_one_class_an_image_is_one_against_all_others(
@@ -178,8 +228,8 @@ def test_a_single_cost_needs_no_folds(digits: tuple[np.ndarray, np.ndarray]) -> 
     one = fit(features, labels, (2.0,), 3, 0, leave_out=True)
     same = fit(features, labels, (2.0, 2.0), 3, 0, leave_out=True)
     assert one.cost == same.cost == 2
-    assert_array_equal(one.machine.coef_, same.machine.coef_)
-    found = average_precision_score(labels == 1, one.machine.decision_function(features))
+    assert_array_equal(one.weights, same.weights)
+    found = average_precision_score(labels == 1, one.scores(features))
     assert found > 0.99
 
 
@@ -246,6 +296,7 @@ def contents(run: Run) -> list[dict[str, Any]]:
         "average_precision": "area",
         "positive_weight": 2,
         "uncertain": "left out",
+        "feature": "backbone",
     }
     return [
         {

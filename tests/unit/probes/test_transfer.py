@@ -13,6 +13,7 @@ from small_data import small_gtsdb, small_mnist, small_places
 from torch import nn
 
 from barlow_atlas.data.catalog import TARGETS
+from barlow_atlas.data.image_set import ImageSet
 from barlow_atlas.data.preparation import prepare
 from barlow_atlas.data.prepared import Prepared, load
 from barlow_atlas.errors import AtlasError
@@ -416,7 +417,8 @@ def test_a_prepared_target_is_probed(tmp_path: Path, tiny_run: Run, reference_ru
         "train": 40,
         "test": 20,
     }
-    assert_array_equal(clean["validation"].images, data.train_images[data.validation_index])
+    assert_array_equal(clean["validation"].images[:], data.train_images[data.validation_index])
+    assert isinstance(clean["train"].images, ImageSet)  # which copies nothing into memory
     settings = Transfer(targets=["mnist"], epochs=2, batch_size=16)
     assert [r["split"] for r in asked(tiny_run, settings, clean)] == ["validation", "test"]
     assert [r["split"] for r in asked(reference_run, settings, reference)] == ["test", "test"]

@@ -17,7 +17,7 @@ from barlow_atlas.study import sizes
 from barlow_atlas.study.errors import StudyError
 from barlow_atlas.study.file import load_study
 from barlow_atlas.study.models import Study
-from barlow_atlas.study.paths import DATA
+from barlow_atlas.study.paths import DATA, data_manifest
 from barlow_atlas.study.sizes import (
     UnknownImages,
     check_sizes,
@@ -167,9 +167,11 @@ def test_a_list_of_labels_must_be_there(tmp_path: Path) -> None:
     check_sizes("mine", study)  # images that are not prepared may still get it
     with pytest.raises(StudyError, match=r"labels = 1percent: mine was prepared without this list"):
         prepare_data("mine", study, None, lambda line: None)
-    # What the message says helps.
+    manifest = data_manifest("mine").read_bytes()
+    # What the message says helps, and what was trained before stays.
     (place / "1percent.txt").write_text("n01440764_0.JPEG\nn02102040_0.JPEG\nn03000684_0.JPEG\n")
     shutil.rmtree(DATA / "mine")
     assert unlisted(study) == ()
     prepare_data("mine", study, None, lambda line: None)
     assert list(check_label_lists(study)) == []
+    assert data_manifest("mine").read_bytes() == manifest
