@@ -2,7 +2,7 @@
 
 SVMs and detection on VOC and COCO, by detectors that two processes train; COCO's parts have a crowd
 and an image without objects each, and its masks are learnt as well. VISSL's linear evaluation on
-Places205 and iNaturalist 2018.
+Places205 and iNaturalist 2018. A published list of labels, and linear transfer in both protocols.
 """
 
 from pathlib import Path
@@ -10,6 +10,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from fresh_clone import Checkout
+from photographs import CLASSES, class_folders
 from small_data import (
     change_catalog,
     small_coco,
@@ -27,6 +28,7 @@ seeds: [1]
 milestones: [0, 6]
 probes:
   svm: {targets: [voc07], costs: [1.0], folds: 2}
+  transfer: {targets: [places205], epochs: 2, batch_size: 4}
   detection:
     - target: voc0712
       detector: &tiny
@@ -54,7 +56,39 @@ probes:
     - {targets: [places205], form: vissl, epochs: 2, batch_size: 4}
     - {targets: [inaturalist-2018], form: vissl, epochs: 2, batch_size: 3}
 """
-STUDIES = {"evaluations": STUDY, "crops": CROPS}
+LISTED = """\
+base: imagenette.yaml
+title: A list of labels
+data: {name: pictures, path: pictures, stored: original}
+image_size: 16
+backbone: {name: small, stem: 3x3, width: 8}
+projector: {hidden: [16]}
+methods: {bt: {objective: barlow_twins, lambda_bt: 0.0078125}}
+embedding_dims: [16]
+epochs: 2
+batch_size: 6
+schedule: {name: mix_cosine, base_lr: 0.01, warmup_epochs: 1}
+milestones: [0, 2]
+protocol: reference
+probes:
+  fine_tuned: {labels: 1percent, form: bt-paper, epochs: 2, batch_size: 3}
+  transfer: {targets: [places205], epochs: 2, batch_size: 4}
+threads: 1
+"""
+STUDIES = {"evaluations": STUDY, "crops": CROPS, "listed": LISTED}
+BOTH = ("", " best on test")
+OF_STUDY = {
+    "evaluations": {"transfer": {"places205"}},
+    "crops": {
+        "transfer": {
+            f"{target} vissl{rule}" for target in ("places205", "inaturalist-2018") for rule in BOTH
+        }
+    },
+    "listed": {
+        "fine_tuned": {f"1percent bt-paper{rule}" for rule in BOTH},
+        "transfer": {f"places205{rule}" for rule in BOTH},
+    },
+}
 VARIANTS = {
     "svm": {"voc07 mAP"},
     "detection": {
@@ -67,16 +101,12 @@ VARIANTS = {
         )
         for overlap in ("", "50", "75")
     },
-    "transfer": {
-        f"{target} vissl{rule}"
-        for target in ("places205", "inaturalist-2018")
-        for rule in ("", " best on test")
-    },
 }
 METRICS = {
     "svm": {"map"},
     "detection": {"ap"},
     "transfer": {"top1", "top5"},
+    "fine_tuned": {"top1", "top5"},
 }
 PAGES = [f"reports/{study}/index.html" for study in STUDIES]
 CALL = ("--config", f"study={','.join(STUDIES)}", "--", *PAGES)
@@ -107,21 +137,25 @@ def write_small_sets(folder: Path) -> None:
 def test_they_reach_the_page(finished: Checkout) -> None:
     pytest.importorskip("pycocotools")
     write_small_sets(finished.folder)
+    pictures = class_folders(finished.folder / "pictures")
+    listed = "".join(f"{name}_{k}.JPEG\n" for name in CLASSES for k in (0, 3))
+    (pictures / "1percent.txt").write_text(listed)
     for study, content in STUDIES.items():
         (finished.folder / f"params/{study}.yaml").write_text(content)
     planned = finished.plan(*CALL)
     kinds = ("take_milestone", "pretrain", "probe", "prepare_data")
-    assert [planned[kind] for kind in kinds] == [2, 2, 4, 5]
+    assert [planned[kind] for kind in kinds] == [2, 4, 6, 8]
     finished.snakemake(*CALL)
     for study, page in zip(STUDIES, PAGES, strict=True):
         told = finished.folder / "results" / study
         tidy = pd.read_csv(told / "probes.csv")
         by_probe = tidy.groupby("probe")
         variants = by_probe["variant"].agg(set).to_dict()
-        assert variants == {probe: VARIANTS[probe] for probe in variants}
+        expected = OF_STUDY[study] | (VARIANTS if study == "evaluations" else {})
+        assert variants == expected
         assert by_probe["metric"].agg(set).to_dict() == {kind: METRICS[kind] for kind in variants}
         assert tidy["value"].between(0, 100).all()
-        assert set(tidy["epoch"]) == {0, 6}
+        assert set(tidy["epoch"]) == {0, 2 if study == "listed" else 6}
         names = set().union(*variants.values())
         for table in ("curves.csv", "accuracy.csv"):
             text = (told / table).read_text()

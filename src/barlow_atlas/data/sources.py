@@ -161,9 +161,10 @@ def lacking(data_set: DataSet, folder: Path) -> list[str]:
 def to_unpack(data_set: DataSet, folder: Path) -> str | None:
     """Which archive in a folder must be unpacked there, in words; None if none must.
 
-    Images that are stored as their files are cannot be read within a compressed archive.
+    Images that are stored as their files are cannot be read within a compressed archive. Theirs is
+    the first file; the lists that follow are read where they are.
     """
-    for file in data_set.files:
+    for file in data_set.files[:1]:
         compressed = data_set.image_size is None and file.name.endswith(".tar.gz")
         if compressed and file.unpacked and not (folder / file.unpacked).exists():
             return (

@@ -213,8 +213,7 @@ def _limits_told(study: Study, pending: Sequence[Job], known: dict[Path, float])
             worst = max(late, key=lambda job: known[job.file])
             assert worst.run is not None
             what = (
-                "fine-tuning and detection go on where they were, other probes start again: raise "
-                "it"
+                "probes that train go on where they were, others start again: raise it"
                 if rule == "probe"
                 else "they are saved at the limit, queued again and go on"
             )

@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import top_k_accuracy_score
 from sklearn.neighbors import KNeighborsClassifier
 
 from barlow_atlas.nn.networks import Network, build
@@ -239,6 +240,15 @@ def test_correct_answers_can_be_paired_image_by_image(
 def test_packing_keeps_every_bit() -> None:
     correct = np.random.default_rng(0).random(1003) < 0.3
     assert np.array_equal(unpack(pack(correct), 1003), correct)
+
+
+def test_top_k_is_scikit_learns() -> None:
+    draws = np.random.default_rng(0)
+    scores, labels = draws.normal(size=(200, 8)).astype(np.float32), draws.integers(8, size=200)
+    found = record("knn", {}, "test", torch.from_numpy(scores), torch.from_numpy(labels))
+    for k in (1, 5):
+        theirs = top_k_accuracy_score(labels, scores, k=k)
+        assert found[f"top{k}"] == pytest.approx(100 * theirs, abs=1e-9)
 
 
 def test_equal_scores_are_taken_in_the_order_of_the_classes() -> None:

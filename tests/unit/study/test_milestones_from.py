@@ -58,7 +58,7 @@ def test_the_published_transfers_are_planned() -> None:
         assert sizes == {64 if source == "stl10" else 32}
         clean = name.endswith("-clean")
         assert study.protocol == ("clean" if clean else "reference")
-        assert study.milestones_from == (source if clean else None)
+        assert study.milestones_from == (source if clean else f"reference/{source}")
         if not clean:
             assert (transfer.epochs, transfer.batch_size) == (100, 128)
             assert (transfer.learning_rates, transfer.weight_decays) == ((0.01,), (0.0,))
