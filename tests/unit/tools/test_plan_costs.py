@@ -431,7 +431,7 @@ def test_jobs_past_their_limits_are_named(demo: Study, empty: Path) -> None:
     costs.append_measurements([*steps, measured(probes_shape(demo, runs[0]), 7200.0)])
     said = "\n".join(plan.describe("demo", demo, 2))
     assert "expected to take longer than their runtime of 30 min" in said
-    assert "other probes start again: raise it (resources.probe.runtime)" in said
+    assert "others start again: raise it (resources.probe.runtime)" in said
     assert "expected to need more" not in said
     small = demo.resources.pretrain.model_copy(update={"mem_mb": 500})
     tight = demo.model_copy(
