@@ -115,7 +115,7 @@ LIMITS = """
 partitions:
   gpu: {max_runtime: 1d, max_gpu: 2, available_gpu_models: [a100]}
   long: {max_runtime: 3-00:00:00, max_threads: 8}
-  short: {max_runtime: 120, max_mem_mb: 4000}
+  short: {max_runtime: "120", max_mem_mb: 4000}
   elsewhere: {cluster: other}
 """
 
@@ -143,10 +143,24 @@ def test_the_fitting_partition_that_allows_the_least(
 
 
 @pytest.mark.parametrize(
+    ("text", "minutes"),
+    [
+        *(("60", 60), ('"60"', 60), ("1.5", 1.5), ("90s", 1.5), ("1.5h", 90), ("2w", 20160)),
+        *(("2d12h30m", 3630), ("2-12", 3600), ("2-12:30", 3630), ("2-12:30:30", 3630.5)),
+        *(('"12:30"', 750), ('"12:30:00"', 750)),
+    ],
+)
+def test_times_as_the_other_executor_reads_them(text: str, minutes: float, tmp_path: Path) -> None:
+    (tmp_path / "limits.yaml").write_text(f"partitions: {{a: {{max_runtime: {text}}}}}")
+    assert read_partitions(tmp_path / "limits.yaml")["a"]["max_runtime"] == minutes
+
+
+@pytest.mark.parametrize(
     ("text", "complaint"),
     [
         ("partitions: [a]", "has no partitions"),
         ("partitions: {a: {max_tme: 5}}", "max_tme=5 of partition a cannot be used"),
+        ("partitions: {a: {max_runtime: 2-}}", "max_runtime='2-' of partition a cannot be used"),
         ("partitions: {a: {max_gpu: many}}", "max_gpu='many' of partition a cannot be used"),
         ("a: [", "cannot be read"),
     ],

@@ -11,6 +11,7 @@ A limit that is not named does not bind, but for ``max_gpu``, which is 0 then.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from math import inf
 from pathlib import Path
@@ -59,20 +60,24 @@ def read_partitions(file: Path) -> dict[str, dict[str, Any]]:
                 raise WorkflowError(
                     f"{_OPTION} {file}: {key}={value!r} of partition {name} "
                     f"cannot be used; expected {', '.join((*_NUMBERS, *_TEXT))}, the limits as "
-                    "numbers, a time also as '2h' or '1-12:00:00'."
+                    "numbers, a time also as '1d12h' or '1-12:00:00'."
                 )
     return partitions
 
 
 def _minutes(value: Any) -> Any:
-    text = str(value)
-    if text[-1:] in _UNITS and text[:-1].replace(".", "", 1).isdigit():
-        return float(text[:-1]) * _UNITS[text[-1]]
-    if ":" in text:
-        days, _, clock = text.rpartition("-")
-        hours, minutes, *seconds = (float(part) for part in clock.split(":"))
-        return (float(days or 0) * 24 + hours) * 60 + minutes + sum(seconds) / 60
-    return value
+    """Of a number, "60", "2d12h30m", "2-12", "12:30" or "2-12:30:00"; anything else as it is."""
+    text = str(value).strip()
+    if re.fullmatch(r"\d+(\.\d+)?", text):
+        return float(text)
+    if re.fullmatch(r"(\d+(\.\d+)?[smhdw])+", text):
+        parts = re.findall(r"([\d.]+)([smhdw])", text)
+        return sum(float(number) * _UNITS[unit] for number, unit in parts)
+    found = re.fullmatch(r"(?:(\d+)-(?=\d+)|(?=\d+:))(\d+)(?::(\d+))?(?::(\d+))?", text)
+    if found is None:
+        return value
+    days, hours, minutes, seconds = (int(part or 0) for part in found.groups())
+    return (days * 24 + hours) * 60 + minutes + seconds / 60
 
 
 def fitting_partition(request: Request, partitions: Mapping[str, Mapping[str, Any]]) -> str | None:
