@@ -10,39 +10,16 @@ import time
 from pathlib import Path
 
 import pytest
-from snakemake_executor_plugin_submitit import call
+from slurm_stand_in import SETTINGS, Programs, submission
+from snakemake_executor_plugin_submitit.call import user_name
 from snakemake_executor_plugin_submitit.ledger import Entry, Identity, Ledger
 from snakemake_executor_plugin_submitit.local import LocalCluster
-from snakemake_executor_plugin_submitit.resources import read_request
-from snakemake_executor_plugin_submitit.slurm import SlurmCluster, SlurmSettings
-from snakemake_executor_plugin_submitit.submission import Submission, delete_logs, log_tail
+from snakemake_executor_plugin_submitit.slurm import SlurmCluster
+from snakemake_executor_plugin_submitit.submission import delete_logs, log_tail
 from snakemake_executor_plugin_submitit.watch import Seen
-from snakemake_interface_executor_plugins.executors.base import SubmittedJobInfo
 from submitit.core.utils import DelayedSubmission
-from submitit_project import wait_for
 
 A = Entry("7_1", "/logs/train", ("a.txt", "b.txt"), "same")
-SETTINGS = SlurmSettings(
-    signal_delay_s=120,
-    status_interval_s=30,
-    array_limit=9,
-    lost_after_s=300,
-    controller_timeout_s=600,
-)
-
-
-def submission(folder: Path, *, forced: bool = False) -> Submission:
-    return Submission(
-        info=SubmittedJobInfo(None),
-        request=read_request("train", 1, {"runtime": 60}),
-        identity=Identity((str(folder / "out"),), "text", ()),
-        name="train",
-        command="true",
-        folder=folder / "logs",
-        rule_folder=folder / "logs",
-        continuations=10,
-        forced=forced,
-    )
 
 
 def test_only_what_an_earlier_ledger_recorded_is_inherited(tmp_path: Path) -> None:
@@ -119,6 +96,17 @@ def test_what_a_killed_call_of_sbatch_left_is_removed_and_nothing_else(tmp_path:
     assert list((tmp_path / "ledger").iterdir()) == []
 
 
+def test_what_cannot_be_removed_stays(tmp_path: Path) -> None:
+    """As another user's files, for which folders stand here: root may remove any file."""
+    ledger = Ledger(tmp_path / "ledger")
+    with ledger.submitting(tmp_path / "logs") as unique:
+        (tmp_path / "logs" / f"{unique}.sh").mkdir(parents=True)
+        Ledger(tmp_path / "ledger").remove_rests()
+    ledger.file(A.outputs).mkdir()
+    ledger.forget(A.outputs)
+    assert ledger.file(A.outputs).exists()
+
+
 def test_the_log_is_shown_up_to_the_task_that_failed(tmp_path: Path) -> None:
     log = tmp_path / "log"
     trace = "a peer's trace\n" * 100
@@ -173,41 +161,8 @@ def test_a_large_input_is_compared_by_size_and_time(tmp_path: Path) -> None:
 
 @pytest.fixture
 def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SlurmCluster:
-    """Slurm's programs are there, and do nothing but complain."""
-    programs = tmp_path / "bin"
-    programs.mkdir()
-    for name in ("sbatch", "srun", "squeue", "scancel", "scontrol"):
-        program = programs / name
-        program.write_text("#!/bin/sh\necho 'Unable to contact slurm controller' >&2; exit 1\n")
-        program.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{programs}{os.pathsep}{os.environ['PATH']}")
-    monkeypatch.setattr(call, "TRY_EVERY_S", 0.1)
-    return SlurmCluster(SETTINGS, Ledger(tmp_path / "ledger"), said.append)
-
-
-said: list[str] = []
-
-
-def test_sbatch_is_tried_for_a_bounded_time(
-    cluster: SlurmCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(cluster._patience, "_try_for_s", 1.0)
-    said.clear()
-    job = submission(tmp_path)
-    cluster.accept([job])
-    outcomes = {}
-    wait_for(lambda: outcomes.update(cluster.step([job], False)) or outcomes, "the refusal")
-    assert "Unable to contact slurm controller" in outcomes[job].reason
-    assert "tried for" in outcomes[job].reason
-    assert len(said) == 1
-    assert list((tmp_path / "logs").iterdir()) == []
-
-
-def test_cancelling_ends_the_tries(cluster: SlurmCluster, tmp_path: Path) -> None:
-    cluster.accept([submission(tmp_path)])
-    began = time.monotonic()
-    cluster.cancel()
-    assert time.monotonic() - began < 20
+    Programs(tmp_path, monkeypatch)
+    return SlurmCluster(SETTINGS, Ledger(tmp_path / "ledger"), print)
 
 
 @pytest.mark.parametrize(

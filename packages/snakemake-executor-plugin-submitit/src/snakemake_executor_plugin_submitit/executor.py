@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import contextlib
 import json
 import os
 import signal
@@ -79,9 +80,10 @@ class Executor(RemoteExecutor):  # type: ignore[misc]
     def _make_cluster(self) -> Cluster:
         settings = self.workflow.executor_settings
         warn = self.logger.warning
-        for name in ("signal_delay", "status_interval", "max_continuations"):
-            _check_least(settings, name, 0)
-        for name in ("controller_timeout", "delete_logfiles_older_than"):
+        for name in (
+            *("signal_delay", "status_interval", "max_continuations"),
+            *("controller_timeout", "delete_logfiles_older_than"),
+        ):
             _check_least(settings, name, 0)
         for name in ("array_limit", "lost_after"):
             _check_least(settings, name, 1)
@@ -258,7 +260,8 @@ class Executor(RemoteExecutor):  # type: ignore[misc]
         info = submission.info
         if outcome.succeeded:
             if self.workflow.executor_settings.delete_successful_logs and submission.log:
-                submission.log.unlink(missing_ok=True)
+                with contextlib.suppress(OSError):  # in the folder of another user, for instance
+                    submission.log.unlink(missing_ok=True)
             self.report_job_success(info)
         elif outcome.dropped:
             self.logger.info(f"Job {info.job.jobid} was not started, as the workflow is stopping.")
@@ -295,7 +298,8 @@ class Executor(RemoteExecutor):  # type: ignore[misc]
 def identity_of(job: JobExecutorInterface) -> Identity:
     """What the job makes, and everything in the workflow that decides on what it computes.
 
-    A rule without outputs is named by itself and its wildcards.
+    A rule without outputs is named by itself and its wildcards.  What one job of a group makes for
+    another is no input: it comes into being while the group runs.
     """
     jobs = _single_jobs(job)
     outputs = [str(path) for each in jobs for path in each.output]
@@ -315,7 +319,7 @@ def identity_of(job: JobExecutorInterface) -> Identity:
     return Identity(
         outputs=tuple(sorted(outputs or names)),
         text=json.dumps(texts, default=str),
-        inputs=tuple(sorted(inputs | scripts)),
+        inputs=tuple(sorted(inputs.difference(outputs) | scripts)),
     )
 
 

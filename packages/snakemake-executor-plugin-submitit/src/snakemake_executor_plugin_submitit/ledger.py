@@ -93,8 +93,8 @@ class Ledger:
         for entry in self.inherited(outputs):
             for output in entry.outputs:
                 self._by_output.pop(output, None)
-            self.file(entry.outputs).unlink(missing_ok=True)
-        self.file(outputs).unlink(missing_ok=True)
+            _remove(self.file(entry.outputs))
+        _remove(self.file(outputs))
 
     @contextlib.contextmanager
     def submitting(self, folder: Path) -> Iterator[str]:
@@ -132,9 +132,10 @@ class Ledger:
     def remove_rests(self) -> None:
         """Removes the files of calls of sbatch in which an earlier Snakemake was killed."""
         for note in self._folder.glob("*.submitting"):
-            for left in Path(note.read_text()).glob(f"{note.stem}*"):
-                left.unlink(missing_ok=True)
-            note.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                for left in Path(note.read_text()).glob(f"{note.stem}*"):
+                    _remove(left)
+            _remove(note)
 
     def unclaimed(self) -> list[Entry]:
         """The inherited entries that no job of this Snakemake has taken over or replaced."""
@@ -143,6 +144,12 @@ class Ledger:
     def file(self, outputs: Sequence[str]) -> Path:
         """The entry of the job that makes ``outputs``."""
         return self._folder / f"{_digest(json.dumps(list(outputs)))[:32]}.json"
+
+
+def _remove(file: Path) -> None:
+    """If it can be: it may be another user's, and what stays does no harm but to be looked at."""
+    with contextlib.suppress(OSError):
+        file.unlink()
 
 
 def _read_all(folder: Path) -> list[Entry]:

@@ -152,7 +152,7 @@ class LocalCluster:
             raise WorkflowError(
                 f"Rule {request.rule}: resource gpu={request.gpus_per_node} cannot be used; "
                 f"expected {len(self._gpus)} at most, as this machine shows the GPUs "
-                f"{','.join(self._gpus)}. Lower it with `--set-resources {request.rule}:gpu=...`."
+                f"{','.join(self._gpus)}. Give its rule a smaller `gpu`."
             )
 
     def accept(self, submissions: list[Submission]) -> None:
@@ -286,9 +286,12 @@ class LocalCluster:
         executor.update_parameters(
             timeout_min=limit_min, signal_delay_s=delay_s, stderr_to_stdout=True
         )
-        # Process ids come again: a result of an earlier process is none of this job.
+        # Process ids come again: a result of an earlier process is none of this job.  Others that
+        # run may have the same folder, as those of a group have.
+        running = {each.job.job_id for each in self._running.values()}
         for stale in submission.folder.glob("*_result.pkl"):
-            stale.unlink(missing_ok=True)
+            if stale.name.partition("_")[0] not in running:
+                stale.unlink(missing_ok=True)
         # submitit would number GPUs from 0 in every job.
         variables = {
             "CUDA_VISIBLE_DEVICES": ",".join(gpus),

@@ -202,7 +202,7 @@ def remove_pickles(submission: Submission, succeeded: bool) -> None:
 def remove_files(folder: Path, job_id: str, script: bool) -> None:
     endings = ["submitted.pkl", "0_result.pkl"] + (["submission.sh"] if script else [])
     for ending in endings:
-        with contextlib.suppress(PermissionError):  # of a job that another user submitted
+        with contextlib.suppress(OSError):  # of a job that another user submitted, for instance
             (folder / f"{job_id}_{ending}").unlink(missing_ok=True)
 
 
