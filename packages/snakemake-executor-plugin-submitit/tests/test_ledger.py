@@ -210,6 +210,23 @@ def test_which_job_of_an_earlier_start_is_taken_over(
     assert cluster._take_over.is_wanted(job, entry) == wanted
 
 
+def test_a_job_of_another_cluster_is_not_what_has_its_number_here(
+    cluster: SlurmCluster, tmp_path: Path
+) -> None:
+    cluster._watch._note(["7"], {"7": Seen("RUNNING")}, {})
+    job = submission(tmp_path)
+    job.folder.mkdir()
+    same = (str(job.folder), job.identity.outputs, job.identity.fingerprint())
+    for name, wanted in (("here", True), ("", True), ("there", False)):
+        entry = Entry("7", *same, user_name(), name)
+        assert cluster._take_over.is_wanted(job, entry) == wanted
+        assert cluster._is_ours(entry) == wanted
+    # Its result tells, wherever it ran.
+    (job.folder / "7_0_result.pkl").write_bytes(pickle.dumps(("success", None)))
+    Path(job.identity.outputs[0]).touch()
+    assert cluster._take_over.is_wanted(job, entry)
+
+
 def test_one_that_ended_after_the_start_is_not_run_again_for_being_forced(
     cluster: SlurmCluster, tmp_path: Path
 ) -> None:

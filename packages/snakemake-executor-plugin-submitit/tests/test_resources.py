@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from snakemake_executor_plugin_submitit.private import script_text
 from snakemake_executor_plugin_submitit.resources import (
+    overriding_variables,
     read_request,
     save_grace_s,
     signal_delay_s,
@@ -24,6 +25,7 @@ BASE: dict[str, Any] = {
     "srun_args": ["--cpus-per-task=1"],
     "additional_parameters": {"requeue": True},
     "stderr_to_stdout": True,
+    "wckey": None,
 }
 
 
@@ -35,8 +37,8 @@ def several(cpus: int = 1, gpus: int = 0, **extra: str) -> dict[str, Any]:
     setup = [
         "trap '' USR2",
         f"export SRUN_CPUS_PER_TASK={cpus}",
-        "export SLURM_DISTRIBUTION=block",
         "export SLURM_KILL_BAD_EXIT=1",
+        *([] if "distribution" in extra else ["export SLURM_DISTRIBUTION=block"]),
         *([f"export SLURM_GPUS_PER_TASK={gpus}"] if gpus else []),
     ]
     return {
@@ -70,6 +72,10 @@ def parameters(threads: int = 1, **resources: Any) -> dict[str, Any]:
         (
             {"nodes": 2, "tasks_per_node": 4},
             {"nodes": 2, "ntasks_per_node": 4} | several(),
+        ),
+        (
+            {"tasks_per_node": 4, "slurm_extra": "-m cyclic"},
+            {"ntasks_per_node": 4} | several(distribution="cyclic"),
         ),
         (
             {"tasks": 3, "mpi": "mpiexec"},
@@ -158,6 +164,38 @@ def test_submitit_accepts_all_parameters(tmp_path: Any, monkeypatch: pytest.Monk
         "#SBATCH --requeue",
     ):
         assert line in script.splitlines()
+    assert "wckey" not in script
+
+
+@pytest.mark.parametrize(
+    ("resources", "overriding"),
+    [
+        ({}, {"SBATCH_TIMELIMIT", "SBATCH_NO_REQUEUE"}),
+        ({"slurm_partition": "low"}, {"SBATCH_PARTITION", "SBATCH_TIMELIMIT", "SBATCH_NO_REQUEUE"}),
+        ({"mem_mb": 5}, {"SBATCH_MEM_PER_CPU", "SBATCH_TIMELIMIT", "SBATCH_NO_REQUEUE"}),
+        ({"gpu": 1}, {"SBATCH_GRES", "SBATCH_TIMELIMIT", "SBATCH_NO_REQUEUE"}),
+        ({"slurm_extra": "--no-requeue"}, {"SBATCH_TIMELIMIT", "SBATCH_NO_REQUEUE"}),
+        (
+            {"slurm_extra": "--wckey=mine"},
+            {"SBATCH_WCKEY", "SBATCH_TIMELIMIT", "SBATCH_NO_REQUEUE"},
+        ),
+    ],
+)
+def test_variables_do_not_override_what_a_rule_asks_for(
+    resources: dict[str, Any], overriding: set[str]
+) -> None:
+    """Those of what it leaves open are the user's defaults."""
+    of_rules = {
+        *("SBATCH_PARTITION", "SBATCH_TIMELIMIT", "SBATCH_MEM_PER_CPU", "SBATCH_GRES"),
+        *("SBATCH_NO_REQUEUE", "SBATCH_WCKEY"),
+    }
+    of_the_plugin = {
+        *("SBATCH_ARRAY_INX", "SBATCH_EXPORT", "SBATCH_WAIT", "SBATCH_OUTPUT"),
+        "SBATCH_CLUSTERS",
+    }
+    variables = [*of_rules, *of_the_plugin, "SLURM_CONF", "PARTITION", "SBATCH_DEBUG"]
+    found = overriding_variables(parameters(**resources), variables)
+    assert set(found) == overriding | of_the_plugin
 
 
 @pytest.mark.parametrize(
@@ -187,6 +225,9 @@ def test_submitit_accepts_all_parameters(tmp_path: Any, monkeypatch: pytest.Monk
         ({"slurm_requeue": True}, "nothing reads `slurm_requeue`"),
         ({"slurm_extra": "-N 2"}, "the resource `nodes` instead"),
         ({"slurm_extra": "-n2"}, "the resource `tasks` instead"),
+        ({"slurm_extra": "--tasks-per-node=4"}, "the resource `tasks_per_node` instead"),
+        ({"slurm_extra": "--arra=0-3"}, "no --array, but it left to the plugin"),
+        ({"slurm_extra": "--ntasks-per-n 4"}, "the resource `tasks_per_node` instead"),
         ({"slurm_extra": "-Z 2"}, "'-Z' is not one"),
         ({"slurm_extra": "-H yes"}, "'yes' belongs to no option"),
         ({"slurm_extra": "--parsable"}, "left to the plugin"),

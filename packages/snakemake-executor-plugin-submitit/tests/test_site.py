@@ -8,7 +8,12 @@ from typing import Any
 
 import pytest
 from snakemake_executor_plugin_submitit import efficiency
-from snakemake_executor_plugin_submitit.call import Answer, environment, inherited
+from snakemake_executor_plugin_submitit.call import (
+    Answer,
+    call,
+    environment,
+    inherited,
+)
 from snakemake_executor_plugin_submitit.efficiency import parse_usage, write_report
 from snakemake_executor_plugin_submitit.partitions import fitting_partition, read_partitions
 from snakemake_executor_plugin_submitit.resources import read_request
@@ -60,30 +65,53 @@ def test_what_an_outer_job_left_is_taken_out_and_nothing_else() -> None:
     inside = outside | {"SLURM_JOB_ID": "7", "SLURM_MEM_PER_CPU": "300", "SRUN_DEBUG": "3"}
     assert environment(inside) == {"SLURM_CONF": "/etc/slurm.conf", "HOME": "/"}
     assert len(inherited(inside)) == 4
+    gpus = {"CUDA_VISIBLE_DEVICES": "0"}
+    assert environment(outside | gpus) == outside | gpus
+    assert "CUDA_VISIBLE_DEVICES" not in environment(inside | gpus)
+    assert environment(outside, without=["SBATCH_ACCOUNT"]).keys() == {"SLURM_CONF", "HOME"}
+
+
+def test_programs_may_say_anything() -> None:
+    said = call(["printf", r"k\xfcche"], 60).stdout
+    assert said == "k\N{REPLACEMENT CHARACTER}che"
 
 
 @pytest.mark.parametrize(
-    ("reason", "hopeless"),
+    ("reason", "hopeless", "of_several"),
     [
-        ("Priority", None),
-        ("Resources", None),
-        ("BeginTime", None),
-        ("AssocMaxJobsLimit", None),  # of running jobs: its turn comes
-        ("JobHeldUser", False),
-        ("job requeued in held state", False),
-        ("PartitionDown", False),
-        ("ReqNodeNotAvail, UnavailableNodes:n3", False),
-        ("AssocGrpCPUMinutesLimit", False),
-        ("DependencyNeverSatisfied", True),
-        ("BadConstraints", True),
-        ("PartitionTimeLimit", True),
-        ("QOSMaxWallDurationPerJobLimit", True),
-        ("launch failed requeued held", True),
+        ("Priority", None, None),
+        ("Resources", None, None),
+        ("BeginTime", None, None),
+        ("AssocMaxJobsLimit", None, None),  # of running jobs: its turn comes
+        ("JobHeldUser", False, False),
+        ("job requeued in held state", False, False),
+        ("PartitionDown", False, False),
+        ("PartitionNodeLimit", False, False),  # or its nodes are down
+        ("job requeued in special exit state", False, False),
+        ("ReqNodeNotAvail, UnavailableNodes:n3", False, False),
+        ("AssocGrpCPUMinutesLimit", False, False),
+        ("DependencyNeverSatisfied", True, True),
+        ("BadConstraints", True, True),
+        ("PartitionTimeLimit", True, False),
+        ("AccountNotAllowed", True, False),
+        ("QOSMaxWallDurationPerJobLimit", True, False),
+        ("launch failed requeued held", True, True),
     ],
 )
-def test_why_a_job_waits(reason: str, hopeless: bool | None) -> None:
-    wait = waits_for(reason)
-    assert (None if wait is None else wait.hopeless) == hopeless
+def test_why_a_job_waits(reason: str, hopeless: bool | None, of_several: bool | None) -> None:
+    """Of a job that may go to several partitions Slurm gives the reason of one."""
+    for partition, expected in (("low", hopeless), (None, hopeless), ("low,high", of_several)):
+        wait = waits_for(reason, partition)
+        assert (None if wait is None else wait.hopeless) == expected
+
+
+def test_what_differs_from_answer_to_answer_is_no_other_reason() -> None:
+    kinds = {
+        wait.kind
+        for nodes in ("n3", "n[3-4]")
+        if (wait := waits_for(f"ReqNodeNotAvail, UnavailableNodes:{nodes}", "low"))
+    }
+    assert kinds == {"ReqNodeNotAvail"}
 
 
 def test_usage() -> None:

@@ -115,6 +115,32 @@ def test_silence_of_slurm_does_not_count_towards_the_loss_of_a_job(
     assert states.ended("1") == Seen(LOST)
 
 
+def test_an_end_that_was_seen_stands_when_slurm_forgets_the_job(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(watch, "_settle_s", lambda state: -1.0)
+    states = StateWatch(interval_s=30, lost_after_s=-1, warn=print)
+    states._note(["1"], {"1": Seen("TIMEOUT", "n1")}, {})
+    for _ in range(2):
+        states._note(["1"], {}, {})
+    assert states.state("1") == "TIMEOUT"
+    assert states.ended("1") == Seen("TIMEOUT", "n1")
+
+
+def test_how_long_a_job_has_waited_for_the_same_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(watch.time, "monotonic", lambda: clock[0])
+    states = StateWatch(interval_s=30, lost_after_s=300, warn=print)
+    assert states.waiting("1") is None
+    told = []
+    for clock[0], reason in ((1.0, "Priority"), (31.0, "Resources"), (61.0, "Resources")):
+        states._note(["1"], {"1": Seen("PENDING", reason=reason)}, {})
+        told.append(states.waiting("1"))
+    clock[0] = 1000.0  # silence says nothing
+    told.append(states.waiting("1"))
+    assert told == [("Priority", 0), ("Resources", 0), ("Resources", 30), ("Resources", 30)]
+
+
 def test_nothing_is_concluded_while_slurm_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nonexistent")
     said: list[str] = []
@@ -129,7 +155,7 @@ def test_nothing_is_concluded_while_slurm_does_not_answer(monkeypatch: pytest.Mo
 @pytest.mark.parametrize(
     ("state", "words"),
     [
-        ("OUT_OF_MEMORY", ["more memory than the 700 MiB that it asked for", "train:mem_mb="]),
+        ("OUT_OF_MEMORY", ["more memory than the 700 MiB that it asked for", "larger `mem_mb`"]),
         ("CANCELLED", ["cancelled from outside", "scancel"]),
         ("TIMEOUT", ["time limit of 60 min", "longer `runtime`", "--submitit-signal-delay"]),
         (LOST, ["it vanished", "for 5 min", "--submitit-lost-after"]),
@@ -148,6 +174,7 @@ def test_a_failure_says_what_happened_and_what_to_do(state: str, words: list[str
 def test_memory_is_named_as_it_was_asked_for() -> None:
     per_cpu = read_request("train", 2, {"mem_mb_per_cpu": 300, "mem_mb": 1000})
     assert "the 300 MiB a CPU that it asked for" in out_of_memory(per_cpu)
+    assert "a larger `mem_mb_per_cpu`" in out_of_memory(per_cpu)  # mem_mb would be ignored
     assert "the partition gives" in out_of_memory(read_request("train", 1, {}))
 
 

@@ -63,15 +63,16 @@ class ExecutorSettings(ExecutorSettingsBase):  # type: ignore[misc]
         default=1000,
         metadata={
             "help": "Largest number of ready jobs of one rule with equal resources that are "
-            "submitted to Slurm as one job array; it must be below the cluster's MaxArraySize "
-            "(`scontrol show config`). 1: no arrays. Default: 1000.",
+            "submitted to Slurm as one job array; never more than the cluster's MaxArraySize. "
+            "1: no arrays. Default: 1000.",
         },
     )
     controller_timeout: int = field(
         default=600,
         metadata={
             "help": "Seconds for which a Slurm that does not answer is asked again to take a job, "
-            "or to tell about one of an earlier start, before the job fails. Default: 600.",
+            "to tell about itself or about a job of an earlier start, before the job fails. "
+            "Default: 600.",
         },
     )
     jobname_prefix: str = field(
@@ -108,8 +109,8 @@ class ExecutorSettings(ExecutorSettingsBase):  # type: ignore[misc]
     lost_after: int = field(
         default=5,
         metadata={
-            "help": "Minutes for which neither squeue nor sacct must know a job without a result "
-            "before it counts as failed. Default: 5.",
+            "help": "Minutes for which Slurm must not know a job without a result, or must say "
+            "that it can never start, before it counts as failed. Default: 5.",
         },
     )
 

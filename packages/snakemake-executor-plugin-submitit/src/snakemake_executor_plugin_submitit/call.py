@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import pwd
 import re
+import shlex
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from snakemake_interface_common.exceptions import WorkflowError
@@ -34,6 +35,8 @@ _PASSING = (
     "zero bytes were transmitted",
 )
 
+# sbatch's words for a job that no node would take.
+NO_SUCH_NODES = "Requested node configuration is not available"
 ARRAY_TOO_LONG = "Invalid job array specification"
 # sbatch's words for a limit that ending jobs make room under: of submitted jobs (of an association
 # or a QOS, in any of Slurm's forms), and of all jobs that the controller keeps.
@@ -41,6 +44,11 @@ _FULL = re.compile(
     r"(Assoc|QOS)(Max|Grp)\w*Submit\w*|temporarily unable to accept job"
     rf"|{ARRAY_TOO_LONG}"
 )
+
+# By which Slurm gives a job its GPUs; a job without any would use those of the job around.
+_OF_GPUS = {
+    *("CUDA_VISIBLE_DEVICES", "GPU_DEVICE_ORDINAL", "ROCR_VISIBLE_DEVICES", "ZE_AFFINITY_MASK"),
+}
 
 
 @dataclass(frozen=True)
@@ -55,16 +63,20 @@ class Answer:
     passing: bool = False
 
 
-def call(command: list[str], within_s: float) -> Answer:
-    """Runs one of Slurm's programs, for ``within_s`` seconds at most.  Raises nothing."""
+def call(command: list[str], within_s: float, without: Collection[str] = ()) -> Answer:
+    """Runs one of Slurm's programs, for ``within_s`` seconds at most.  Raises nothing.
+
+    ``without`` are variables that it does not get, beside those of an outer job.
+    """
     try:
         done = subprocess.run(
             command,
             capture_output=True,
             text=True,
+            errors="replace",  # names of users and of jobs may be in any encoding
             timeout=within_s,
             check=False,
-            env=environment(os.environ),
+            env=environment(os.environ, without),
         )
     except subprocess.TimeoutExpired:
         complaint = f"{command[0]} did not end within {within_s:.0f} s"
@@ -99,26 +111,26 @@ def limit_in(complaint: str) -> str:
     return "" if found is None else found.group()
 
 
-def environment(variables: Mapping[str, str]) -> dict[str, str]:
+def environment(variables: Mapping[str, str], without: Collection[str] = ()) -> dict[str, str]:
     """``variables`` without what an outer job left there, which sbatch and its jobs would read.
 
-    Its memory would contradict theirs, its tasks and nodes would become theirs.
+    Its memory would contradict theirs, its tasks, nodes and GPUs would become theirs.
     """
-    return {name: value for name, value in variables.items() if name not in inherited(variables)}
+    left_out = {*inherited(variables), *without}
+    return {name: value for name, value in variables.items() if name not in left_out}
 
 
 def inherited(variables: Mapping[str, str]) -> list[str]:
     """The names of the variables of the Slurm job in which this process runs, if it does."""
     if "SLURM_JOB_ID" not in variables:
         return []
-    prefixes = ("SLURM_", "SBATCH_", "SRUN_")
-    return [name for name in variables if name.startswith(prefixes) and name != "SLURM_CONF"]
+    of_slurm = (n for n in variables if n.startswith(("SLURM_", "SBATCH_", "SRUN_")))
+    return [n for n in (*of_slurm, *_OF_GPUS.intersection(variables)) if n != "SLURM_CONF"]
 
 
-def scancel(job_ids: Iterable[str], *options: str) -> str:
-    """Cancels jobs.  Returns why scancel failed; empty if it did not."""
-    command = ["scancel", "--quiet", *options, *compress(job_ids)]
-    return call(command, _SCANCEL_WITHIN_S).complaint
+def scancel(job_ids: Iterable[str], *options: str) -> Answer:
+    """Cancels jobs.  That one has ended or is unknown is no failure."""
+    return call(["scancel", "--quiet", *options, *compress(job_ids)], _SCANCEL_WITHIN_S)
 
 
 def compress(job_ids: Iterable[str]) -> list[str]:
@@ -183,6 +195,16 @@ class Patience:
             self._last_complaint = complaint
             self._warn(f"{complaint}\nTrying again every {TRY_EVERY_S:.0f} s.")
         self.pause(TRY_EVERY_S)
+
+    def ask(self, command: list[str], within_s: float) -> Answer:
+        """What a program of Slurm's says, which is called again while Slurm does not answer.
+
+        Raises ``WorkflowError`` if it does not for ``try_for_s`` seconds.
+        """
+        deadline = self.deadline()
+        while (answer := call(command, within_s)).passing:
+            self.wait(deadline, f"`{shlex.join(command)}` failed: {answer.complaint}")
+        return answer
 
     def pause(self, seconds: float) -> None:
         if self._cancelled.wait(seconds):

@@ -49,7 +49,9 @@ class Entry:
     folder: str  # of its log and its result
     outputs: tuple[str, ...]
     fingerprint: str
-    user: str = ""  # who submitted it; empty in entries of earlier versions
+    # Empty in entries of earlier versions: who submitted it, and the name of its cluster.
+    user: str = ""
+    cluster: str = ""
 
 
 class Ledger:

@@ -22,9 +22,9 @@ from snakemake_executor_plugin_submitit.resources import Request, save_grace_s, 
 from snakemake_executor_plugin_submitit.submission import (
     Outcome,
     Submission,
+    awaited_result,
     continuations_left,
     for_submitit,
-    read_result,
     remove_pickles,
     result_file,
     shell_job,
@@ -199,9 +199,10 @@ class LocalCluster:
         for submission, running in list(self._running.items()):
             if not running.job.done():
                 continue
-            file = result_file(submission)
-            if file.exists():
-                outcome: Outcome | None = read_result(file)
+            if os.path.exists(result_file(submission)):
+                outcome = awaited_result(submission)
+                if outcome is None:
+                    continue
             elif not self._is_gone(submission):
                 continue
             else:

@@ -30,7 +30,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,6 +68,7 @@ _RESERVED_OPTIONS = {
     "ntasks": "tasks",
     "ntasks-per-gpu": "tasks_per_gpu",
     "ntasks-per-node": "tasks_per_node",
+    "tasks-per-node": "tasks_per_node",
     "partition": "slurm_partition",
     "qos": "qos",
     "reservation": "reservation",
@@ -90,6 +91,20 @@ _RESERVED_OPTIONS = {
     "version": None,
     "wait": None,
     "wrap": None,
+}
+
+# Of which sbatch takes one: what a rule asks for leaves no room for another from the environment.
+_ALTERNATIVES = (
+    {"mem", "mem-per-cpu", "mem-per-gpu"},
+    {"gpus", "gpus-per-node", "gpus-per-task", "gres"},
+    {"requeue", "no-requeue"},
+)
+# The variables that sbatch reads in place of options and whose names are not made of theirs.
+_VARIABLES = {
+    "SBATCH_ARRAY_INX": "array",
+    "SBATCH_MEM_PER_NODE": "mem",
+    "SBATCH_TIMELIMIT": "time",
+    "SBATCH_WORKDIR": "chdir",
 }
 
 # sbatch's short options, those with a value and those without.
@@ -346,13 +361,24 @@ def _read_extra(reader: _Reader, value: Any) -> dict[str, str | bool]:
         key, assigned = _option(word)
         if not key:
             raise reader.error("slurm_extra", f"{expected}; {word!r} is not one")
-        if key in _RESERVED_OPTIONS:
-            instead = _RESERVED_OPTIONS[key]
+        reserved = _reserved(key)
+        if reserved is not None:
+            instead = _RESERVED_OPTIONS[reserved]
             advice = f"the resource `{instead}` instead" if instead else "it left to the plugin"
-            raise reader.error("slurm_extra", f"no --{key}, but {advice}")
+            raise reader.error("slurm_extra", f"no --{reserved}, but {advice}")
         options[key] = True if assigned is None else assigned
         open_key = key if assigned is None and word[1:] not in _SHORT_FLAGS else ""
     return options
+
+
+def _reserved(key: str) -> str | None:
+    """The reserved option that sbatch takes ``--key`` for: it completes what is cut short.
+
+    No other option of sbatch is the beginning of a reserved one.
+    """
+    if key in _RESERVED_OPTIONS:
+        return key
+    return next((name for name in _RESERVED_OPTIONS if name.startswith(key)), None)
 
 
 def _option(word: str) -> tuple[str, str | None]:
@@ -431,20 +457,42 @@ def slurm_parameters(
             "additional_parameters": extra,
             "stderr_to_stdout": True,
         }
-    )
+    ) | {"wckey": None}  # submitit's own would replace the user's, or be refused
+
+
+def overriding_variables(parameters: Mapping[str, Any], variables: Iterable[str]) -> list[str]:
+    """Those of sbatch's own ``variables`` that would change what ``parameters`` ask for.
+
+    sbatch follows its environment rather than its script.  A variable for what a rule leaves open
+    stays, as the user's default; one for what the plugin keeps to itself never does.
+    """
+    asked = {name for name, value in parameters.items() if value is not None}
+    asked |= parameters["additional_parameters"].keys()
+    options = {name.replace("_", "-") for name in asked}
+    for alternatives in _ALTERNATIVES:
+        if options & alternatives:
+            options |= alternatives
+    options |= {name for name, instead in _RESERVED_OPTIONS.items() if instead in (None, "cluster")}
+    return [name for name in variables if name.startswith("SBATCH_") and _set_by(name) in options]
+
+
+def _set_by(variable: str) -> str:
+    """The option that sbatch reads the variable in place of."""
+    return _VARIABLES.get(variable, variable.removeprefix("SBATCH_").lower().replace("_", "-"))
 
 
 def _settings_of_srun(request: Request) -> list[str]:
     """Lines of the batch script by which plain ``srun`` starts the job's tasks as they are meant.
 
-    Ranks in the order of the nodes; each task its own GPUs where they can be shared out; and one
-    task that fails ends the others.
+    Ranks in the order of the nodes, unless the job asks for another one; each task its own GPUs
+    where they can be shared out; and one task that fails ends the others.
     """
-    settings = {
+    settings: dict[str, str | int] = {
         "SRUN_CPUS_PER_TASK": request.cpus_per_task,
-        "SLURM_DISTRIBUTION": "block",
         "SLURM_KILL_BAD_EXIT": 1,
     }
+    if "distribution" not in request.extra:
+        settings["SLURM_DISTRIBUTION"] = "block"
     if request.gpus_per_task:
         settings["SLURM_GPUS_PER_TASK"] = request.gpus_per_task
     # A SIGUSR2 before submitit handles it would end the shell; Slurm sends it up to 60 s early.

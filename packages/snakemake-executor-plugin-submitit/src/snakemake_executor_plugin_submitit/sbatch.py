@@ -8,10 +8,12 @@ submitit would make an array through an executor of its own that forgets setting
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,7 @@ _SBATCH_WITHIN_S = 300.0
 # Seconds that a job waits for its pickle when whoever submitted it has shown no life for as long.
 # A shared file system may show it late.
 _ORPHAN_AFTER_S = 10
+_SIGN_OF_LIFE_EVERY_S = 3.0
 
 # The first lines of the batch script.  Looking into the folder makes NFS forget what it remembers.
 _WAIT_FOR_PICKLE = """
@@ -58,9 +61,12 @@ def submit(
     continuations: int,
     grace_s: float,
     unique: str,
+    without: Collection[str],
     record: Callable[[int, str], None],
 ) -> list[str]:
     """Submits ``commands`` as one job or as one array, and returns the job ids in their order.
+
+    sbatch does not get the variables ``without``, nor do the jobs.
 
     A job finds what it has to do in a pickle that appears only after ``record(position, job_id)``
     has returned; without it the job ends within 15 s, having done nothing.  So whoever dies in here
@@ -95,7 +101,8 @@ def submit(
             delayed = DelayedSubmission(shell_job(command, grace_s))
             delayed.set_timeout(parameters["time"], continuations)
             delayed.dump(pickle)
-        answer = call(["sbatch", str(script)], _SBATCH_WITHIN_S)
+        with _signs_of_life(script):
+            answer = call(["sbatch", str(script)], _SBATCH_WITHIN_S, without)
         found = re.search(r"job (\d+)", answer.stdout or "")
         if found is None:
             raise SbatchFailed(answer.complaint or f"it said {answer.stdout!r}", answer.passing)
@@ -116,6 +123,25 @@ def submit(
         for left in (script, *pickles):
             left.unlink(missing_ok=True)
     return ids
+
+
+@contextlib.contextmanager
+def _signs_of_life(script: Path) -> Iterator[None]:
+    """Touches ``script`` again and again, for a job that starts before sbatch has returned."""
+    over = threading.Event()
+
+    def touch() -> None:
+        while not over.wait(_SIGN_OF_LIFE_EVERY_S):
+            with contextlib.suppress(OSError):
+                os.utime(script)
+
+    thread = threading.Thread(target=touch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 def _output(folder: Path, job: str) -> str:

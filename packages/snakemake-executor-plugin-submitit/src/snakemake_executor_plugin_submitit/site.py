@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import re
-import threading
 from collections.abc import Callable
-
-from snakemake_executor_plugin_submitit.call import call
 
 # Minutes that a job without `runtime` gets where its partition has neither a default nor a limit.
 RUNTIME_MIN = 24 * 60
-_ANSWER_WITHIN_S = 60.0
 
 
 def parse_config(text: str) -> dict[str, str]:
@@ -37,13 +33,13 @@ def minutes(text: str) -> int | None:
 class Site:
     """The cluster.  Facts are asked for when they are first needed, by any thread.
 
-    A controller that does not answer is asked again the next time; until then nothing is known.
+    ``ask`` calls scontrol, and waits for a controller that does not answer; None from it means that
+    scontrol tells nothing here.  What it raises, all methods do.
     """
 
-    def __init__(self, ask: Callable[[list[str]], str | None] | None = None) -> None:
-        self._ask = ask or _stdout
+    def __init__(self, ask: Callable[[list[str]], str | None]) -> None:
+        self._ask = ask
         self._answers: dict[str, str] = {}
-        self._lock = threading.Lock()
 
     @property
     def name(self) -> str | None:
@@ -84,11 +80,7 @@ class Site:
 
     def _told(self, command: list[str]) -> str:
         key = " ".join(command)
-        with self._lock:
-            if key not in self._answers and (said := self._ask(command)) is not None:
-                self._answers[key] = said
-            return self._answers.get(key, "")
-
-
-def _stdout(command: list[str]) -> str | None:
-    return call(command, _ANSWER_WITHIN_S).stdout
+        # Without a lock: a thread that waits for Slurm must not hold up the others.
+        if key not in self._answers and (said := self._ask(command)) is not None:
+            self._answers[key] = said
+        return self._answers.get(key, "")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -18,6 +19,9 @@ from snakemake_interface_common.exceptions import WorkflowError
 
 from snakemake_executor_plugin_submitit.backlog import Backlog
 from snakemake_executor_plugin_submitit.call import (
+    NO_SUCH_NODES,
+    TRY_EVERY_S,
+    Answer,
     Cancelled,
     Patience,
     compress,
@@ -29,7 +33,12 @@ from snakemake_executor_plugin_submitit.call import (
 from snakemake_executor_plugin_submitit.efficiency import write_report
 from snakemake_executor_plugin_submitit.ledger import Entry, Ledger
 from snakemake_executor_plugin_submitit.partitions import fitting_partition
-from snakemake_executor_plugin_submitit.resources import Request, save_grace_s, slurm_parameters
+from snakemake_executor_plugin_submitit.resources import (
+    Request,
+    overriding_variables,
+    save_grace_s,
+    slurm_parameters,
+)
 from snakemake_executor_plugin_submitit.site import Site
 from snakemake_executor_plugin_submitit.states import (
     ENDED,
@@ -43,13 +52,13 @@ from snakemake_executor_plugin_submitit.submission import (
     TOO_MANY_CONTINUATIONS,
     Outcome,
     Submission,
+    awaited_result,
     block_sigint,
     continuations_left,
-    read_result,
     remove_pickles,
     result_file,
 )
-from snakemake_executor_plugin_submitit.takeover import TakeOver, is_foreign
+from snakemake_executor_plugin_submitit.takeover import Placement, TakeOver, is_foreign
 from snakemake_executor_plugin_submitit.watch import Seen, StateWatch
 
 # sbatch calls at the same time; each takes 0.05 s on an idle cluster and seconds on a busy one.
@@ -58,6 +67,8 @@ _SUBMITTERS = 4
 _STATE_WAIT_S = 15.0
 # Seconds that Snakemake's main thread waits for what the cluster says of itself.
 _FACTS_WITHIN_S = 2.0
+# Seconds that one answer of scontrol may take.
+_ANSWER_WITHIN_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -97,17 +108,18 @@ class SlurmCluster:
         self._warn = warn
         self._watch = StateWatch(settings.status_interval_s, settings.lost_after_s, warn)
         self._pool = ThreadPoolExecutor(_SUBMITTERS, "sbatch", initializer=block_sigint)
-        # Jobs on their way to Slurm.  The result has their ids; None: to be submitted yet.
-        self._placing: dict[Submission, Future[dict[Submission, str | None]]] = {}
+        # Jobs on their way to Slurm.
+        self._placing: dict[Submission, Future[dict[Submission, Placement]]] = {}
         self._placed: dict[Submission, str] = {}
         self._failed: dict[Submission, tuple[float, Outcome]] = {}  # waits for Slurm's word
         self._bad_nodes: tuple[str, ...] = ()  # as Slurm lists them
-        self._site = Site()
+        self._patience = Patience(warn, settings.controller_timeout_s)
+        self._site = Site(lambda command: self._patience.ask(command, _ANSWER_WITHIN_S).stdout)
         self._max_array_size = self._pool.submit(lambda: self._site.max_array_size)
         self._backlog = Backlog(warn)
-        self._patience = Patience(warn, settings.controller_timeout_s)
         self._take_over = TakeOver(ledger, self._watch, self._site, self._patience, warn)
         self._told: set[str] = set()  # what is to be said once
+        self._scancel_at = 0.0  # of time.monotonic(): when it may be called again
         self._hopeless: dict[str, str] = {}  # why, by job id; they are being cancelled
         self._stopping = False
         self._given_back: set[str] = set()  # cancelled before they started, as all is stopping
@@ -122,18 +134,20 @@ class SlurmCluster:
             )
 
     def check(self, request: Request) -> None:
-        """Nothing: what this cluster is able to do only Slurm knows."""
+        """Raises if no partition of the file takes the job; all else only Slurm knows."""
+        self._in_partition(request)
 
     def accept(self, submissions: list[Submission]) -> None:
         """Starts sbatch, in threads; jobs of an earlier Snakemake are looked for first."""
-        found = {s: self._ledger.inherited(s.identity.outputs) for s in submissions}
-        # Another user's job may stand in the way of one alone.
-        foreign = [s for s, entries in found.items() if any(map(is_foreign, entries))]
-        own = [s for s, entries in found.items() if entries and s not in foreign]
+        known: list[Submission] = []
+        fresh: list[Submission] = []
+        for submission in submissions:
+            submission.request = self._in_partition(submission.request)
+            earlier = self._ledger.inherited(submission.identity.outputs)
+            (known if earlier else fresh).append(submission)
         with self._lock:
-            for batch in (*([s] for s in foreign), *([own] if own else [])):
-                self._place(batch, self._take_over)
-            fresh = [s for s, entries in found.items() if not entries]
+            if known:
+                self._place(known, self._take_over)
             self._submit_in_arrays(self._backlog.keep(fresh))
 
     def cores_for(self, threads: int) -> int:
@@ -175,19 +189,26 @@ class SlurmCluster:
             handed_over = [*self._placing, *self._placed]
             self._note_placed()
             # Those of an earlier start that were not taken over yet are theirs as well.
-            earlier = [e for s in handed_over for e in self._ledger.inherited(s.identity.outputs)]
+            earlier = {s: self._ledger.inherited(s.identity.outputs) for s in handed_over}
             ids = {job_id for s, job_id in self._placed.items() if not s.owner}
-            ids |= {entry.job_id for entry in earlier if not is_foreign(entry)}
-            complaint = scancel(ids) if ids else ""
-            if complaint:
+            ids |= {e.job_id for found in earlier.values() for e in found if self._is_ours(e)}
+            answer = scancel(ids) if ids else Answer("")
+            if answer.stdout is None:
                 self._warn(
-                    f"Jobs may still run, as scancel failed: {complaint}\n"
-                    f"To end them: scancel {' '.join(compress(ids))}"
+                    f"Jobs may still run, as scancel failed: {answer.complaint}\n"
+                    f"To end them: scancel {shlex.join(compress(ids))}"
                 )
                 return
-            for submission in handed_over:
-                if not submission.owner:
+            for submission, found in earlier.items():
+                if not submission.owner and all(map(self._is_ours, found)):
                     self._ledger.forget(submission.identity.outputs)
+
+    def _is_ours(self, entry: Entry) -> bool:
+        """Whether the job is of this user and on this cluster; False if Slurm is silent on that."""
+        try:
+            return not is_foreign(entry) and self._take_over.is_here(entry)
+        except (Cancelled, WorkflowError):
+            return False
 
     def close(self) -> None:
         """Tidies up at the end of the workflow.
@@ -207,24 +228,31 @@ class SlurmCluster:
 
     # Submission -------------------------------------------------------------------------------
 
-    def _completed(self, request: Request) -> Request:
-        """The request with a partition and a time limit, if it names none, as the cluster has them.
+    def _in_partition(self, request: Request) -> Request:
+        """The request with a partition of the file of partitions, if it names none itself.
 
-        Raises ``WorkflowError`` if it is for another cluster.
+        Raises ``WorkflowError`` if it fits into none.
+        """
+        if request.partition is not None or not self._settings.partitions:
+            return request
+        partition = fitting_partition(request, self._settings.partitions)
+        if partition is None:
+            raise WorkflowError(
+                f"Rule {request.rule} fits into no partition of `--submitit-partition-config`: "
+                f"it asks for {request}. Ask for less, or name one as `slurm_partition`."
+            )
+        return replace(request, partition=partition)
+
+    def _completed(self, request: Request) -> Request:
+        """The request with a time limit, if it names none, as the cluster has it.
+
+        Raises ``WorkflowError`` if it is for another cluster, or if Slurm does not answer.
         """
         if request.cluster is not None and request.cluster != (name := self._site.name):
             raise WorkflowError(
                 f"Rule {request.rule}: resource cluster={request.cluster!r} cannot be used; "
                 f"expected {name!r} or none, as jobs go to this machine's cluster alone."
             )
-        if request.partition is None and self._settings.partitions:
-            partition = fitting_partition(request, self._settings.partitions)
-            if partition is None:
-                raise WorkflowError(
-                    f"Rule {request.rule} fits into no partition of `--submitit-partition-config`: "
-                    f"it asks for {request}. Ask for less, or name one as `slurm_partition`."
-                )
-            request = replace(request, partition=partition)
         if request.runtime_min is None:
             limit, origin = self._site.runtime_min(request.partition)
             self._tell_once(
@@ -238,7 +266,7 @@ class SlurmCluster:
         limit = self._settings.array_limit
         try:
             size = self._max_array_size.result(timeout=_FACTS_WITHIN_S)
-        except TimeoutError:
+        except (TimeoutError, WorkflowError, Cancelled):
             size = None  # what is too long is divided when sbatch refuses it
         return limit if size is None else min(limit, max(1, size))
 
@@ -255,7 +283,7 @@ class SlurmCluster:
     def _place(
         self,
         batch: list[Submission],
-        how: Callable[[list[Submission]], dict[Submission, str | None]],
+        how: Callable[[list[Submission]], dict[Submission, Placement]],
     ) -> None:
         if self._patience.cancelled:
             return
@@ -267,7 +295,7 @@ class SlurmCluster:
         """Notes the ids of jobs that Slurm has got by now; its refusal is the outcome of a job."""
         outcomes = {}
         again = []
-        refused: dict[Future[dict[Submission, str | None]], list[Submission]] = defaultdict(list)
+        refused: dict[Future[dict[Submission, Placement]], list[Submission]] = defaultdict(list)
         for submission, future in list(self._placing.items()):
             if not future.done():
                 continue
@@ -279,21 +307,20 @@ class SlurmCluster:
                 refused[future].append(submission)
                 continue
             self._backlog.settled(submission)
-            if error is not None:
-                outcomes[submission] = Outcome(False, str(error))
-                continue
-            job_id = future.result()[submission]
-            if job_id is None:
+            placement = future.result()[submission] if error is None else error
+            if placement is None:
                 again.append(submission)
+            elif isinstance(placement, str):
+                submission.info.external_jobid = placement
+                self._placed[submission] = placement
             else:
-                submission.info.external_jobid = job_id
-                self._placed[submission] = job_id
+                outcomes[submission] = Outcome(False, str(placement))
         for future, batch in refused.items():
             self._backlog.refused(batch, str(future.exception()))
         self._submit_in_arrays(self._backlog.keep(again))
         return outcomes
 
-    def _submit(self, batch: list[Submission]) -> dict[Submission, str | None]:
+    def _submit(self, batch: list[Submission]) -> dict[Submission, Placement]:
         """Calls sbatch, again and again for a while if Slurm does not answer.
 
         Raises :class:`ClusterFull`, or ``WorkflowError`` for jobs that Slurm refuses.
@@ -308,19 +335,25 @@ class SlurmCluster:
         request = self._completed(first.request)
         for submission in batch:
             submission.request = request
-        parameters = slurm_parameters(request, self._settings.signal_delay_s, self._bad_nodes)
-        name = request.rule if len(batch) > 1 else first.name
-        parameters["job_name"] = f"{self._settings.jobname_prefix}{name}"
-        parameters["comment"] = f"{len(batch)} x {name}" if len(batch) > 1 else name
+        cluster = self._site.name or ""
 
         def record(position: int, job_id: str) -> None:
-            submission = batch[position]
-            folder, outputs = str(submission.folder), submission.identity.outputs
-            self._ledger.record(Entry(job_id, folder, outputs, fingerprints[position], user_name()))
+            folder, outputs = str(batch[position].folder), batch[position].identity.outputs
+            fingerprint = fingerprints[position]
+            self._ledger.record(Entry(job_id, folder, outputs, fingerprint, user_name(), cluster))
 
         fingerprints = [submission.identity.fingerprint() for submission in batch]
+        # Of several nodes nobody knows which one has failed, and there may not be others enough.
+        avoided = self._bad_nodes if request.nodes == 1 else ()
         deadline = self._patience.deadline()
         while True:
+            parameters = self._parameters(batch, avoided)
+            overriding = overriding_variables(parameters, os.environ)
+            if overriding:
+                self._tell_once(
+                    "sbatch would follow these variables rather than what rules ask for; left out: "
+                    f"{', '.join(sorted(overriding))}."
+                )
             try:
                 with self._ledger.submitting(first.folder) as unique:
                     ids = submit(
@@ -330,12 +363,16 @@ class SlurmCluster:
                         first.continuations,
                         save_grace_s(parameters["signal_delay_s"]),
                         unique,
+                        overriding,
                         record,
                     )
                 return dict(zip(batch, ids, strict=True))
             except SbatchFailed as error:
                 if limit := limit_in(str(error)):
                     raise ClusterFull(limit) from error
+                if avoided and NO_SUCH_NODES in str(error):
+                    avoided = ()  # rather on one that has failed than nowhere
+                    continue
                 complaint = f"sbatch refused it: {error}"
                 if len(batch) > 1:
                     complaint += f" (an array of {len(batch)} jobs; `--submitit-array-limit` "
@@ -344,32 +381,35 @@ class SlurmCluster:
                     raise WorkflowError(complaint) from error
                 self._patience.wait(deadline, complaint)
 
+    def _parameters(self, batch: Sequence[Submission], avoided: Sequence[str]) -> dict[str, Any]:
+        """What submitit is asked for, for jobs of equal requests; ``avoided`` are nodes."""
+        first = batch[0]
+        parameters = slurm_parameters(first.request, self._settings.signal_delay_s, avoided)
+        name = first.request.rule if len(batch) > 1 else first.name
+        parameters["job_name"] = f"{self._settings.jobname_prefix}{name}"
+        parameters["comment"] = f"{len(batch)} x {name}" if len(batch) > 1 else name
+        return parameters
+
     # Jobs that are with Slurm -----------------------------------------------------------------
 
     def _look_at_waiting(self) -> None:
         """Says once why jobs wait for more than their turn, and cancels those that never start."""
-        hopeless = []
+        hopeless = {}
         for submission, job_id in self._placed.items():
-            reason, answers = self._watch.waiting(job_id) or ("", 0)
-            wait = waits_for(reason)
+            reason, seconds = self._watch.waiting(job_id) or ("", 0.0)
+            wait = waits_for(reason, submission.request.partition)
             if wait is None or job_id in self._hopeless:
                 continue
-            if wait.hopeless and answers == 1:
-                self._watch.hurry()  # it may only be for now
-            elif wait.hopeless:
-                self._hopeless[job_id] = (
-                    f"it can never start ({wait.reason}): {wait.advice}; it was cancelled"
-                )
-                hopeless.append(job_id)
-            elif wait.reason not in self._told:
-                self._told.add(wait.reason)
-                self._warn(
+            if not wait.hopeless or submission.owner:
+                self._tell_once(
                     f"Slurm job {job_id} of rule {submission.request.rule} waits "
-                    f"({wait.reason}): {wait.advice}."
+                    f"({reason}): {wait.advice}.",
+                    about=wait.kind,
                 )
-        if hopeless:
-            scancel(hopeless)
-            self._watch.hurry()
+            elif seconds > self._settings.lost_after_s:  # before that it may only be for now
+                hopeless[job_id] = f"it can never start ({reason}): {wait.advice}; it was cancelled"
+        if hopeless and self._end_waiting(hopeless):
+            self._hopeless |= hopeless
 
     def _give_back(self) -> None:
         """Cancels jobs that have not started: Snakemake is stopping and waits for running ones."""
@@ -380,26 +420,47 @@ class SlurmCluster:
             and not submission.owner
             and self._watch.waiting(job_id) is not None
         ]
-        if waiting:
+        if waiting and self._end_waiting(waiting, "--state=PENDING"):
             self._given_back.update(waiting)
-            scancel(waiting, "--state=PENDING")
         if not self._stopping or self._given_back.intersection(self._placed.values()):
             self._watch.hurry()
         self._stopping = True
 
-    def _tell_once(self, words: str) -> None:
-        if words not in self._told:
-            self._told.add(words)
+    def _end_waiting(self, job_ids: Iterable[str], *options: str) -> bool:
+        """Whether Slurm was told to cancel the jobs; if not, it is to be tried at a later look."""
+        if time.monotonic() < self._scancel_at:
+            return False
+        answer = scancel(job_ids, *options)
+        if answer.stdout is None:
+            self._scancel_at = time.monotonic() + TRY_EVERY_S
+            self._tell_once(
+                f"Jobs that wait could not be cancelled: {answer.complaint}\n"
+                f"Trying again every {TRY_EVERY_S:.0f} s.",
+                about="scancel",
+            )
+            return False
+        self._watch.hurry()
+        return True
+
+    def _tell_once(self, words: str, about: str = "") -> None:
+        """Says ``words``, unless the same has been said, or others about the same."""
+        if (about or words) not in self._told:
+            self._told.add(about or words)
             self._warn(words)
 
     def _look(self, submission: Submission, job_id: str) -> Outcome | None:
         """How the job ended, or None while it has not or while Slurm's word is waited for."""
         if submission not in self._failed:
-            file = result_file(submission)
-            if not file.exists():
+            if not os.path.exists(result_file(submission)):
                 ending = self._watch.ended(job_id)
                 return None if ending is None else self._ended(submission, job_id, ending)
-            outcome = read_result(file)
+            outcome = awaited_result(submission)
+            if outcome is None:
+                return None
+            if outcome.to_continue:
+                # submitit has counted it in the pickle, if it takes it for a time limit.
+                left = min(continuations_left(submission), submission.continuations - 1)
+                return self._submit_again(submission, job_id, "could not be requeued", left)
             # In this order: an entry without a result would be waited for at another start.
             self._ledger.forget(submission.identity.outputs)
             remove_pickles(submission, outcome.succeeded)
@@ -419,30 +480,41 @@ class SlurmCluster:
 
     def _ended(self, submission: Submission, job_id: str, ending: Seen) -> Outcome | None:
         """The outcome of a job without a result, or None if it is submitted again."""
-        if ending.state not in INTERRUPTED and job_id in self._given_back:
-            remove_pickles(submission, succeeded=False)
+        if ending.state in INTERRUPTED and job_id not in self._hopeless:
+            if ending.state in NODE_FAILED and ending.nodes and submission.request.nodes == 1:
+                self._bad_nodes = tuple(dict.fromkeys([*self._bad_nodes, ending.nodes]))
+            left = continuations_left(submission) - 1
+            return self._submit_again(submission, job_id, f"ended as {ending.state}", left)
+        remove_pickles(submission, succeeded=False)
+        if job_id in self._given_back:
             return Outcome(False, dropped=True)
         if job_id in self._hopeless:
-            remove_pickles(submission, succeeded=False)
             return Outcome(False, self._hopeless[job_id])
-        if ending.state not in INTERRUPTED:
-            remove_pickles(submission, succeeded=False)
-            reason = explain(ending.state, submission.request, self._settings.lost_after_s)
-            return Outcome(False, reason)
-        left = continuations_left(submission) - 1
+        return Outcome(
+            False, explain(ending.state, submission.request, self._settings.lost_after_s)
+        )
+
+    def _submit_again(
+        self, submission: Submission, job_id: str, why: str, left: int
+    ) -> Outcome | None:
+        """None, or the outcome of a job of which no continuations are ``left``."""
         remove_pickles(submission, succeeded=False)
         if left < 0:
-            return Outcome(False, f"{TOO_MANY_CONTINUATIONS} (Slurm state {ending.state})")
-        if ending.state in NODE_FAILED and ending.nodes:
-            self._bad_nodes = tuple(dict.fromkeys([*self._bad_nodes, ending.nodes]))
+            return Outcome(False, f"{TOO_MANY_CONTINUATIONS} (Slurm job {job_id} {why})")
+        self._rules[job_id] = submission.request.rule
         submission.continuations = left
-        submission.note = f"goes on after job {job_id} ended as {ending.state}"
+        submission.note = f"goes on after job {job_id} {why}"
+        submission.owner = ""
         submission.info.external_jobid = None
         del self._placed[submission]
         self._place([submission], partial(self._continue, job_id))
         return None
 
-    def _continue(self, job_id: str, batch: list[Submission]) -> dict[Submission, str | None]:
+    def _continue(self, job_id: str, batch: list[Submission]) -> dict[Submission, Placement]:
         # Should Slurm be about to requeue it after all, it must not run beside the next one.
-        scancel([job_id])
+        deadline = self._patience.deadline()
+        while (answer := scancel([job_id])).passing:
+            self._patience.wait(
+                deadline, f"Slurm job {job_id} could not be cancelled: {answer.complaint}"
+            )
         return self._submit(batch)

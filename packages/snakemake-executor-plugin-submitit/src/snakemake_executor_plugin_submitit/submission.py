@@ -24,6 +24,8 @@ TOO_MANY_CONTINUATIONS = (
     "it was interrupted (by its time limit, a preemption or the failure of a node) more often than "
     "`--submitit-max-continuations` allows"
 )
+# Seconds for which a result that the file system does not give is looked for again.
+_READABLE_WITHIN_S = 300.0
 # Longest name of a log folder; file systems allow 255 bytes, and submitit adds file names to it.
 _LONGEST_NAME = 100
 # How much of a failed job's log is repeated in Snakemake's output.
@@ -46,8 +48,9 @@ class Submission:
     continuations: int  # how often it may still be started again to go on
     priority: int = 0
     forced: bool = False  # whether it is to run although its outputs are there
-    owner: str = ""  # another user who submitted it, if it was one
+    owner: str = ""  # who submitted it, if it is not ours to cancel: another user's, or elsewhere
     note: str = ""  # what is special about how it came to run, for people
+    unreadable_since: float | None = None  # of time.monotonic(): its result is there, as it seems
 
     @property
     def log(self) -> Path | None:
@@ -64,6 +67,7 @@ class Outcome:
     succeeded: bool
     reason: str = ""
     dropped: bool = False  # never started, because the workflow is being stopped
+    to_continue: bool = False  # it saved its state, but Slurm was not able to requeue it
 
 
 class Cluster(Protocol):
@@ -175,11 +179,32 @@ def result_file(submission: Submission) -> Path:
     return submission.folder / f"{submission.info.external_jobid}_0_result.pkl"
 
 
-def read_result(file: Path) -> Outcome:
-    """What the job itself left as its result; the file must exist."""
+def awaited_result(submission: Submission) -> Outcome | None:
+    """What the job itself left as its result, which has been seen.
+
+    None if the file system does not give it just now; one that it does not for minutes is a
+    failure.
+    """
+    file = result_file(submission)
     try:
-        kind, value = pickle.loads(file.read_bytes())
-    except (OSError, EOFError, pickle.UnpicklingError) as error:
+        outcome = read_result(file)
+    except OSError as error:
+        now = time.monotonic()
+        if submission.unreadable_since is None:
+            submission.unreadable_since = now
+        if now - submission.unreadable_since < _READABLE_WITHIN_S:
+            return None
+        return Outcome(succeeded=False, reason=f"its result {file} cannot be read: {error!r}")
+    submission.unreadable_since = None
+    return outcome
+
+
+def read_result(file: Path) -> Outcome:
+    """What a job itself left as its result in ``file``.  Raises ``OSError``."""
+    content = file.read_bytes()
+    try:
+        kind, value = pickle.loads(content)
+    except (EOFError, pickle.UnpicklingError) as error:
         return Outcome(succeeded=False, reason=f"its result {file} cannot be read: {error!r}")
     if kind == "success":
         return Outcome(succeeded=True)
@@ -187,6 +212,8 @@ def read_result(file: Path) -> Outcome:
     last = str(value).strip().splitlines()[-1]
     if "timed-out too many times" in last:  # submitit's words
         return Outcome(succeeded=False, reason=TOO_MANY_CONTINUATIONS)
+    if "'scontrol', 'requeue'" in last:  # the command that submitit requeues a job by
+        return Outcome(succeeded=False, reason=last, to_continue=True)
     return Outcome(succeeded=False, reason=last.partition("CommandFailed: ")[2] or last)
 
 

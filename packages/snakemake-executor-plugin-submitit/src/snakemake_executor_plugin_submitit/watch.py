@@ -87,7 +87,8 @@ class _Known:
     ended_at: float | None = None
     unknown_at: float | None = None  # of the first of the answers that did not know the job
     unknown_until: float = 0.0  # and of the last
-    same_answers: int = 0  # how often Slurm has given the same state and reason in a row
+    same_since: float = 0.0  # of the first of the answers that told what the last one did
+    same_until: float = 0.0  # and of the last
 
 
 class StateWatch:
@@ -144,8 +145,8 @@ class StateWatch:
             known = self._known.get(job_id, _Known())
             return None if known.seen is None or known.unknown_at else known.seen.state
 
-    def waiting(self, job_id: str) -> tuple[str, int] | None:
-        """The reason for which the job waits to be started, and how often it was told in a row.
+    def waiting(self, job_id: str) -> tuple[str, float] | None:
+        """The reason for which the job waits to be started, and the seconds that Slurm has told it.
 
         None if the job does not wait, as far as is known.
         """
@@ -153,7 +154,7 @@ class StateWatch:
             known = self._known.get(job_id, _Known())
             if known.seen is None or known.unknown_at or known.seen.state not in WAITING:
                 return None
-            return known.seen.reason, known.same_answers
+            return known.seen.reason, known.same_until - known.same_since
 
     def ended(self, job_id: str) -> Seen | None:
         """How the job ended, if it will not leave a result any more; None while it may."""
@@ -188,11 +189,14 @@ class StateWatch:
                 # sacct knows more about an end (whether a step was out of memory), but what it
                 # calls alive and no queue has is not.
                 seen = told if told is not None and told.state in ENDED else seen
+            if seen is None and known.ended_at is not None:
+                continue  # Slurm forgets what has ended; as it ended it stays
             if seen is None:
                 known.unknown_at = known.unknown_at or now
                 known.unknown_until = now
                 continue
-            known.same_answers = known.same_answers + 1 if seen == known.seen else 1
+            known.same_since = known.same_since if seen == known.seen else now
+            known.same_until = now
             known.seen = seen
             known.unknown_at = None
             if seen.state not in ENDED:

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
-from loopback_slurm import SEARCH_PATH, LoopbackSlurm
+from loopback_slurm import LoopbackSlurm
 from slurm_workflow import ARGUMENTS, JOBS_END_WITHIN_S, Workflow
 from submitit_project import PATIENCE_S, SOURCES, read_until, wait_for
 
@@ -122,7 +122,10 @@ def test_jobs_that_cannot_start_are_said_and_the_hopeless_fail(workflow: Workflo
     )
     workflow.slurm.run("scontrol", "update", "PartitionName=frail", "State=DOWN")
     try:
-        process = workflow.on("n6", "--keep-going", "--submitit-status-interval", "3")
+        process = workflow.on(
+            *("n6", "--keep-going", "--submitit-status-interval", "3"),
+            *("--submitit-lost-after", "1"),
+        )
         said = ""
         for _ in range(2):
             said += read_until(process, "it can never start")
@@ -141,6 +144,52 @@ def test_jobs_that_cannot_start_are_said_and_the_hopeless_fail(workflow: Workflo
         assert said.count(f"waits ({reason})") == 1
     assert "was not started, as the workflow is stopping" in said
     assert workflow.job_ids() == []
+
+
+def test_a_job_of_two_partitions_waits_although_one_never_takes_it(workflow: Workflow) -> None:
+    """The other one is full."""
+    workflow.write(
+        """
+        rule one:
+            output: "one.txt"
+            resources: slurm_partition="frail,low", runtime=100
+            shell: "touch {output}"
+        """
+    )
+    workflow.slurm.run("scontrol", "update", "PartitionName=frail", "MaxTime=200")
+    full = workflow.slurm.run(
+        *("sbatch", "--parsable", "--partition=frail", "--nodes=2", "--exclusive"),
+        *("--output=/dev/null", "--wrap=sleep 600"),
+    ).strip()
+    try:
+        process = workflow.start(
+            *(*ARGUMENTS, "--submitit-status-interval", "3"), "--default-resources", "mem_mb=200"
+        )
+        said = read_until(process, "waits (PartitionTimeLimit)")
+        workflow.slurm.run("scancel", full)
+        rest, _ = process.communicate(timeout=PATIENCE_S)
+    finally:
+        workflow.slurm.run("scontrol", "update", "PartitionName=frail", "MaxTime=60")
+    assert process.returncode == 0, said + rest
+
+
+def test_variables_of_sbatch_do_not_override_rules(workflow: Workflow) -> None:
+    workflow.write(
+        """
+        rule one:
+            output: "one.txt"
+            shell: "scontrol show job $SLURM_JOB_ID > {output}"
+        """
+    )
+    workflow.environment |= {"SBATCH_PARTITION": "frail", "SBATCH_MEM_PER_CPU": "50"}
+    workflow.environment |= {"SBATCH_ARRAY_INX": "0-2", "SBATCH_WCKEY": "mine"}
+    status, output = workflow.finish("n6")
+    assert status == 0, output
+    job = (workflow.folder / "one.txt").read_text()
+    assert "Partition=low" in job
+    assert "MinMemoryNode=200M" in job
+    assert "ArrayJobId" not in job
+    assert output.count("left out: SBATCH_ARRAY_INX, SBATCH_MEM_PER_CPU, SBATCH_PARTITION.") == 1
 
 
 def test_a_rule_without_a_time_limit_gets_the_partitions(workflow: Workflow) -> None:
@@ -277,13 +326,7 @@ def test_logs_that_are_deleted_meanwhile_cost_nothing(workflow: Workflow) -> Non
 
 def slow_sbatch(workflow: Workflow) -> Path:
     """Has sbatch take a long time to return after it has submitted a job."""
-    programs = workflow.folder / "bin"
-    programs.mkdir()
-    program = programs / "sbatch"
-    real = shutil.which("sbatch", path=SEARCH_PATH)
-    program.write_text(f'#!/bin/bash\n{real} "$@"\ntouch submitted\nsleep ${{SLOW:-600}}\n')
-    program.chmod(0o755)
-    workflow.environment["PATH"] = f"{programs}{os.pathsep}{SEARCH_PATH}"
+    workflow.wrap("sbatch", '$REAL "$@"\ntouch submitted\nsleep ${SLOW:-600}')
     return workflow.folder / "submitted"
 
 
@@ -316,6 +359,15 @@ def test_an_orphan_ends_soon_and_its_files_go_at_the_next_start(workflow: Workfl
     output, _ = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 0, output
     assert {path.suffix for path in folder.iterdir()} == {".out"}
+    assert workflow.count("runs") == 1
+
+
+def test_a_job_waits_for_a_slow_sbatch(workflow: Workflow) -> None:
+    workflow.write(ONE)
+    workflow.environment["SLOW"] = "20"
+    slow_sbatch(workflow)
+    status, output = workflow.finish("n6")
+    assert status == 0, output
     assert workflow.count("runs") == 1
 
 

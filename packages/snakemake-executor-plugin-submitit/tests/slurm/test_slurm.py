@@ -59,6 +59,17 @@ def time_limit(workflow: Workflow) -> Ending:
     return _ending(workflow, process, started)
 
 
+def requeue_failure(workflow: Workflow) -> Ending:
+    """At its time limit the job saves, and Slurm refuses to requeue it."""
+    write_trainer(workflow.folder, save_s=1.0)
+    workflow.write(TRAINING.format(python=sys.executable, runtime=3))
+    refusal = 'if [ "$1" = requeue ]; then echo Requeue disabled >&2; exit 1; fi'
+    workflow.wrap("scontrol", f'{refusal}; exec $REAL "$@"')
+    started = time.monotonic()
+    process = workflow.on("n1", "--submitit-signal-delay", "30")
+    return _ending(workflow, process, started)
+
+
 def preemption(workflow: Workflow) -> Ending:
     write_trainer(workflow.folder, save_s=1.0)
     workflow.write(TRAINING.format(python=sys.executable, runtime=10))
@@ -201,7 +212,7 @@ def scenarios(
     slurm: LoopbackSlurm, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[dict[Callable[[Workflow], Ending], Future[Ending]]]:
     functions = (
-        *(time_limit, preemption, cancellation),
+        *(time_limit, requeue_failure, preemption, cancellation),
         *(preemption_without_requeue, node_failure, killed_snakemake),
     )
     with ThreadPoolExecutor(len(functions)) as pool:
@@ -525,6 +536,18 @@ def test_a_job_at_its_time_limit_saves_is_requeued_and_finishes(
     assert (folder / "runs").read_text() == "run\n" * 2
     assert "Restarts=1" in ending.job
     assert (folder / "model.txt").exists()
+
+
+def test_a_job_that_saved_and_could_not_be_requeued_is_submitted_again_and_finishes(
+    scenarios: dict[Callable[[Workflow], Ending], Future[Ending]],
+) -> None:
+    ending = scenarios[requeue_failure].result()
+    folder = ending.workflow.folder
+    assert ending.status == 0, ending.output
+    assert (folder / "state").read_text() == "SIGUSR2"
+    assert (folder / "runs").read_text() == "run\n" * 2
+    assert "Restarts=0" in ending.job
+    assert "could not be requeued" in ending.output
 
 
 def test_a_preempted_job_that_slurm_cancels_is_submitted_again_and_finishes(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 from pathlib import Path
 
-from loopback_slurm import LoopbackSlurm
+from loopback_slurm import SEARCH_PATH, LoopbackSlurm
 from submitit_project import Project
 
 # All else is given by the rules.
@@ -40,6 +42,15 @@ class Workflow(Project):
         status, output = self.run("--unlock")
         assert status == 0, output
         return self.on(node, "--rerun-incomplete", *arguments)
+
+    def wrap(self, name: str, script: str) -> None:
+        """Has Snakemake and its jobs find ``script`` as one of Slurm's programs, $REAL in it."""
+        real = shutil.which(name, path=SEARCH_PATH)
+        program = self.folder / "bin" / name
+        program.parent.mkdir(exist_ok=True)
+        program.write_text(f"#!/bin/bash\nREAL={real}\n{script}\n")
+        program.chmod(0o755)
+        self.environment["PATH"] = f"{program.parent}{os.pathsep}{SEARCH_PATH}"
 
     def count(self, name: str) -> int:
         """How many lines a job has added to the file ``name``."""
