@@ -12,7 +12,7 @@ from unittest.mock import MagicMock
 
 import pytest
 from slurm_stand_in import FACTS, SETTINGS, SILENT, Programs, submission
-from snakemake_executor_plugin_submitit import slurm
+from snakemake_executor_plugin_submitit import slurm, takeover
 from snakemake_executor_plugin_submitit import submission as submissions
 from snakemake_executor_plugin_submitit.call import user_name
 from snakemake_executor_plugin_submitit.executor import Executor, identity_of
@@ -124,6 +124,25 @@ def test_a_job_of_another_cluster_stands_in_the_way_of_its_own_outputs_only(
     cluster.cancel()
     assert programs.calls("scancel") == ["--quiet 7"]
     assert file.exists()
+
+
+def test_a_job_of_an_earlier_start_is_cancelled_again_if_scancel_failed(
+    programs: Programs, said: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(takeover, "_ENDING_POLL_S", 0.1)
+    programs.say("sacct", "")
+    programs.say("squeue", f"test -e {tmp_path}/gone || echo '5|RUNNING|n1|None'")
+    again = f"touch {tmp_path}/gone"
+    programs.say(
+        "scancel", f"test -e {tmp_path}/asked && {again} || {{ touch {tmp_path}/asked; {SILENT}; }}"
+    )
+    job = submission(tmp_path)
+    Ledger(tmp_path / "ledger").record(
+        Entry("5", str(job.folder), job.identity.outputs, "another", user_name(), "here")
+    )
+    assert place(make(tmp_path, said), job) is None
+    assert job.info.external_jobid == "7"
+    assert programs.calls("scancel") == ["--quiet 5"] * 2
 
 
 def test_failed_nodes_are_avoided_by_single_node_jobs_if_others_take_them(
@@ -238,6 +257,7 @@ def test_a_job_that_could_not_be_requeued_is_submitted_again_and_is_ours(
     assert job.note == "goes on after job 6 could not be requeued"
     assert (job.continuations, job.owner) == (9, "")
     assert programs.calls("scancel") == ["--quiet 6"]  # it may be about to be requeued
+    assert cluster._rules == {"6": "train"}  # for the report on efficiency
     assert not result.exists()
 
 

@@ -154,7 +154,7 @@ class TakeOver:
             "else than is wanted now (other code, parameters, inputs or groups): cancelling them."
         )
         deadline = self._patience.deadline()
-        complaint = scancel(job_ids).complaint
+        answer = scancel(job_ids)
         while True:
             self._ask_until_answered(job_ids)
             alive = [job_id for job_id in job_ids if _is_alive(self._watch.state(job_id))]
@@ -163,9 +163,11 @@ class TakeOver:
             if time.monotonic() > deadline:
                 raise WorkflowError(
                     f"it was not submitted, as Slurm jobs {' '.join(compress(alive))} of an "
-                    f"earlier start are to be cancelled first and do not end. {complaint}"
+                    f"earlier start are to be cancelled first and do not end. {answer.complaint}"
                 )
             self._patience.pause(_ENDING_POLL_S)
+            if answer.passing:
+                answer = scancel(alive)
 
     def _ask_until_answered(self, job_ids: list[str]) -> None:
         deadline = self._patience.deadline()
