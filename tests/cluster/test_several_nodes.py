@@ -23,7 +23,7 @@ from small_data import change_catalog, write_voc_years
 from submitit_project import wait_for
 
 REPEATED = range(int(os.environ.get("NODES_REPEATED", "1")))
-EPOCHS = 12
+EPOCHS = 6
 RUN = f"mix-d64-e{EPOCHS}-clean-s1"
 MANIFEST = f"results/small/checkpoints/{RUN}/epoch_{EPOCHS:04d}.json"
 SMALL = (

@@ -16,13 +16,13 @@ from snakemake_interface_executor_plugins.executors.base import SubmittedJobInfo
 LIMIT = "AssocMaxSubmitJobLimit"
 
 
-def jobs(number: int, account: str = "mine") -> list[Submission]:
-    request = read_request("train", 1, {"slurm_account": account})
+def jobs(number: int, resource: str = "slurm_account", value: str = "mine") -> list[Submission]:
+    request = read_request("train", 1, {resource: value})
     return [
         Submission(
             info=SubmittedJobInfo(None),
             request=request,
-            identity=Identity((f"{account}{i}",), "", ()),
+            identity=Identity((f"{value}{i}",), "", ()),
             name="train",
             command="true",
             folder=Path("logs"),
@@ -68,11 +68,12 @@ def test_all_jobs_get_their_turn_in_order_and_never_more_than_the_limit(
     assert line.keep(jobs(1)) != []  # nothing waits any more
 
 
-def test_jobs_of_another_account_do_not_wait() -> None:
+@pytest.mark.parametrize("resource", ["slurm_account", "qos", "slurm_partition"])
+def test_jobs_under_another_limit_do_not_wait(resource: str) -> None:
     line = Backlog(lambda words: None)
-    mine, theirs = jobs(1), jobs(1, "other")
+    mine, theirs = jobs(1, resource), jobs(1, resource, "other")
     line.refused(mine, LIMIT)
-    assert line.keep([*jobs(1), *theirs]) == theirs
+    assert line.keep([*jobs(1, resource), *theirs]) == theirs
     assert line.due() == []  # it was refused just now
     line.ended(theirs[0].request)
     assert line.due() == []

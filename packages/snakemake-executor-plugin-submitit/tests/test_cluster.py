@@ -126,6 +126,23 @@ def test_a_job_of_another_cluster_stands_in_the_way_of_its_own_outputs_only(
     assert file.exists()
 
 
+def test_jobs_that_were_not_taken_over_yet_are_cancelled_if_they_are_ours(
+    programs: Programs, said: list[str], tmp_path: Path
+) -> None:
+    jobs = [submission(tmp_path, name=name) for name in ("mine", "theirs", "elsewhere")]
+    origins = ((user_name(), "here"), ("somebody", "here"), (user_name(), "there"))
+    for number, (job, origin) in enumerate(zip(jobs, origins, strict=True), start=5):
+        same = (str(job.folder), job.identity.outputs, job.identity.fingerprint())
+        Ledger(tmp_path / "ledger").record(Entry(str(number), *same, *origin))
+    cluster = make(tmp_path, said)
+    cluster.accept(jobs)
+    wait_for(lambda: programs.calls("squeue"), "the question that Slurm does not answer")
+    cluster.cancel()
+    assert programs.calls("scancel") == ["--quiet 5"]
+    entries = [json.loads(file.read_text()) for file in (tmp_path / "ledger").glob("*.json")]
+    assert sorted(entry["job_id"] for entry in entries) == ["6", "7"]
+
+
 def test_a_job_of_an_earlier_start_is_cancelled_again_if_scancel_failed(
     programs: Programs, said: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
