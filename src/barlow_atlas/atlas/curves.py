@@ -19,17 +19,20 @@ def mean_curves(tidy: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         One row for each curve, metric and epoch: `seeds` (n), `mean`, `low` and `high`, the 95 %
-        t interval over seeds (df n - 1). A single seed has no interval: NaN.
+        t interval over seeds (df n - 1). A single seed has no interval: NaN. Epochs rise; curves
+        come in the order in which `tidy` has them first, so that a study's probes stay in its own.
     """
-    keys = [*CURVE, "metric", "epoch"]
-    grouped = tidy.groupby(keys, sort=True)["value"]
+    curve = [*CURVE, "metric"]
+    grouped = tidy.groupby([*curve, "epoch"], sort=False)["value"]
     table = grouped.agg(seeds="count", mean="mean", deviation="std").reset_index()
+    table["place"] = table.groupby(curve, sort=False).ngroup()
+    table = table.sort_values(["place", "epoch"], ignore_index=True)
     half = [
         t_half_width(deviation, n)
         for deviation, n in zip(table["deviation"], table["seeds"], strict=True)
     ]
     table["low"], table["high"] = table["mean"] - half, table["mean"] + half
-    return table.drop(columns="deviation")
+    return table.drop(columns=["deviation", "place"])
 
 
 def t_half_width(deviation: float, n: int) -> float:

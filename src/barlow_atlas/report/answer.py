@@ -172,7 +172,8 @@ def answer(curves: pd.DataFrame, effects: pd.DataFrame) -> Answer:
     probes = tuple(
         _probe_findings(str(probe), str(variant), rows, effects)
         for (probe, variant), rows in sorted(
-            accuracies.groupby(["probe", "variant"]), key=lambda item: probe_order(item[0][0])
+            accuracies.groupby(["probe", "variant"], sort=False),
+            key=lambda item: probe_order(item[0][0]),
         )
     )
     if not probes:

@@ -49,6 +49,6 @@ def _of_main_probe(mean: pd.DataFrame) -> pd.DataFrame:
     DVC shows a study's metrics in one row, which people can read if there are few.
     """
     probes = mean[["probe", "variant"]].drop_duplicates().itertuples(index=False, name=None)
-    main = min(probes, key=lambda one: (probe_order(one[0]), one[1]), default=("", ""))
+    main = min(probes, key=lambda one: probe_order(one[0]), default=("", ""))
     shown: pd.DataFrame = mean[(mean["probe"] == main[0]) & (mean["variant"] == main[1])]
     return shown

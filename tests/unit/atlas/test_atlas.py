@@ -17,6 +17,7 @@ from barlow_atlas.atlas.curves import (
 )
 from barlow_atlas.atlas.frames import (
     COLUMNS,
+    CURVE,
     SIGNAL_COLUMNS,
     UnknownProbe,
     labels,
@@ -141,6 +142,12 @@ def test_a_single_seed_has_no_interval(tidy: pd.DataFrame) -> None:
     assert np.isnan(t_half_width(float("nan"), 1))
     curves = mean_curves(tidy[tidy["seed"] == 1])
     assert curves["low"].isna().all()
+
+
+def test_epochs_rise_where_the_first_seed_lacks_one(tidy: pd.DataFrame) -> None:
+    there = tidy[(tidy["seed"] > 1) | (tidy["epoch"] != 10)]
+    for _, curve in mean_curves(there).groupby([*CURVE, "metric"], sort=False):
+        assert list(curve["epoch"]) == sorted(tidy["epoch"].unique())
 
 
 def test_the_peak_is_chosen_on_validation_and_read_on_the_test(tidy: pd.DataFrame) -> None:

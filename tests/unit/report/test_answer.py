@@ -196,6 +196,15 @@ def test_a_study_without_any_result_has_no_answer() -> None:
     assert [one.answer for one in told.verdicts] == ["No answer yet: no milestone has been probed."]
 
 
+def test_the_answer_rests_on_the_studys_first_variant() -> None:
+    view, _ = read("a fall")
+    probes = [view.probes.assign(variant=variant) for variant in ("9 labels", "10 labels")]
+    told = pd.concat([view.effects.assign(variant=one) for one in ("10 labels", "9 labels")])
+    found = answer(mean_curves(pd.concat(probes)), told)
+    assert "9 labels" in found.rests_on
+    assert "9 labels" in found.probes[0].probe
+
+
 def test_over_all_studies_it_is_counted_how_many_say_what() -> None:
     fell, rose = read("a fall")[1], read("a rise")[1]
     fall, end = overall([fell, rose])

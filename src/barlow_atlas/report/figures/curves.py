@@ -48,7 +48,7 @@ def accuracy_curves(
     metrics = set(curves["metric"])
     told_metrics = " or ".join(name for metric, name in HEADLINES.items() if metric in metrics)
     lines = looks(zip(curves["method"], curves["embedding_dim"], strict=True), methods)
-    panels = list(curves.groupby(["probe", "variant", "setting"], sort=True))
+    panels = list(curves.groupby(["probe", "variant", "setting"], sort=False))
     rows, columns = grid(len(panels))
     variants = [wrap(variant, SMALL, WIDTH / columns - 0.6) for (_, variant, _), _ in panels]
     figure, axes = sheet(

@@ -94,7 +94,7 @@ def panels(
     if test.empty:
         return ()
     probe, variant = min(
-        set(zip(test["probe"], test["variant"], strict=True)), key=lambda p: (probe_order(p[0]), p)
+        zip(test["probe"], test["variant"], strict=True), key=lambda p: probe_order(p[0])
     )
     of_probe = curves[(curves["probe"] == probe) & (curves["variant"] == variant)]
     shown = _shown(of_probe, methods)

@@ -43,7 +43,7 @@ def curve_data(
     for key in values:
         seeds_of.setdefault(tuple(key[:-1]), []).append(key[-1])
     lines: dict[tuple[object, ...], dict[str, Any]] = {}
-    for key, rows in curves.groupby([*LINE, "split", "metric"], sort=True):
+    for key, rows in curves.groupby([*LINE, "split", "metric"], sort=False):
         *line, split, metric = key
         named = dict(zip(LINE, line, strict=True))
         look = drawn[str(named["method"]), _integer(named["embedding_dim"])]
