@@ -191,24 +191,29 @@ _CIFAR_LICENCE = (
     "Features from Tiny Images, 2009."
 )
 
-_SETS = (
-    DataSet(
-        name="digits",
-        title="Handwritten digits (scikit-learn)",
-        layout="digits",
-        image_size=8,
-        classes=10,
-        # The source is one block of 1,797 images: a fifth becomes the test part, a fifth of the
-        # rest (288 images) the hold-out.
-        counts=Counts(train=1438, test=359),
-        validation_share=0.2,
-        test_share=0.2,
-        source="embedded in scikit-learn: sklearn.datasets.load_digits",
-        licence=(
-            "CC BY 4.0: E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits, "
-            "UCI Machine Learning Repository, 1998."
-        ),
+_DIGITS_SIDE = 8
+_DIGITS = Target(
+    name="digits",
+    title="Handwritten digits (scikit-learn)",
+    layout="digits",
+    classes=10,
+    # The source is one block of 1,797 images: a fifth becomes the test part, a fifth of the
+    # rest (288 images) the hold-out.
+    counts=Counts(train=1438, test=359),
+    validation_share=0.2,
+    test_share=0.2,
+    source="embedded in scikit-learn: sklearn.datasets.load_digits",
+    licence=(
+        "CC BY 4.0: E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits, "
+        "UCI Machine Learning Repository, 1998."
     ),
+    # Those of the recipe `digits`.
+    mean=(0.305, 0.305, 0.305),
+    std=(0.376, 0.376, 0.376),
+)
+
+_SETS = (
+    _DIGITS.at(_DIGITS_SIDE).model_copy(update={"name": _DIGITS.name}),
     DataSet(
         name="cifar10",
         title="CIFAR-10",
@@ -585,6 +590,7 @@ _TARGETS = (
         mean=_IMAGENET_MEAN,
         std=_IMAGENET_STD,
     ),
+    _DIGITS,
 )
 
 TARGETS: dict[str, Target] = {target.name: target for target in _TARGETS}
@@ -750,7 +756,7 @@ def resolve(name: str) -> DataSet:
     """
     if sized := _AT_SIZE.fullmatch(name):
         return SQUASHED[sized[1]].at(int(sized[2]))
-    if name in SQUASHED:
+    if name in SQUASHED and name not in CATALOG:
         raise DataError(
             f"{name!r} is a transfer target, stored at the size that a network sees: name it with "
             f"that size, such as {name}-32."

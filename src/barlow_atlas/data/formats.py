@@ -14,6 +14,7 @@ from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from barlow_atlas.data.catalog import DataSet, Layout, Part
 from barlow_atlas.data.errors import DataError
@@ -44,7 +45,7 @@ from barlow_atlas.data.survey import (
     skipped_told,
     survey,
 )
-from barlow_atlas.data.target_formats import TARGET_READERS
+from barlow_atlas.data.target_formats import TARGET_READERS, squash
 from barlow_atlas.data.tree import refuse, shown
 from barlow_atlas.data.vissl_formats import VISSL_READERS
 
@@ -88,11 +89,13 @@ def _decode_digits(data_set: DataSet, allocate: Allocate) -> Decoded:
             "that pyproject.toml names."
         )
     scaled = np.round(images * (255 / 16)).astype(np.uint8)
+    side = required(data_set.image_size)
+    stored_images = np.stack([squash(Image.fromarray(i).convert("RGB"), side) for i in scaled])
     is_test = np.zeros(len(labels), dtype=bool)
     is_test[draw_test(labels, required(data_set.test_share), data_set.split_seed)] = True
     parts: tuple[tuple[Part, NDArray[np.bool_]], ...] = (("train", ~is_test), ("test", is_test))
     for part, members in parts:
-        allocate(part, int(members.sum()))[:] = scaled[members][:, None]
+        allocate(part, int(members.sum()))[:] = stored_images[members]
     return Decoded(
         class_names=tuple(map(str, bunch.target_names)),
         labels={part: labels[members] for part, members in parts},

@@ -32,6 +32,7 @@ from barlow_atlas.data.prepared import Prepared, load, sha256_of
 from barlow_atlas.data.selection import draw_shuffled
 from barlow_atlas.data.sources import locate
 from barlow_atlas.data.target_formats import idx_array, squash
+from barlow_atlas.settings.augmentation import RECIPES
 
 SMALL: dict[str, Callable[[Path], tuple[DataSet, Path]]] = {
     "dtd": small_dtd,
@@ -67,15 +68,17 @@ def squashed(path: Path, box: tuple[int, int, int, int] | None = None) -> np.nda
 # Facts
 
 
-def test_nine_targets_apart_from_what_is_pre_trained_on() -> None:
+def test_ten_targets_one_of_which_is_pre_trained_on_as_well() -> None:
     assert list(TARGETS) == [
         *("dtd", "mnist", "fashion-mnist", "cub-200", "flowers-102", "traffic-signs", "aircraft"),
-        *("places205", "inaturalist-2018"),
+        *("places205", "inaturalist-2018", "digits"),
     ]
-    assert not SQUASHED.keys() & CATALOG.keys()
-    classes = [47, 10, 10, 200, 102, 43, 100, 205, 8142]
+    assert SQUASHED.keys() & CATALOG.keys() == {"digits"}
+    classes = [47, 10, 10, 200, 102, 43, 100, 205, 8142, 10]
     assert [target.classes for target in TARGETS.values()] == classes
     assert all(min(target.std) > 0 for target in TARGETS.values())
+    digits, recipe = TARGETS["digits"], RECIPES["digits"]
+    assert (digits.mean, digits.std) == (recipe.mean, recipe.std)
 
 
 def test_a_target_is_named_with_its_size() -> None:
@@ -154,6 +157,18 @@ def test_textures_of_the_first_split(tmp_path: Path) -> None:
     assert "verified by its md5" not in data.manifest.source or (
         facts.archive and facts.archive.md5
     )
+
+
+def test_digits_are_those_of_the_catalogue_in_another_size(tmp_path: Path) -> None:
+    """The same images in the same parts, so the same ones are held out."""
+    for name in ("digits", "digits-16"):
+        prepare(resolve(name), tmp_path / name, tmp_path / "raw")
+    small, large = (load(tmp_path / name) for name in ("digits", "digits-16"))
+    assert large.train_images.shape == (1438, 3, 16, 16)
+    for field in ("train_labels", "test_labels", "validation_index"):
+        assert_array_equal(getattr(small, field), getattr(large, field))
+    as_image = Image.fromarray(small.test_images[7].transpose(1, 2, 0))
+    assert_array_equal(large.test_images[7], squash(as_image, 16))
 
 
 @pytest.mark.parametrize("name", ["mnist", "fashion-mnist"])
