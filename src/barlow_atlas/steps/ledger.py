@@ -61,7 +61,7 @@ def write_ledger(root: Path = Path()) -> None:
         for name, (spec, rows) in joined.items()
     }
     views = [study_view(name, studies[name], table) for name, table in study_tables.items()]
-    counted = [view for view in views if not page.is_example(view)]
+    counted = page.counted(views)
     panels = [panel for view in counted for panel in panels_of(view, titled=True)]
     verdicts = overall([answer(view.curves, view.effects) for view in counted])
     drawn = {

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.text import Text
-from page_views import StudyView, falling, probe_frame, rising, simulated, view_of
+from page_views import StudyView, falling, index_view, probe_frame, rising, simulated, view_of
 
 from barlow_atlas.atlas.curves import mean_curves
 from barlow_atlas.atlas.effects import effects
@@ -20,6 +20,7 @@ from barlow_atlas.report.answer import Answer, Finding, answer, overall, points
 from barlow_atlas.report.figures.answer import answer_figure
 from barlow_atlas.report.figures.panels import Panel, panels
 from barlow_atlas.report.objective import loss_course, overfitting
+from barlow_atlas.report.page import counted, index_page
 
 COURSES = {"bt": falling, "mix": rising}
 TEN = {**COURSES, **{f"m{k}": (falling if k % 2 else rising) for k in range(8)}}
@@ -214,6 +215,16 @@ def test_over_all_studies_it_is_counted_how_many_say_what() -> None:
     assert (both.word, both.text.partition("points, ")[2]) == ("No", "in 2 of 2 studies")
     assert overall([fell])[0].answer == fell.verdicts[0].answer
     assert overall([])[0].word == "No answer yet"
+
+
+def test_one_seed_is_not_counted_beside_several() -> None:
+    several, one = read("a fall")[0], replace(read("one seed")[0], name="pilot")
+    assert [study.name for study in counted([one, several])] == [several.name]
+    assert [study.name for study in counted([one])] == ["pilot"]
+    told = index_page(index_view(one, several))
+    assert "One seed, not counted above" in told
+    assert told.index(f'href="{several.name}/index.html"') < told.index('href="pilot/index.html"')
+    assert "not counted above" not in index_page(index_view(one))
 
 
 def test_the_baseline_is_taken_off_whatever_the_names() -> None:

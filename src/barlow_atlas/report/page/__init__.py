@@ -28,8 +28,8 @@ from barlow_atlas.report.text import MINUS, PROTOCOLS, duration
 
 __all__ = [
     *("Card", "Figure", "IndexView", "Picture", "StudyView", "TableView"),
-    *("claim_matrix", "curve_data", "index_page", "is_example", "live_parts", "missing_runs"),
-    *("most_overfitting", "provenance", "role_of", "study_page"),
+    *("claim_matrix", "counted", "curve_data", "index_page", "is_example", "live_parts"),
+    *("missing_runs", "most_overfitting", "provenance", "role_of", "study_page"),
 ]
 
 HERE = Path(__file__).parent
@@ -183,10 +183,16 @@ def role_of(view: StudyView) -> str:
 
 
 def index_page(view: IndexView) -> str:
-    """The page over all studies; examples come last and are never counted."""
-    shown = sorted(view.studies, key=is_example)
+    """The page over all studies; those that are not counted come last."""
+    among = counted(view.studies)
+    left_out = {
+        study.name: "An example" if is_example(study) else "One seed"
+        for study in view.studies
+        if study.name not in {one.name for one in among}
+    }
+    shown = sorted(view.studies, key=lambda study: (study.name in left_out, is_example(study)))
     said = [(study, _said(study)) for study in shown]
-    counted = [(study, one) for study, one in said if not is_example(study)]
+    answers = [one for study, one in said if study.name not in left_out]
     tests = view.claims[view.claims["role"] != "example"]
     return _page(
         "index.html.j2",
@@ -197,13 +203,13 @@ def index_page(view: IndexView) -> str:
         live=False,
         view=view,
         card=Card(
-            overall([one["answer"] for _, one in counted]),
-            "; ".join(dict.fromkeys(one["card"].rests_on for _, one in counted)),
-            most_overfitting([study for study, _ in counted]),
-            tuple(picture for study, _ in counted for picture in study.pictures),
+            overall([one["answer"] for one in answers]),
+            "; ".join(dict.fromkeys(one["card"].rests_on for one in answers)),
+            most_overfitting(among),
+            tuple(picture for study in among for picture in study.pictures),
         ),
         said=said,
-        examples={study.name for study in shown if is_example(study)},
+        not_counted=left_out,
         provenances=[(study, provenance(study.runs)) for study in shown],
         claims=claim_matrix(tests),
         example_claims=claim_matrix(view.claims[view.claims["role"] == "example"]),
@@ -262,6 +268,16 @@ def claim_matrix(ledger: pd.DataFrame) -> ClaimMatrix:
 def is_example(study: StudyView) -> bool:
     """Whether the study only shows how the atlas reads; one without claims is somebody's own."""
     return bool(len(study.claims)) and bool((study.claims["role"] == "example").all())
+
+
+def counted(studies: Sequence[StudyView]) -> list[StudyView]:
+    """The studies that the answer over all of them rests on.
+
+    No examples, and none of one seed where others have several: it has no interval, so nothing
+    follows from it.
+    """
+    own = [study for study in studies if not is_example(study)]
+    return [study for study in own if (study.curves["seeds"] > 1).any()] or own
 
 
 def missing_runs(runs: pd.DataFrame) -> list[str]:
