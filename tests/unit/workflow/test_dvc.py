@@ -119,7 +119,10 @@ def test_a_stage_depends_on_nothing_that_a_clone_lacks() -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["demo", "cifar10-small", "ablations/few-images-small", "semi-supervised/cifar10-small"],
+    [
+        *("demo", "cifar10-small", "ablations/few-images-small", "semi-supervised/cifar10-small"),
+        "fixed-rate/pilot",
+    ],
 )
 def test_git_has_the_manifest_of_the_images_that_runs_saw(name: str) -> None:
     study = load_study(study_file(PARAMS, name))
