@@ -7,7 +7,7 @@ Planning imports this module, so it loads neither torch nor numpy.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
@@ -195,7 +195,7 @@ class Entry:
     Attributes:
         id: such as `mix-not-worse/cifar10/knn`, or with more parts where a claim has several; of
             several variants of a probe with theirs, as `.../transfer dtd`.
-        seeds: those that the study plans.
+        seeds: those that the study plans for all of its lines.
         lines: in the order that the test takes them.
     """
 
@@ -286,7 +286,20 @@ def _expand(claim: Claim, name: str, study: Study, setting: Setting) -> list[Ent
         for parts, lines in _cases(claim, study)
     ]
     _refuse_repetition("entry", (identity for identity, _ in cases))
-    return [Entry(key, claim, name, setting, study.seeds, lines) for key, lines in cases]
+    planned: dict[tuple[str, int], list[int]] = {}
+    for run in study.runs():
+        planned.setdefault((run.method, run.embedding_dim or 0), []).append(run.seed)
+    return [
+        Entry(key, claim, name, setting, _common(planned, lines), lines) for key, lines in cases
+    ]
+
+
+def _common(
+    planned: Mapping[tuple[str, int], Sequence[int]], lines: Sequence[LineName]
+) -> tuple[int, ...]:
+    """The seeds that are planned for all of these lines."""
+    first, *others = (planned[line.method, line.embedding_dim] for line in lines)
+    return tuple(seed for seed in first if all(seed in seeds for seeds in others))
 
 
 def _cases(claim: Claim, study: Study) -> Iterator[tuple[list[str], tuple[LineName, ...]]]:

@@ -63,7 +63,9 @@ SETTINGS = (
 """Settings that a trend is taken over, where lines differ in nothing else: keys of a run."""
 UNORDERED = ("recipe", "schedule")
 """Settings without an order, over which no trend is taken: recipes, and shapes of a schedule at
-equal base_lr and length."""
+equal peak rate and length."""
+AS_GIVEN = ("drops", "epoch_cosine")
+"""Schedules whose rate does not depend on the batch size."""
 Row = dict[str, Any]
 Kind = TypeVar("Kind", bound=Named)
 Answering = TypeVar("Answering", bound=Line | Precision)
@@ -387,7 +389,7 @@ def _label_free_of(line: Line) -> Iterator[Row]:
 def _taken(line: Line, setting: str) -> tuple[Any, str]:
     """A setting's value, None if there is none, and all that the run has beside it and its name.
 
-    Of a schedule the value is its shape: its base_lr and length are what the run has beside it.
+    Of a schedule the value is its shape: its peak and length are what the run has beside it.
     """
     rest = json.loads(json.dumps(line.run))
     del rest["method"]
@@ -397,9 +399,16 @@ def _taken(line: Line, setting: str) -> tuple[Any, str]:
         place = place.get(name, {})
     value = place.pop(key, None)
     if setting == "schedule" and value is not None:
-        rest |= {"base_lr": value.pop("base_lr"), "epochs": _length(line)}
+        rest |= {"peak": peak_rate(value, rest["batch_size"]), "epochs": _length(line)}
+        del value["base_lr"]
     shown = json.dumps(value, sort_keys=True) if isinstance(value, dict) else value
     return shown, json.dumps(rest, sort_keys=True)
+
+
+def peak_rate(schedule: Mapping[str, Any], batch_size: int) -> float:
+    """A schedule's highest rate, which is given per 256 images but for `AS_GIVEN`."""
+    share = 1.0 if schedule["name"] in AS_GIVEN else batch_size / 256
+    return float(schedule["base_lr"] * share)
 
 
 def _length(line: Named) -> int:

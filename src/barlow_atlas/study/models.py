@@ -62,6 +62,9 @@ Layout = Literal[
 ]
 
 
+Seed = Annotated[int, Field(ge=0)]
+
+
 class AskedProbes(Frozen):
     """What every milestone is asked: for each probe of `PROBES` that is, all its settings."""
 
@@ -384,6 +387,9 @@ class Overrides(Frozen):
     optimizer: Optimizer | None = Field(None, discriminator="name")
     schedule: Schedule | None = Field(None, discriminator="name")
     epochs: Positive | None = None
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1, strict=False)] | None = Field(
+        None, description="the first of the study's: a line beside the telling ones needs fewer"
+    )
     online_linear: OnlineClassifier | None = None
 
 
@@ -412,7 +418,7 @@ class Study(Frozen):
     embedding_dims: Annotated[tuple[Positive, ...], Field(min_length=1, strict=False)] = Field(
         description="widths d of the embedding, each once"
     )
-    seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(strict=False)] = Field(
+    seeds: Annotated[tuple[Seed, ...], Field(strict=False)] = Field(
         min_length=1, description="seeds of the runs, each once"
     )
     epochs: Positive | None = Field(
@@ -516,6 +522,13 @@ class Study(Frozen):
         for name in self.overrides:
             if name not in self.methods:
                 raise not_allowed("method in overrides", name, list(self.methods))
+        for name, seeds in ((name, own.seeds) for name, own in self.overrides.items()):
+            # Of different seeds nothing could be paired, and the first are those that figures show.
+            if seeds is not None and seeds != self.seeds[: len(seeds)]:
+                raise ValueError(
+                    f"overrides.{name}.seeds = {list(seeds)}: expected the first of the study's "
+                    f"seeds, {list(self.seeds)}"
+                )
         for foreign in self.imported():
             if foreign.backbone.name == "small":
                 raise ValueError(
@@ -568,6 +581,7 @@ class Study(Frozen):
             if (value := getattr(overrides, key)) is not None
         }
         dims = given.pop("embedding_dims", self.embedding_dims)
+        seeds = given.pop("seeds", self.seeds)
         fraction = given.pop("fraction", self.data.fraction)
         shared = {
             key: getattr(self, key)
@@ -580,17 +594,17 @@ class Study(Frozen):
         data = self.data.model_copy(update={"fraction": fraction})
         return [
             Run(data=data, method=method, settings=settings, embedding_dim=dim, seed=seed, **shared)
-            for dim, seed in itertools.product(dims, self.seeds)
+            for dim, seed in itertools.product(dims, seeds)
         ]
 
     def groups(self) -> list[tuple[Run, ...]]:
         """The trained runs as jobs train and probe them: a group differs in its seeds only."""
         together = self.seeds_together
-        runs = self.trained()
+        lines = itertools.groupby(self.trained(), lambda run: (run.method, run.embedding_dim))
         return [
-            tuple(runs[first + place : first + place + together][: len(self.seeds) - place])
-            for first in range(0, len(runs), len(self.seeds))
-            for place in range(0, len(self.seeds), together)
+            seeds[first : first + together]
+            for seeds in (tuple(runs) for _, runs in lines)
+            for first in range(0, len(seeds), together)
         ]
 
     def stretches(self, run: Run) -> list[tuple[int, ...]]:

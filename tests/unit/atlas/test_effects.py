@@ -21,11 +21,13 @@ from barlow_atlas.atlas.effects import (
     factors,
     label_free,
     losses,
+    peak_rate,
     typed,
 )
 from barlow_atlas.atlas.frames import LINE, probe_table, signal_table
 from barlow_atlas.atlas.lines import Line, Precision, read_lines
-from barlow_atlas.study.file import load_study
+from barlow_atlas.nn.optim import peak_rate as trained_peak_rate
+from barlow_atlas.study.file import find_studies, load_study
 
 IMAGES = 200
 EPOCHS = (0, 10, 40)
@@ -438,7 +440,8 @@ def test_a_longer_run_is_read_at_its_own_end() -> None:
     assert of(table, "trend_drop")["estimate"] == pytest.approx((15 - 7) / 2)
 
 
-TRUNK = {"name": "trunk", "base_lr": 0.001, "cooldown_epochs": 5}
+TRUNK = {"name": "trunk", "base_lr": 0.008, "cooldown_epochs": 5}
+"""Its peak is that of RUN: with a batch of 32, an eighth of what is given."""
 
 
 @pytest.mark.parametrize(
@@ -447,7 +450,7 @@ TRUNK = {"name": "trunk", "base_lr": 0.001, "cooldown_epochs": 5}
         ({"optimizer": {"name": "adam", "weight_decay": 0.0}}, "weight_decay", ["0", "1e-06"]),
         ({"backbone": {"name": "small", "width": 4}}, "width", ["4", "16"]),
         ({"recipe": {"view_a": {"hue": 0.0}}}, "recipe", ["bt", "other"]),
-        ({"schedule": {"name": "cosine", "base_lr": 0.001}}, "schedule", ["bt", "other"]),
+        ({"schedule": {"name": "cosine", "base_lr": 0.008}}, "schedule", ["bt", "other"]),
         ({"schedule": TRUNK, "epochs": 0}, "schedule", ["bt", "other"]),
     ],
 )
@@ -463,6 +466,16 @@ def test_lines_that_differ_in_one_setting_are_its_levels(
     trends = effects(lines)["statistic"].str.startswith("trend").any()
     assert trends == (factor == "width")
     assert factors([peaked(), rising({"method": "other", **changes, "batch_size": 8})]).empty
+
+
+def test_peak_rates_are_those_of_training() -> None:
+    schedules = set()
+    for path in find_studies(Path("params")).values():
+        for run in load_study(path).trained():
+            schedules.add(run.schedule.name)
+            told = peak_rate(run.schedule.model_dump(), run.batch_size)
+            assert told == pytest.approx(trained_peak_rate(run))
+    assert {"drops", "epoch_cosine", "trunk", "mix_cosine", "bt_cosine"} <= schedules
 
 
 def test_a_line_may_stand_in_several_factors_and_methods_apart() -> None:

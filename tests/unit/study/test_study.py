@@ -115,6 +115,28 @@ def test_overrides_change_one_method_only(tmp_path: Path) -> None:
     assert bt == load_study(PARAMS / "demo.yaml").trained()[0]
 
 
+def test_a_method_may_have_fewer_seeds(tmp_path: Path) -> None:
+    path = tmp_path / "few.yaml"
+    path.write_text(
+        DEMO.replace("seeds_together: 3", "seeds_together: 2")
+        + "overrides: {mix: {seeds: [1, 2]}}\n"
+    )
+    study = load_study(path)
+    assert [(run.method, run.seed) for run in study.trained()] == [
+        *(("bt", 1), ("bt", 2), ("bt", 3), ("mix", 1), ("mix", 2)),
+    ]
+    groups = [[(run.method, run.seed) for run in group] for group in study.groups()]
+    assert groups == [[("bt", 1), ("bt", 2)], [("bt", 3)], [("mix", 1), ("mix", 2)]]
+
+
+@pytest.mark.parametrize("seeds", ["[2]", "[1, 3]", "[1, 2, 3, 4]"])
+def test_fewer_seeds_are_the_first_of_the_studys(tmp_path: Path, seeds: str) -> None:
+    path = tmp_path / "others.yaml"
+    path.write_text(DEMO + f"overrides: {{mix: {{seeds: {seeds}}}}}\n")
+    with pytest.raises(StudyError, match=r"overrides\.mix\.seeds .*expected the first .*1, 2, 3"):
+        load_study(path)
+
+
 def test_a_base_is_taken_but_for_the_keys_a_file_has(tmp_path: Path) -> None:
     (tmp_path / "demo.yaml").write_text(DEMO)
     (tmp_path / "more").mkdir()
