@@ -81,7 +81,7 @@ class Section:
 
 
 def write_paper(root: Path = Path()) -> Path:
-    """Writes reports/paper.pdf, over all studies that have results but examples.
+    """Writes reports/paper.pdf, over all studies that the answer rests on.
 
     Args:
         root: below which effects and claims lie and the paper is written.
@@ -134,27 +134,24 @@ def _written(root: Path) -> tuple[str, dict[str, figures.Drawing]]:
         all_entries(studies), {name: table("claims") for name, table in study_tables.items()}
     )
     views = {name: study_view(name, studies[name], table) for name, table in study_tables.items()}
-    told_of = {name: view for name, view in views.items() if not page.is_example(view)}
-    if not told_of:
+    counted = {view.name: view for view in page.counted(list(views.values()))}
+    if not counted:
         raise PaperError("no study but examples has results here: there is nothing to write about")
     claims = told[told["role"] != "example"]
-    sections = [_section(studies[name], view, study_tables[name]) for name, view in told_of.items()]
-    their_tables = {name: table for name, table in study_tables.items() if name in told_of}
+    sections = [_section(studies[name], view, study_tables[name]) for name, view in counted.items()]
+    counted_tables = {name: table for name, table in study_tables.items() if name in counted}
     general = _general(
-        list(told_of.values()), published_values(beside_papers(studies, their_tables))
+        list(counted.values()), published_values(beside_papers(studies, counted_tables))
     )
-    counted = page.counted(list(told_of.values()))
-    names = {view.name for view in counted}
-    answering = [one for name, one in zip(told_of, sections, strict=True) if name in names]
     shown = [*general, *(one for each in sections for one in (each.curves, each.dynamics))]
     run = claims[claims["verdict"] != NOT_RUN]
-    effects = pd.concat([view.effects for view in told_of.values()], ignore_index=True)
+    effects = pd.concat([view.effects for view in counted.values()], ignore_index=True)
     content = {
         "citation": read_citation(root / "CITATION.cff"),
-        "verdicts": overall([each.answer for each in answering]),
-        "objective": page.most_overfitting(counted),
-        "rests_on": "; ".join(dict.fromkeys(f"{e.answer.rests_on}; {e.role}" for e in answering)),
-        "protocols": list(dict.fromkeys(view.protocol for view in told_of.values())),
+        "verdicts": overall([each.answer for each in sections]),
+        "objective": page.most_overfitting(list(counted.values())),
+        "rests_on": "; ".join(dict.fromkeys(f"{e.answer.rests_on}; {e.role}" for e in sections)),
+        "protocols": list(dict.fromkeys(view.protocol for view in counted.values())),
         "confidence": round(100 * CONFIDENCE),
         "negligible": NEGLIGIBLE,
         "captions": {one.label: one.caption for one in general},
@@ -164,12 +161,12 @@ def _written(root: Path) -> tuple[str, dict[str, figures.Drawing]]:
         "waiting": list(dict.fromkeys(claims[claims["verdict"] == NOT_RUN]["study"])),
         "missing": [
             f"{view.title} lacks {line}."
-            for view in told_of.values()
+            for view in counted.values()
             for line in page.missing_runs(view.runs)
         ],
         "command": COMMAND,
         "sources": shown,
-        "tables": [Tex(tables.latex(table)) for table in _tables(told_of, claims)],
+        "tables": [Tex(tables.latex(table)) for table in _tables(counted, claims)],
     }
     return paper(content, effects), {one.label: one.drawing for one in shown}
 
@@ -232,13 +229,13 @@ def _shown(
     )
 
 
-def _tables(told_of: dict[str, page.StudyView], claims: pd.DataFrame) -> list[Table]:
+def _tables(counted: dict[str, page.StudyView], claims: pd.DataFrame) -> list[Table]:
     return [
         *(
             tables.effects_table(
                 view.effects[view.effects["statistic"].isin(STATISTICS)], f"{view.title}: effects"
             )
-            for view in told_of.values()
+            for view in counted.values()
         ),
         _claims(claims),
     ]
