@@ -46,8 +46,8 @@ MIX_TARGETS = (
 def test_the_published_transfers_are_planned() -> None:
     sources = ("cifar10", "cifar100", "stl10")
     names = [f"transfer/{source}{end}" for source in sources for end in ("", "-clean")]
-    barlow_twins = {"transfer/imagenet", "transfer/methods"}
-    assert {name for name in STUDIES if name.startswith("transfer/")} == {*names, *barlow_twins}
+    others = {"transfer/imagenet", "transfer/methods", "transfer/fixed-rate-small"}
+    assert {name for name in STUDIES if name.startswith("transfer/")} == {*names, *others}
     for name in names:
         study = STUDIES[name]
         source = name.removeprefix("transfer/").removesuffix("-clean")
