@@ -116,9 +116,10 @@ def test_what_differs_from_answer_to_answer_is_no_other_reason() -> None:
 
 def test_usage() -> None:
     text = (
-        "7_0|COMPLETED|10|2|1|00:15.500|200M|\n7_0.batch|COMPLETED|10|2|1|00:01.000||50000K\n"
-        "7_0.0|COMPLETED|9|2|1|00:14.500||100M\n"
-        "8|CANCELLED by 0|3600|4|2|1-00:00:01|1Gc|\n"
+        "7_0|COMPLETED|10|2|1|00:15.500||200M|\n"
+        "7_0.batch|COMPLETED|10|2|1|00:01.000|cpu=2,mem=200M,node=1||50000K\n"
+        "7_0.0|COMPLETED|9|2|1|00:14.500|cpu=2,mem=200M,node=1||100M\n"
+        "8|CANCELLED by 0|3600|4|2|1-00:00:01||1Gc|\n"
     )
     found = parse_usage(text)
     assert (found["7_0"].cpu_s, found["7_0"].asked_mib, found["7_0"].used_mib) == (15.5, 200, 100)
@@ -127,15 +128,34 @@ def test_usage() -> None:
     assert (eight.asked_mib, eight.used_mib) == (4096, 0)
 
 
+@pytest.mark.parametrize(
+    ("given", "asked", "mib"),
+    [
+        ("billing=1,cpu=1,mem=200M,node=1", "200M", 200),
+        # What slurmdbd 22.05 tells of a job that ended before it had noted its start.
+        ("billing=1,cpu=1,mem=200M,node=1", "16?", 200),
+        ("billing=1,cpu=1,mem=200M,node=1", "0", 200),
+        ("cpu=4,mem=2.50G,node=2", "0", 2560),  # --mem=0: all that the nodes have
+        ("cpu=4,gres/gpu=1,node=2", "1Gn", 2048),
+        ("", "300M", 300),
+        ("", "0", 0),
+    ],
+)
+def test_the_memory_that_was_set_aside(given: str, asked: str, mib: float) -> None:
+    (usage,) = parse_usage(f"7|COMPLETED|10|4|2|00:15.500|{given}|{asked}|\n").values()
+    assert usage.asked_mib == mib
+
+
 def test_a_report_waits_for_the_end_of_a_job_to_be_accounted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    answers = ["", "7|RUNNING|4|1|1|00:00|200M|\n", "7|COMPLETED|5|1|1|00:04|200M|\n"]
+    answers = ["", "7|RUNNING|4|1|1|00:00||200M|\n", "7|COMPLETED|5|1|1|00:04||?|\n"]
     monkeypatch.setattr(efficiency, "call", lambda *_: Answer(answers.pop(0)))
     monkeypatch.setattr(efficiency, "_ASK_AGAIN_S", 0.0)
     assert write_report(tmp_path / "report.csv", {"7": "one"}) == 1
     (row,) = csv.DictReader((tmp_path / "report.csv").open())
     assert (row["state"], row["elapsed_s"], row["cpu_s"]) == ("COMPLETED", "5", "4.0")
+    assert row["memory_asked_mib"] == ""  # not known
     assert answers == []
 
 

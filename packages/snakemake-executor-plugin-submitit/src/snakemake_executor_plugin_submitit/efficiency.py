@@ -19,7 +19,8 @@ _ANSWER_WITHIN_S = 120.0
 _ACCOUNTED_WITHIN_S = 30.0
 _ASK_AGAIN_S = 2.0
 _JOBS_OF_A_QUESTION = 500
-_FORMAT = "JobID,State,ElapsedRaw,AllocCPUS,AllocNodes,TotalCPU,ReqMem,MaxRSS"
+_FORMAT = "JobID,State,ElapsedRaw,AllocCPUS,AllocNodes,TotalCPU,AllocTRES,ReqMem,MaxRSS"
+_MEMORY = re.compile(r"(?:^|,)mem=([^,]+)")  # of "billing=1,cpu=1,mem=200M,node=1"
 _TO_MIB = {"K": 1 / 1024, "M": 1, "G": 1024, "T": 1024**2, "": 1 / 1024**2}
 COLUMNS = (
     *("job", "rule", "state", "elapsed_s", "cpus", "cpu_s", "cpu_efficiency"),
@@ -29,7 +30,11 @@ COLUMNS = (
 
 @dataclass
 class Usage:
-    """``used_mib``: the most that one task of the job had at a time, 0 if nobody measured."""
+    """Memory is 0 where Slurm does not tell it.
+
+    ``asked_mib``: what Slurm set aside for the job, on all of its nodes; of one that never started
+    what it asked for.  ``used_mib``: the most that one task of the job had at a time.
+    """
 
     state: str
     elapsed_s: int
@@ -43,11 +48,17 @@ def parse_usage(text: str) -> dict[str, Usage]:
     """By job id, from ``sacct --parsable2 --noheader --format=...``, a job before its steps."""
     jobs: dict[str, Usage] = {}
     for line in text.splitlines():
-        identifier, state, elapsed, cpus, nodes, cpu, asked, rss = line.split("|")
+        identifier, state, elapsed, cpus, nodes, cpu, given, asked, rss = line.split("|")
         job_id, is_step, _ = identifier.partition(".")
         if not is_step:
             per = int(cpus) if asked.endswith("c") else int(nodes) if asked.endswith("n") else 1
-            memory = per * _mib(asked.rstrip("cn"))  # by CPU or node in Slurm before 21.08
+            # A short job's end is accounted before its request, which is "16?" or 0 for a while.
+            set_aside = _MEMORY.search(given)
+            memory = (
+                _mib(set_aside[1])
+                if set_aside
+                else per * _mib(asked.rstrip("cn"))  # by CPU or node in Slurm before 21.08
+            )
             jobs[job_id] = Usage(state.split()[0], int(elapsed), int(cpus), _seconds(cpu), memory)
         elif job_id in jobs:
             jobs[job_id].used_mib = max(jobs[job_id].used_mib, _mib(rss))
@@ -116,7 +127,7 @@ def _row(usage: Usage) -> list[str]:
         str(usage.cpus),
         f"{usage.cpu_s:.1f}",
         f"{usage.cpu_s / cpu:.3f}" if cpu else "",
-        f"{usage.asked_mib:.0f}",
+        f"{usage.asked_mib:.0f}" if usage.asked_mib else "",
         f"{usage.used_mib:.0f}" if usage.used_mib else "",
         f"{usage.used_mib / usage.asked_mib:.3f}" if usage.used_mib and usage.asked_mib else "",
     ]
