@@ -76,11 +76,11 @@ def test_the_template_has_no_number_of_its_own(
 def test_a_figure_of_runs_without_a_commit_is_refused(study: tuple[StudyView, Answer]) -> None:
     view, _ = study
     drawing = figures.accuracy_curves("T", view.probes, view.curves)
-    shown = paper._shown("curves", drawing, [view], "figures/curves.py")
+    shown = paper._shown(drawing, [view], "curves", "figures/curves.py", of=view)
     assert shown.commits
     nameless = replace(view, runs=view.runs.assign(commit=None))
     with pytest.raises(PaperError, match=r"figure curves has no source.*names the commit"):
-        paper._shown("curves", drawing, [nameless], "figures/curves.py")
+        paper._shown(drawing, [nameless], "curves", "figures/curves.py", of=view)
 
 
 def test_without_latex_it_says_what_to_install(
@@ -131,4 +131,4 @@ def test_the_paper_of_the_committed_records(
         if "/D" in link.get_object().get("/A", ())
     }
     marks = {mark for mark in marks if mark.startswith("from-")}
-    assert {"from-answer", "from-published"} < marks <= set(reader.named_destinations)
+    assert {"from-answer-cifar10-small", "from-published"} < marks <= set(reader.named_destinations)

@@ -5,7 +5,7 @@ from how many seeds and what its bands are. docs/reports.md says how to read the
 """
 
 from barlow_atlas.report.figures.answer import answer_figure
-from barlow_atlas.report.figures.canvas import STYLE, Drawing, in_pdf, save, svg
+from barlow_atlas.report.figures.canvas import COLUMN, STYLE, Drawing, in_pdf, save, svg
 from barlow_atlas.report.figures.comparison import published
 from barlow_atlas.report.figures.correlation import correlations
 from barlow_atlas.report.figures.curves import accuracy_curves
@@ -16,6 +16,7 @@ from barlow_atlas.report.figures.lost import lost_map
 from barlow_atlas.report.figures.training import dynamics
 
 __all__ = [
+    "COLUMN",
     "STYLE",
     "Drawing",
     "accuracy_curves",

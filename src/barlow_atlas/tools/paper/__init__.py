@@ -10,7 +10,7 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,11 +18,10 @@ from typing import Any
 
 import pandas as pd
 
-from barlow_atlas.atlas import ledger, records
+from barlow_atlas.atlas import ledger
 from barlow_atlas.atlas.curves import CONFIDENCE
 from barlow_atlas.atlas.ledger import NOT_RUN, VERDICTS
 from barlow_atlas.atlas.studies import all_entries, all_studies
-from barlow_atlas.atlas.training import training_table
 from barlow_atlas.atomic import write_atomically
 from barlow_atlas.report import figures, page, tables
 from barlow_atlas.report.answer import NEGLIGIBLE, Answer, answer, overall
@@ -30,7 +29,6 @@ from barlow_atlas.report.objective import loss_course, overfitting
 from barlow_atlas.report.study import caption_of, panels_of, study_view
 from barlow_atlas.report.tables import Column, Table
 from barlow_atlas.steps.ledger import beside_papers, published_values, tables_of
-from barlow_atlas.study.models import Study
 from barlow_atlas.study.paths import REPORTS
 from barlow_atlas.tools.export.citation import read_citation
 from barlow_atlas.tools.paper.text import HERE, PaperError, Tex, paper
@@ -66,6 +64,10 @@ class Shown:
     command: str
     commits: str
 
+    @property
+    def in_column(self) -> bool:
+        return float(self.drawing.figure.get_size_inches()[0]) <= figures.COLUMN
+
 
 @dataclass(frozen=True)
 class Section:
@@ -75,8 +77,7 @@ class Section:
     answer: Answer
     role: str
     objective: str
-    curves: Shown
-    dynamics: Shown
+    shown: Shown
     made: dict[str, str]
 
 
@@ -138,12 +139,15 @@ def _written(root: Path) -> tuple[str, dict[str, figures.Drawing]]:
     if not counted:
         raise PaperError("no study but examples has results here: there is nothing to write about")
     claims = told[told["role"] != "example"]
-    sections = [_section(studies[name], view, study_tables[name]) for name, view in counted.items()]
+    sections = [_section(view) for view in counted.values()]
     counted_tables = {name: table for name, table in study_tables.items() if name in counted}
-    general = _general(
-        list(counted.values()), published_values(beside_papers(studies, counted_tables))
+    published = _shown(
+        figures.published(published_values(beside_papers(studies, counted_tables))),
+        list(counted.values()),
+        "published",
+        "figures/comparison.py",
     )
-    shown = [*general, *(one for each in sections for one in (each.curves, each.dynamics))]
+    shown = [*(each.shown for each in sections), published]
     run = claims[claims["verdict"] != NOT_RUN]
     effects = pd.concat([view.effects for view in counted.values()], ignore_index=True)
     content = {
@@ -154,15 +158,15 @@ def _written(root: Path) -> tuple[str, dict[str, figures.Drawing]]:
         "protocols": list(dict.fromkeys(view.protocol for view in counted.values())),
         "confidence": round(100 * CONFIDENCE),
         "negligible": NEGLIGIBLE,
-        "captions": {one.label: one.caption for one in general},
+        "published": published,
         "studies": sections,
         "tested": len(run),
         "counts": {v: n for v in VERDICTS if (n := int((run["verdict"] == v).sum()))},
         "waiting": list(dict.fromkeys(claims[claims["verdict"] == NOT_RUN]["study"])),
         "missing": [
-            f"{view.title} lacks {line}."
+            f"{view.title}: {len(missing)} of {len(view.runs)} runs are not whole."
             for view in counted.values()
-            for line in page.missing_runs(view.runs)
+            if (missing := page.missing_runs(view.runs))
         ],
         "command": COMMAND,
         "sources": shown,
@@ -171,34 +175,31 @@ def _written(root: Path) -> tuple[str, dict[str, figures.Drawing]]:
     return paper(content, effects), {one.label: one.drawing for one in shown}
 
 
-def _section(study: Study, view: page.StudyView, table: Callable[[str], pd.DataFrame]) -> Section:
-    losses = training_table((run, records.recorded(view.name, run)) for run in study.trained())
-    curves = figures.accuracy_curves(view.title, view.probes, view.curves, view.methods)
-    dynamics = figures.dynamics(view.title, view.signals, losses, view.methods)
+def _section(view: page.StudyView) -> Section:
+    drawing = figures.answer_figure(panels_of(view, titled=False))
     return Section(
         view,
         answer(view.curves, view.effects),
         page.role_of(view),
         overfitting(loss_course(view.signals))[1],
-        _shown("curves", curves, [view], "figures/curves.py"),
-        _shown("dynamics", dynamics, [view], "figures/training.py"),
+        _shown(drawing, [view], "answer", "figures/answer.py", of=view),
         page.provenance(view.runs),
     )
 
 
-def _general(views: Sequence[page.StudyView], beside: pd.DataFrame) -> tuple[Shown, Shown]:
-    """The figures over all studies."""
-    panels = [panel for view in views for panel in panels_of(view, titled=len(views) > 1)]
-    return (
-        _shown("answer", figures.answer_figure(panels), views, "figures/answer.py"),
-        _shown("published", figures.published(beside), views, "figures/comparison.py"),
-    )
-
-
 def _shown(
-    name: str, drawing: figures.Drawing, views: Sequence[page.StudyView], code: str
+    drawing: figures.Drawing,
+    views: Sequence[page.StudyView],
+    name: str,
+    code: str,
+    of: page.StudyView | None = None,
 ) -> Shown:
     """A figure with all that says where it is from.
+
+    Args:
+        views: of the studies whose runs it shows.
+        name: of its file in the report.
+        of: the study whose report has it; None for that over all studies.
 
     Raises:
         PaperError: the runs that it shows name no commit.
@@ -216,15 +217,14 @@ def _shown(
             f"the figure {name} has no source: no run of {', '.join(v.name for v in views)} names "
             "the commit that made it. Expected a commit in results/STUDY/runs/*.jsonl"
         )
-    one = views[0] if name in ("curves", "dynamics") else None
     return Shown(
-        f"{name}-{one.name.replace('/', '-')}" if one else name,
-        f"{name.capitalize()}, {one.title}" if one else name.capitalize(),
+        f"{name}-{of.name.replace('/', '-')}" if of else name,
+        f"{name.capitalize()}, {of.title}" if of else name.capitalize(),
         drawing,
         caption_of(name, drawing),
-        (REPORTS / one.name if one else REPORTS) / f"{name}.pdf",
+        (REPORTS / of.name if of else REPORTS) / f"{name}.pdf",
         f"src/barlow_atlas/report/{code}",
-        one.command if one else "python -m barlow_atlas ledger",
+        of.command if of else "python -m barlow_atlas ledger",
         ", ".join(commits),
     )
 
