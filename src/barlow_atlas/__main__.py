@@ -14,7 +14,7 @@ import sys
 import threading
 from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from barlow_atlas.errors import EXIT_INTERRUPTED, AtlasError, not_allowed
 from barlow_atlas.instructions import use_common_instructions
@@ -40,7 +40,10 @@ def main(arguments: list[str] | None = None) -> int:
     if said and not said[0].startswith("-") and said[0] not in commands:
         print(f"error: {not_allowed('command', said[0], sorted(commands))}", file=sys.stderr)
         return 2
-    options = parser.parse_args(said)
+    # Of several studies argparse would take what stands behind `--` for further ones.
+    behind = said.index("--") if said[:1] == ["run"] and "--" in said else len(said)
+    options = parser.parse_args(said[:behind])
+    options.more = said[behind + 1 :]
     try:
         _go_to_root(options)
         step: Callable[[argparse.Namespace], int | None] = options.step
@@ -86,10 +89,17 @@ def _go_to_root(options: argparse.Namespace) -> None:
         options.study = names if isinstance(said, list) else names[0]
 
 
+class _Parser(argparse.ArgumentParser):
+    """Takes no option for another one that begins alike: `--replac` would train again."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings, allow_abbrev=False)
+
+
 def _parser() -> tuple[argparse.ArgumentParser, Collection[str]]:
     """The parser, and the names of all commands."""
     prog = "atlas" if Path(sys.argv[0]).name == "atlas" else "python -m barlow_atlas"
-    parser = argparse.ArgumentParser(prog=prog, description=__doc__)
+    parser = _Parser(prog=prog, description=__doc__)
     steps = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
     def add(name: str, step: Callable[[argparse.Namespace], int | None]) -> argparse.ArgumentParser:
@@ -115,7 +125,7 @@ def _parser() -> tuple[argparse.ArgumentParser, Collection[str]]:
         "--set", action="append", default=[], metavar="KEY=VALUE", help="as a study of its own name"
     )
     added.add_argument("--track", choices=TRACKERS, help="live, into logs/tracking/")
-    added.add_argument("more", nargs="*", metavar="-- ...", help="further options of Snakemake")
+    added.epilog = "Behind `--` stand further options of Snakemake, such as `-- --cores 4`."
     added = add("new", new)
     added.add_argument("name", metavar="NAME", help="lower-case words joined by - or _")
     added.add_argument("--from", dest="study", default="demo", metavar="STUDY", help="(the demo)")

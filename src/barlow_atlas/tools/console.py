@@ -158,10 +158,11 @@ def describe(name: str, study: Study) -> Iterable[str]:
     status, pending = live.status(), live.pending()
     yield in_a_line(status)
     if absent := without_weights(name, study, pending):
+        makers = " ".join(filter(None, (study.milestones_from, name)))
         yield (
             f"  of {absent} recorded milestones the weights are not here: `dvc pull "
             f"{RESULTS / name / 'checkpoints'}` brings them where they were shared, "
-            f"`atlas run {name}` makes them"
+            f"`atlas run {makers}` makes them"
         )
     for row in progress(name, study, study.runs(), pending):
         if row.done < row.total:

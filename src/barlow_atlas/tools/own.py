@@ -50,7 +50,7 @@ def one_off(origin: str, settings: list[str]) -> str:
     of `origin` is overwritten.
 
     Args:
-        settings: such as `epochs=20` or `methods.bt.lambda_bt=0.01`; values are YAML.
+        settings: such as `batch_size=64` or `methods.bt.lambda_bt=0.01`; values are YAML.
 
     Returns:
         Its name.
@@ -65,7 +65,7 @@ def one_off(origin: str, settings: list[str]) -> str:
     for setting in settings:
         keys, separator, text = setting.partition("=")
         if not separator or not keys:
-            raise OwnStudyError(f"{setting!r}: give KEY=VALUE, such as epochs=20")
+            raise OwnStudyError(f"{setting!r}: give KEY=VALUE, such as batch_size=64")
         first, *others = keys.split(".")
         changes.setdefault(first, content.get(first))
         place, key = changes, first

@@ -8,6 +8,7 @@ import pytest
 from barlow_atlas.__main__ import main
 from barlow_atlas.study.errors import StudyError
 from barlow_atlas.study.file import load_study
+from barlow_atlas.tools import running
 from barlow_atlas.tools.own import OwnStudyError, new_study, one_off
 
 ROOT = Path(__file__).parents[3]
@@ -124,3 +125,22 @@ def test_shells_complete_commands_and_their_options(capsys: pytest.CaptureFixtur
     )
     done = subprocess.run(("bash", "-c", typed), capture_output=True, text=True, check=True)
     assert done.stdout.splitlines() == ["status", "--slurm --set"]
+
+
+def test_what_stands_behind_two_dashes_is_snakemakes(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr(running, "snakemake", lambda *given: asked.append(given) or 0)
+    new_study("first", "demo")
+    (Path.cwd() / "Snakefile").touch()
+    assert main(["run", "demo", "first", "--dry-run", "--", "--cores", "4"]) == 0
+    assert asked == [
+        (["demo", "first"], "profiles/local", False, ["--dry-run", "--cores", "4"]),
+    ]
+
+
+def test_no_option_is_taken_for_one_that_begins_alike(capsys: pytest.CaptureFixture[str]) -> None:
+    (Path.cwd() / "Snakefile").touch()
+    with pytest.raises(SystemExit) as refused:
+        main(["run", "demo", "--replac"])
+    assert refused.value.code == 2
+    assert "unrecognized arguments: --replac" in capsys.readouterr().err
