@@ -222,7 +222,7 @@ def _of_line(line: Line) -> Iterator[Row]:
 
 
 def _differences(ordered: Sequence[Line]) -> Iterator[Row]:
-    """Method minus method, of lines that agree in all names but the method's (`_pairs`).
+    """Method minus method, of lines that are each other's neighbours (`_pairs`).
 
     Barlow Twins is what others are held against: it is the one that is taken off.
     """
@@ -236,7 +236,10 @@ def _differences(ordered: Sequence[Line]) -> Iterator[Row]:
 def _pairs(ordered: Sequence[Kind]) -> Iterator[tuple[Kind, Kind]]:
     """Each two lines that agree in all names but the method's, the baseline second.
 
-    A trunk is as long as it was trained, so that it is compared with schedules of that length.
+    A trunk is as long as it was trained, so that it is compared with schedules of that length. Left
+    out are two that a third line stands between, which differs from either in fewer settings than
+    they do from each other: what parts them would be several settings at once (the relative
+    neighbourhood graph of Toussaint, Pattern Recognition 12, 1980).
     """
     free = {"method", "objective", "epochs"}
     groups: dict[tuple[Any, ...], list[Kind]] = defaultdict(list)
@@ -245,7 +248,29 @@ def _pairs(ordered: Sequence[Kind]) -> Iterator[tuple[Kind, Kind]]:
         groups[*named, _length(line)].append(line)
     for group in groups.values():
         group.sort(key=_is_baseline)
-        yield from combinations(group, 2)
+        apart = [[_settings_apart(one, other) for other in group] for one in group]
+        for one, other in combinations(range(len(group)), 2):
+            if not any(
+                max(apart[one][third], apart[third][other]) < apart[one][other]
+                for third in range(len(group))
+            ):
+                yield group[one], group[other]
+
+
+def _settings_apart(one: Named, other: Named) -> int:
+    """In how many settings the runs of two lines differ, lengths and names apart."""
+    first, second = _settings(one), _settings(other)
+    return sum(first.get(name) != second.get(name) for name in first.keys() | second.keys())
+
+
+def _settings(line: Named) -> Row:
+    """A run's settings by name; of a schedule its shape and its peak rate, one each."""
+    settings = {name: value for name, value in line.run.items() if name not in ("method", "epochs")}
+    if schedule := settings.get("schedule"):
+        shape = {name: value for name, value in schedule.items() if name != "base_lr"}
+        rate = peak_rate(schedule, settings["batch_size"])
+        settings |= {"schedule": shape, "peak_rate": rate}
+    return settings
 
 
 def _of_precisions(ordered: Sequence[Precision]) -> Iterator[Row]:

@@ -93,7 +93,7 @@ class Finding:
     """One sentence and what it amounts to.
 
     Attributes:
-        method: that it is about.
+        method: that it is about; of two, the first.
         objective: what this minimises, the first word of `objective`.
         effect: its numbers; None where it has none.
         source: which row of effects.csv they are.
@@ -132,17 +132,29 @@ class ProbeFindings:
 
 @dataclass(frozen=True)
 class Verdict:
-    """A question, its answer in a word, and by how much; `findings` are what that rests on."""
+    """A question, its answer in a word, and by how much.
+
+    Attributes:
+        findings: what that rests on.
+        variants: the same of lines that are the method with another setting.
+    """
 
     question: str
     word: str
     text: str
     findings: tuple[Finding, ...] = ()
+    variants: tuple[Finding, ...] = ()
 
     @property
     def answer(self) -> str:
-        """Such as "No: at most 0.14 points."."""
-        return f"{self.word}: {self.text}."
+        """Such as "No: at most 0.14 points; 1 of 8 variants falls: bt-long, by 1.30 points."."""
+        fell = [one for one in self.variants if one.kind == "falls" and one.effect]
+        if not fell:
+            return f"{self.word}: {self.text}."
+        of = f"{len(fell)} of {len(self.variants)} variants {'fall' if fell[1:] else 'falls'}"
+        names = ", ".join(dict.fromkeys(one.method for one in fell))
+        sizes = _sizes([one.effect for one in fell if one.effect])
+        return f"{self.word}: {self.text}; {of}: {names}, by {sizes}."
 
 
 @dataclass(frozen=True)
@@ -183,20 +195,28 @@ def answer(curves: pd.DataFrame, effects: pd.DataFrame) -> Answer:
     main = probes[0]
     asks_both = {_objective(text) for text in curves["objective"]} >= set(OBJECTIVES)
     verdicts = (fall_verdict(main.lines), *([end_verdict(main.pairs)] if asks_both else []))
-    return Answer(verdicts, _rests_on(main), probes, _ends(main.ends))
+    return Answer(verdicts, _rests_on(main.probe, verdicts), probes, _ends(main.ends))
 
 
 def fall_verdict(lines: Sequence[Finding]) -> Verdict:
     """Whether accuracy falls: of Barlow Twins, or of all lines where no line is one.
 
     Of the lines whose objective it is, those that bear its name go first: the others are its
-    variants.
+    variants, of which it is told how many fall.
     """
     of_objective = [finding for finding in lines if finding.objective == BARLOW]
-    named = [finding for finding in of_objective if finding.method == OBJECTIVES[BARLOW]]
-    asked = tuple(named or of_objective or lines)
+    asked, variants = _by_name(of_objective or lines, OBJECTIVES[BARLOW])
     question = FALLS.format(OBJECTIVES[BARLOW] if of_objective else "accuracy")
-    return Verdict(question, *_fallen(asked), asked)
+    return Verdict(question, *_fallen(asked), asked, variants)
+
+
+def _by_name(
+    findings: Sequence[Finding], name: str
+) -> tuple[tuple[Finding, ...], tuple[Finding, ...]]:
+    """Those of the method that bears its objective's name, and the others; else all, and none."""
+    named = tuple(finding for finding in findings if finding.method == name)
+    others = tuple(finding for finding in findings if finding.method != name)
+    return (named, others) if named else (others, ())
 
 
 def _fallen(lines: Sequence[Finding]) -> tuple[str, str]:
@@ -222,8 +242,9 @@ def _fallen(lines: Sequence[Finding]) -> tuple[str, str]:
 
 
 def end_verdict(pairs: Sequence[Finding]) -> Verdict:
-    """Whether Mixed Barlow Twins ends above Barlow Twins."""
-    return Verdict(ENDS_HIGHER, *_ended(pairs), tuple(pairs))
+    """Whether Mixed Barlow Twins ends above Barlow Twins, its variants apart."""
+    asked, _ = _by_name(pairs, OBJECTIVES[MIXED])
+    return Verdict(ENDS_HIGHER, *_ended(asked), asked)
 
 
 def _ended(pairs: Sequence[Finding]) -> tuple[str, str]:
@@ -276,31 +297,42 @@ def _ends(ends: Sequence[tuple[str, float]]) -> str:
     )
 
 
-def _rests_on(main: ProbeFindings) -> str:
+def _rests_on(probe: str, verdicts: Sequence[Verdict]) -> str:
     """How many seeds and which probe the verdicts are of."""
-    counts = sorted({finding.effect.n for finding in main.all if finding.effect})
+    counts = sorted({f.effect.n for verdict in verdicts for f in verdict.findings if f.effect})
     if not counts:
-        return main.probe
+        return probe
     number = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-    return f"{number} {'seed' if counts[-1] == 1 else 'seeds'} a line, {main.probe}"
+    return f"{number} {'seed' if counts[-1] == 1 else 'seeds'} a line, {probe}"
 
 
-def overall(answers: Sequence[Answer]) -> tuple[Verdict, ...]:
-    """Both questions over all studies, each answered by its main probe."""
+def overall(answers: Sequence[Answer], networks: int = 0) -> tuple[Verdict, ...]:
+    """Both questions over all studies, each answered by its main probe.
+
+    Args:
+        networks: sets of them that the studies ask, where these are fewer.
+    """
     verdicts = [verdict for answer in answers for verdict in answer.verdicts if answer.probes]
     asked = (FALLS.format(OBJECTIVES[BARLOW]), ENDS_HIGHER)
     return tuple(
-        Verdict(question, *_over(same), tuple(f for v in same for f in v.findings))
+        Verdict(
+            question,
+            *_over(same, networks),
+            tuple(finding for verdict in same for finding in verdict.findings),
+            tuple(finding for verdict in same for finding in verdict.variants),
+        )
         for question in asked
         if (same := [verdict for verdict in verdicts if verdict.question == question])
     ) or (Verdict(asked[0], "No answer yet", "no study but examples has results"),)
 
 
-def _over(verdicts: Sequence[Verdict]) -> tuple[str, str]:
+def _over(verdicts: Sequence[Verdict], networks: int) -> tuple[str, str]:
     """One study's answer as it is; of several, how many say what."""
     if len(verdicts) == 1:
         return verdicts[0].word, verdicts[0].text
     of = f"of {len(verdicts)} studies"
+    if 0 < networks < len(verdicts):
+        of += f" ({networks} {'sets' if networks > 1 else 'set'} of networks)"
     shown = {word: [v for v in verdicts if v.word.startswith(word)] for word in ("Yes", "No")}
     shown["No"] = [verdict for verdict in shown["No"] if verdict.word == "No"]
     if shown["Yes"]:
@@ -374,7 +406,7 @@ def method_name(method: str, objective: str) -> str:
 def _fall(name: str, line: tuple[object, ...], rows: Mapping[Key, Row], has_peak: bool) -> Finding:
     """Whether one line falls from its peak to its end."""
     objective = _objective(str(line[LINE.index("objective")]))
-    about: dict[str, Any] = {"method": name.partition(" (")[0], "objective": objective}
+    about: dict[str, Any] = {"method": _method(name), "objective": objective}
     last = rows.get(("last", "", *line))
     if last is None:
         told = f"{name}: no run has reached its last milestone yet."
@@ -401,11 +433,11 @@ def _fall(name: str, line: tuple[object, ...], rows: Mapping[Key, Row], has_peak
             " (one seed: no interval, since the spread between seeds cannot be seen from one; its "
             "peak is chosen on its own curve, which flatters the peak)"
         )
-    elif drop.low > 0:
-        kind = "falls"
     elif drop.high < NEGLIGIBLE:
         kind = "no fall"
         told += f": a fall of more than {points(max(drop.high, 0))} points is excluded"
+    elif drop.low > 0:
+        kind = "falls"
     else:
         kind = "inconclusive"
         told += f": a fall of up to {points(drop.high)} points is not excluded"
@@ -418,7 +450,7 @@ def _onset(name: str, row: Row) -> Finding | None:
     if not np.isfinite(onset.high):
         return None
     told = f"{name}: the fall is shown from epoch {onset.high:.0f} on."
-    return Finding("falls", told, effect=onset, source=_key(row))
+    return Finding("falls", told, _method(name), effect=onset, source=_key(row))
 
 
 def _end(row: Row, names: Mapping[tuple[object, ...], str]) -> Finding:
@@ -427,7 +459,7 @@ def _end(row: Row, names: Mapping[tuple[object, ...], str]) -> Finding:
     effect = Measured.of(row)
     way = "lower" if effect.estimate < 0 else "higher"
     told = f"{first} ends {effect.upright.size} {way} than {second}{_seen(effect)}."
-    return Finding(_side(effect), told, effect=effect, source=_key(row))
+    return Finding(_side(effect), told, _method(first), effect=effect, source=_key(row))
 
 
 def _falls_beside(row: Row | None, names: Mapping[tuple[object, ...], str]) -> Iterable[Finding]:
@@ -442,7 +474,8 @@ def _falls_beside(row: Row | None, names: Mapping[tuple[object, ...], str]) -> I
     told = f"From peak to end, {first} loses {effect.upright.size} {way} than {second}"
     side = _side(effect)
     kind: Kind = "differ" if side in ("higher", "lower") else side
-    yield Finding(kind, f"{told}{_seen(effect)}.", effect=effect, source=_key(row))
+    text = f"{told}{_seen(effect)}."
+    yield Finding(kind, text, _method(first), effect=effect, source=_key(row))
 
 
 def _seen(effect: Measured) -> str:
@@ -453,11 +486,11 @@ def _seen(effect: Measured) -> str:
 def _side(effect: Measured) -> Kind:
     if not effect.bounded:
         return "one seed"
+    if max(-effect.low, effect.high) < NEGLIGIBLE:
+        return "alike"
     if effect.low > 0:
         return "higher"
-    if effect.high < 0:
-        return "lower"
-    return "alike" if max(-effect.low, effect.high) < NEGLIGIBLE else "inconclusive"
+    return "lower" if effect.high < 0 else "inconclusive"
 
 
 def _both(row: Row, names: Mapping[tuple[object, ...], str]) -> tuple[str, str]:
@@ -472,6 +505,11 @@ def _both(row: Row, names: Mapping[tuple[object, ...], str]) -> tuple[str, str]:
         _against(row),
     )
     return names.get(line, str(row["method"])), second
+
+
+def _method(name: str) -> str:
+    """Of a line's name: without the details that tell it from the method's others."""
+    return name.partition(" (")[0]
 
 
 def _is_the_question(row: Row, curves: pd.DataFrame) -> bool:

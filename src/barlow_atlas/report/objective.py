@@ -40,17 +40,18 @@ def overfitting(course: pd.DataFrame) -> tuple[float, str]:
         return 0.0, ""
     dim = max(of_bt, key=lambda dim: of_bt[dim][1])
     epoch, rise = of_bt[dim]
+    stays = f"ends within {100 * NOTICEABLE:g} % of its lowest"
     at = f" (d = {dim})" if len(of_bt) > 1 else ""
     if rise < NOTICEABLE:
-        told = "Barlow Twins' loss on held-out images is lowest at the end: it does not overfit."
+        told = f"Barlow Twins' loss on held-out images {stays}: the objective does not overfit."
         return rise, told
     told = (
-        f"What overfits is the objective: Barlow Twins' loss{at} on held-out images is lowest at "
-        f"epoch {epoch} and ends {100 * rise:.0f} % higher"
+        f"The objective overfits: Barlow Twins' loss{at} on held-out images is lowest at epoch "
+        f"{epoch} and ends {100 * rise:.0f} % higher"
     )
     other = ends.get(("mix", dim))
     if other is not None and other[1] < NOTICEABLE:
-        told += f"; under {FULL_NAMES['mix']} it falls to the end"
+        told += f"; under {FULL_NAMES['mix']} it {stays}"
     return rise, f"{told}."
 
 

@@ -66,15 +66,19 @@ def study_view(name: str, study: Study, table: Callable[[str], pd.DataFrame]) ->
         tables=(),
         command=f"make report STUDY={name}",
         methods=methods_of(study),
+        trainer=study.milestones_from or name,
     )
 
 
 def panels_of(view: page.StudyView, titled: bool) -> tuple[Panel, ...]:
-    """The panels of the answer's figure, with the study's title above each if asked."""
+    """The panels of the answer's figure, with the study's title above each if asked.
+
+    The loss of networks is shown where they were trained.
+    """
     return panels(
         view.title if titled else "",
         view.curves,
-        view.signals,
+        view.signals if view.trains else view.signals.iloc[:0],
         answer(view.curves, view.effects),
         view.methods,
     )

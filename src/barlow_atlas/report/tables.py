@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 
 from barlow_atlas.atlas.curves import line_name
-from barlow_atlas.atlas.frames import LINE, headlines
+from barlow_atlas.atlas.frames import LINE, NONE, headlines
 from barlow_atlas.atomic import write_atomically
 from barlow_atlas.report.text import MINUS, duration, markdown_table, plain
 from barlow_atlas.report.text import latex as in_latex
@@ -544,6 +544,10 @@ def _line_columns() -> list[Column]:
     ]
 
 
+NAMES = {"embedding_dim", "epochs"}
+"""What a line need not have: imported weights no width, a trunk no end."""
+
+
 def _shortened(
     title: str,
     shown: list[Column],
@@ -555,6 +559,8 @@ def _shortened(
 
     The first one and those with measured numbers stay; empty ones go.
     """
+    nameless = {name: rows[name].replace(NONE, pd.NA) for name in NAMES & set(rows.columns)}
+    rows = rows.assign(**nameless)
     first, *others = shown
     kept, same = [first], []
     for column in others:

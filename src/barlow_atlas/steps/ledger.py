@@ -63,7 +63,8 @@ def write_ledger(root: Path = Path()) -> None:
     views = [study_view(name, studies[name], table) for name, table in study_tables.items()]
     counted = page.counted(views)
     panels = [panel for view in counted for panel in panels_of(view, titled=True)]
-    verdicts = overall([answer(view.curves, view.effects) for view in counted])
+    answers = [answer(view.curves, view.effects) for view in counted]
+    verdicts = overall(answers, page.networks(counted))
     drawn = {
         "answer": figures.answer_figure(panels, [(one.question, one.answer) for one in verdicts]),
         "claims": figures.claims_forest(told),

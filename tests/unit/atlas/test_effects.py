@@ -345,6 +345,34 @@ def test_methods_are_compared_once_at_one_width_length_and_probe() -> None:
         assert not effects([peaked(), other])["statistic"].str.startswith("difference").any()
 
 
+def test_no_two_methods_are_compared_between_which_a_third_one_stands() -> None:
+    other = {"settings": {"objective": "mixed_barlow_twins", "lambda_reg": 4.0}}
+    plain = {"recipe": {"view_a": {"hue": 0.0}}}
+    cosine = {"schedule": {"name": "mix_cosine", "base_lr": 0.008}}
+    faster = {"schedule": {**RUN["schedule"], "base_lr": 0.003}}  # type: ignore[dict-item]
+    runs = {
+        "bt": {},
+        "mix": other,
+        "bt-plain": plain,
+        "mix-plain": {**other, **plain},
+        "bt-cosine": cosine,
+        "bt-faster": faster,
+        "bt-slower": {"schedule": {**faster["schedule"], "base_lr": 0.0001}},
+    }
+    lines = [peaked({"method": name, **changes}) for name, changes in runs.items()]
+    table = effects(lines)
+    pairs = table[table["statistic"] == "difference_last"][["method", "against"]]
+    assert {frozenset(pair) for pair in pairs.to_numpy()} == {
+        *(frozenset(["bt", name]) for name in runs if name not in ("bt", "mix-plain")),
+        frozenset(["bt-plain", "mix-plain"]),
+        frozenset(["mix", "mix-plain"]),
+        frozenset(["bt-faster", "bt-slower"]),
+    }
+    # Without the one that stands between them they are all that there is to compare.
+    row = of(effects([lines[1], lines[2]]), "difference_last")
+    assert (row["method"], row["against"]) == ("bt-plain", "mix")
+
+
 def test_failed_seeds_are_left_out_of_what_is_compared_and_named() -> None:
     # Seed 2 would make the others choose the end; among 1 and 3 both choose epoch 10.
     whole = a_line(PEAKED, np.array([[60.0, 80, 70], [60, 50, 90], [60, 80, 70]]))

@@ -16,11 +16,13 @@ from page_views import StudyView, falling, index_view, probe_frame, rising, simu
 from barlow_atlas.atlas.curves import mean_curves
 from barlow_atlas.atlas.effects import effects
 from barlow_atlas.atlas.frames import LINE, SIGNAL_COLUMNS
+from barlow_atlas.atlas.lines import Line
 from barlow_atlas.report.answer import Answer, Finding, answer, overall, points
 from barlow_atlas.report.figures.answer import answer_figure
 from barlow_atlas.report.figures.panels import Panel, panels
 from barlow_atlas.report.objective import loss_course, overfitting
-from barlow_atlas.report.page import counted, index_page
+from barlow_atlas.report.page import counted, index_page, most_overfitting, networks
+from barlow_atlas.report.study import panels_of
 
 COURSES = {"bt": falling, "mix": rising}
 TEN = {**COURSES, **{f"m{k}": (falling if k % 2 else rising) for k in range(8)}}
@@ -118,9 +120,10 @@ def test_each_sentence_says_its_row(shape: str) -> None:
 def test_no_verdict_says_more_than_its_sentences(shape: str) -> None:
     view, told = read(shape)
     for verdict in told.verdicts:
-        rows = [row_of(view, found) for found in verdict.findings if found.source]
+        said = verdict.findings + verdict.variants
+        rows = [row_of(view, found) for found in said if found.source]
         bounds = {points(abs(row[end])) for row in rows for end in ("estimate", "low", "high")}
-        for number in re.findall(r"\d+\.\d\d", verdict.text):
+        for number in re.findall(r"\d+\.\d\d", verdict.answer):
             assert number in bounds, verdict.answer
 
 
@@ -191,6 +194,65 @@ def test_a_study_of_other_methods_asks_for_accuracy() -> None:
     assert verdict.word == "Yes"
 
 
+def with_variants() -> StudyView:
+    """Both methods, and both again with another setting, under names of their own."""
+    courses = {"bt": rising, "mix": rising, "bt-cosine": falling, "mix-cosine": rising}
+    lines = simulated(courses, dims=(128, 1024), seeds=range(6))
+    objectives = {line.method: line.objective for line in lines}
+    return view_of([_of_variant(line, objectives) for line in lines])
+
+
+def _of_variant(line: Line, objectives: dict[str, str]) -> Line:
+    of, _, setting = line.method.partition("-")
+    run = {**line.run, "settings": {"objective": objectives[of]}, "recipe": setting}
+    return replace(line, objective=objectives[of], run=run)
+
+
+def test_variants_are_held_against_their_own_kind_and_told_apart() -> None:
+    view = with_variants()
+    told = answer(view.curves, view.effects)
+    pairs = [(f.method, row_of(view, f)["against"]) for f in told.probes[0].pairs]
+    assert sorted(pairs) == [("Mixed Barlow Twins", "bt")] * 2 + [("mix-cosine", "bt-cosine")] * 2
+    falls, higher = told.verdicts
+    assert [finding.method for finding in falls.findings] == ["Barlow Twins"] * 2
+    assert falls.word == "No"
+    assert "; 2 of 2 variants fall: bt-cosine, by " in falls.answer
+    assert [finding.method for finding in higher.findings] == ["Mixed Barlow Twins"] * 2
+    assert "mix-cosine" not in higher.answer
+    over = overall([told, told])[0]
+    assert over.answer.startswith("No: at most ")
+    assert "; 4 of 4 variants fall: bt-cosine, by " in over.answer
+    shown = panels("", view.curves, view.signals, told, view.methods)
+    for panel, finding in zip(shown, higher.findings, strict=True):
+        assert panel.gap in (finding.effect, None)
+        assert [course.name for course in panel.courses] == ["Barlow Twins", "Mixed Barlow Twins"]
+    renamed = {"bt": "b", "mix": "m"}
+    other = replace(
+        view,
+        curves=view.curves.replace({"method": renamed}),
+        effects=view.effects.replace({"method": renamed, "against": renamed}),
+    )
+    unnamed = answer(other.curves, other.effects).verdicts
+    assert [len(verdict.findings) for verdict in unnamed] == [4, 4]
+    assert unnamed[0].variants == ()
+
+
+def test_what_is_shown_but_negligible_is_none() -> None:
+    """Its interval excludes 0 and ends below the half point: no claim would be reproduced by it."""
+    view, _ = read("a fall")
+    drops = view.effects["statistic"] == "drop_from_best"
+    ends = view.effects["statistic"] == "difference_last"
+    small = view.effects.assign(
+        estimate=view.effects["estimate"].where(~(drops | ends), 0.08),
+        low=view.effects["low"].where(~(drops | ends), 0.01),
+        high=view.effects["high"].where(~(drops | ends), 0.15),
+    )
+    assert [verdict.answer for verdict in answer(view.curves, small).verdicts] == [
+        "No: at most 0.15 points.",
+        "No: any difference is below 0.5 points.",
+    ]
+
+
 def test_a_study_without_any_result_has_no_answer() -> None:
     view = view_of([])
     told = answer(view.curves, view.effects)
@@ -214,6 +276,8 @@ def test_over_all_studies_it_is_counted_how_many_say_what() -> None:
     both, _ = overall([rose, rose])
     assert (both.word, both.text.partition("points, ")[2]) == ("No", "in 2 of 2 studies")
     assert overall([fell])[0].answer == fell.verdicts[0].answer
+    fall, end = overall([fell, rose, rose], networks=2)
+    assert fall.word == end.word == "Yes, in 1 of 3 studies (2 sets of networks)"
     assert overall([])[0].word == "No answer yet"
 
 
@@ -271,11 +335,12 @@ def test_the_objectives_sentence_is_of_the_course_that_rises_most() -> None:
     )
     assert overfitting(loss_course(table)) == (
         pytest.approx(0.5),
-        "What overfits is the objective: Barlow Twins' loss (d = 1024) on held-out images is "
-        "lowest at epoch 10 and ends 50 % higher; under Mixed Barlow Twins it falls to the end.",
+        "The objective overfits: Barlow Twins' loss (d = 1024) on held-out images is lowest at "
+        "epoch 10 and ends 50 % higher; under Mixed Barlow Twins it ends within 0.5 % of its "
+        "lowest.",
     )
     rise, told = overfitting(loss_course(signals({("bt", 128, "validation"): falls})))
-    assert (rise, told.rpartition(": ")[2]) == (0, "it does not overfit.")
+    assert (rise, told.rpartition(": ")[2]) == (0, "the objective does not overfit.")
     assert overfitting(loss_course(table.iloc[:0])) == (0, "")
 
 
@@ -310,3 +375,58 @@ def test_a_fall_is_shaded_and_a_difference_has_its_bracket() -> None:
     (rose,), said = drawn("a rise")
     assert [course.fell_from for course in rose.courses] == [None, None]
     assert "+" not in said
+
+
+def test_a_study_of_others_networks_shows_no_loss_and_is_told_of_no_objective() -> None:
+    view, _ = read("a fall")
+    rises = signals({("bt", 256, "validation"): [90.0, 40, 50, 60]})
+    trained = replace(view, name="small", signals=rises, trainer="small")
+    asked = replace(trained, name="digits", title="Digits", trainer="small")
+    assert networks([trained, asked]) == 1
+    assert "Digits" not in most_overfitting([trained, asked])
+    assert most_overfitting([asked]) == ""
+    with_loss, without = (panels_of(one, titled=True) for one in (trained, asked))
+    assert [len(course.loss) for course in without[0].courses] == [0, 0]
+    figure = answer_figure([*with_loss, *without]).figure
+    figure.draw_without_rendering()
+    labels = [axis.get_xlabel() for axis in figure.axes]
+    assert labels == ["pre-training epoch", "", "pre-training epoch"]
+
+
+def test_of_many_panels_one_legend_names_the_lines() -> None:
+    shown: list[Panel] = []
+    for shape in ("two widths", "a rise"):
+        view, told = read(shape)
+        shown += panels(shape, view.curves, view.signals, told, ("bt", "mix"))
+    figure = answer_figure(shown, [("Which?", "All of them.")]).figure
+    figure.draw_without_rendering()
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()][:2] == [
+        "Barlow Twins",
+        "Mixed Barlow Twins",
+    ]
+    said = [text.get_text() for text in figure.findobj(Text)]
+    assert said.count("Barlow Twins") == 1
+    tops = [axis for axis in figure.axes if axis.get_title(loc="left") or axis.get_title()]
+    assert len({round(axis.get_position().y0, 6) for axis in tops}) == 1
+    assert len({round(axis.get_position().x0, 6) for axis in tops}) == len(shown) == 3
+
+
+def test_the_difference_is_written_under_the_lines() -> None:
+    view, told = read("two widths")
+    shown = panels("", view.curves, view.signals, told, ("bt", "mix"))
+    figure = answer_figure(shown).figure
+    figure.draw_without_rendering()
+    written = [
+        (axis, text)
+        for axis in figure.axes
+        for text in axis.texts
+        if text.get_text().endswith(" points")
+    ]
+    assert len(written) == len(shown)
+    for axis, text in written:
+        box = text.get_window_extent().transformed(axis.transData.inverted())
+        for line in axis.lines[: len(shown[0].courses)]:
+            x, y = np.asarray(line.get_xdata()), np.asarray(line.get_ydata())
+            over = np.linspace(max(box.x0, 0), x.max())
+            assert np.interp(over, x, y).min() > box.y1

@@ -25,6 +25,7 @@ from barlow_atlas.atlas.training import TRAINING_COLUMNS, training_table
 from barlow_atlas.probes.packing import pack_correlations
 from barlow_atlas.report import figures
 from barlow_atlas.report.figures import Drawing, canvas, epochs, lost, palette
+from barlow_atlas.report.figures.curves import asked_methods
 from barlow_atlas.report.study import caption_of
 from barlow_atlas.study.file import load_study
 
@@ -163,7 +164,7 @@ def test_no_legend_lies_on_a_panel() -> None:
 
 @pytest.mark.parametrize("entries", range(1, 25))
 def test_a_legend_fills_its_columns(entries: int) -> None:
-    columns = canvas._legend_columns([f"method, d = {place}" for place in range(entries)])
+    columns = canvas.legend_columns([f"method, d = {place}" for place in range(entries)])
     rows = -(-entries // columns)
     assert rows * columns - entries < rows
 
@@ -269,6 +270,53 @@ def test_levels_without_an_order_are_not_joined() -> None:
     assert [line.get_linestyle() for line in marked(above)] == ["None"]
 
 
+def test_sets_of_levels_that_differ_in_more_are_parted() -> None:
+    line = STUDIES["two methods, four widths"]().lines[0]
+    lines = [
+        replace(line, method=method, epochs=epochs, run={**line.run, **changes})
+        for method, epochs, changes in (
+            ("bt", 40, {"recipe": "coloured"}),
+            ("bt-grey", 40, {"recipe": "grey"}),
+            ("bt-long", 80, {"recipe": "coloured", "epochs": 80}),
+            ("bt-long-grey", 80, {"recipe": "grey", "epochs": 80}),
+        )
+    ]
+    drawing = figures.one_factor("T", effects.factors(lines), effects.effects(lines))
+    (axis,) = (one for one in drawing.figure.axes if one.get_title(loc="left") == "augmentation")
+    borders = [one for one in axis.lines if one.get_xdata()[0] == one.get_xdata()[-1] == 1.5]  # type: ignore[index]
+    assert len(borders) == 1
+    assert "parts sets that differ in something else" in drawing.caption
+
+
+def test_of_many_methods_those_not_asked_for_have_a_curve_each() -> None:
+    study = STUDIES["nine methods"]()
+    planned = [*NINE, "not yet run"]
+    figure = figures.accuracy_curves("T", study.probes, study.curves, planned).figure
+    shown = {axis.get_title(loc="left"): axis for axis in figure.axes}
+    asked = asked_methods(study.curves, NINE)
+    apart = [method for method in NINE if method not in asked]
+    assert list(shown)[-len(apart) :] == apart
+    widths = study.curves["embedding_dim"].nunique()
+    for method in apart:
+        colours = [line.get_color() for line in marked(shown[method])]
+        assert colours.count(palette.BEHIND.colour) == widths
+        assert len(colours) == 2 * widths
+    (legend,) = figure.legends
+    assert {text.get_text().partition(",")[0] for text in legend.get_texts()} == set(asked)
+
+
+def test_a_milestone_that_a_line_lacks_is_grey() -> None:
+    losses = STUDIES["two methods, four widths"]().losses
+    one = losses[(losses["embedding_dim"] == 4096) & (losses["probe"] == "knn")]
+    last = one["epoch"].max()
+    short = one[(one["method"] == "bt") | (one["epoch"] < last)]
+    drawing = figures.lost_map("T", short)
+    bt, mix = np.asarray(drawing.figure.axes[0].images[0].get_array())
+    assert tuple(mix[-1]) == lost.NOT_THERE
+    assert lost.NOT_THERE not in {tuple(cell) for cell in [*bt, *mix[:-1]]}
+    assert "Grey: a milestone that others have." in drawing.caption
+
+
 def test_no_cell_before_the_peak_has_a_warm_colour() -> None:
     study = STUDIES["two methods, four widths"]()
     one = study.losses[
@@ -368,7 +416,10 @@ def test_a_method_keeps_its_colour_where_others_lack(drop: tuple[str, ...]) -> N
 def test_no_two_lines_look_alike() -> None:
     widths = [(method, dim) for method in ("bt", "mix") for dim in (128, 1024, 2048, 4096)]
     many = [(f"m{number:02}", 64) for number in range(27)]
-    for lines in (widths, many, [(method, 64) for method in NINE]):
+    study = load_study(Path("params/fixed-rate/small.yaml"))
+    varied = {(run.method, run.embedding_dim) for run in study.runs()}
+    assert len({method for method, _ in varied}) > len(palette.COLOURS)
+    for lines in (widths, many, varied, [(method, 64) for method in NINE]):
         found = palette.looks(lines)
         assert len(set(found.values())) == len(lines)
 

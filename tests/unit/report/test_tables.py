@@ -19,7 +19,7 @@ from barlow_atlas.atlas import effects as atlas_effects
 from barlow_atlas.atlas import records
 from barlow_atlas.atlas.beside import COLUMNS, beside
 from barlow_atlas.atlas.curves import mean_curves
-from barlow_atlas.atlas.frames import probe_table
+from barlow_atlas.atlas.frames import LINE, probe_table
 from barlow_atlas.atlas.lines import read_lines
 from barlow_atlas.atlas.published import read_published, read_tables
 from barlow_atlas.atlas.runs import RUN_COLUMNS, runs_table
@@ -294,6 +294,24 @@ def test_milestones_have_a_mean_and_half_of_its_interval() -> None:
     )
     assert {"bt: o_1", "mix: o_1", "v: v, all of it"} <= set(table.notes)
     assert table.rows["10 high"].iloc[0] == 59.484
+
+
+def test_a_trunk_has_no_end_and_imported_weights_no_width() -> None:
+    curves = pd.DataFrame(
+        [
+            {**dict.fromkeys([*LINE, "metric", "split"], "x"), "split": "test", "metric": "top1"}
+            | {"method": name, "embedding_dim": dim, "epochs": epochs, "epoch": 40, "seeds": 2}
+            | {"mean": 50.0, "low": 49.0, "high": 51.0}
+            for name, dim, epochs in (("bt", 256, 40), ("cooled", 256, 0), ("theirs", 0, 40))
+        ]
+    )
+    table = tables.milestone_table(curves, "T")
+    shown = {column.name: column for column in table.columns}
+    cells = [
+        [shown[name].cell(row) for name in ("method", "embedding_dim", "epochs")]
+        for row in table.rows.to_dict("records")
+    ]
+    assert cells == [["bt", "256", "40"], ["cooled", "256", ""], ["theirs", "", "40"]]
 
 
 def test_a_single_seed_has_no_interval() -> None:

@@ -15,9 +15,11 @@ from barlow_atlas.report.answer import points
 from barlow_atlas.report.figures.canvas import (
     COLUMN,
     LEADING,
+    LEGEND,
     SMALL,
     WIDTH,
     Drawing,
+    legend_columns,
     plain,
     sign,
     style,
@@ -31,12 +33,15 @@ from barlow_atlas.report.figures.panels import Course, Panel
 SUBJECT = "Accuracy along pre-training"
 HEIGHT, LOSS_HEIGHT = 1.65, 0.95
 """Inches of the two parts of a panel."""
-NAMES = 0.86
-"""Inches beside a panel for the names of its lines."""
+ABREAST = 3
+NAMES, BRACKET = 0.86, 0.12
+"""Inches beside a panel: with the names of its lines, and where a legend has them."""
 LEFT, BELOW, APART = 0.42, 0.36, 0.12
 TITLE = 8
 SETTLED = 0.1
 """Share of the epochs after which losses decide the axis: before, they fall from far above."""
+WRITTEN_FROM = 0.55
+"""Share of the epochs from which on the difference at the end is written, under all lines."""
 HELD_OUT = (2.5, 1.2)
 
 
@@ -46,11 +51,11 @@ def answer_figure(
     heads: Sequence[tuple[str, str]] = (),
     beside: Sequence[Panel] = (),
 ) -> Drawing:
-    """Panels side by side, up to two in a row, each with accuracy above and the loss below.
+    """Panels side by side, each with accuracy above and the loss below.
 
     Epochs are on a linear axis, and all panels of a study share their axes of accuracy. Names stand
-    at the lines' ends. A fall that is shown is shaded from its peak on, a difference at the end
-    that is shown has a bracket.
+    at the lines' ends; of more than two panels, three in a row, above all of them. A fall that is
+    shown is shaded from its peak on, a difference at the end that is shown has a bracket.
 
     Args:
         panels: none if nothing has been probed.
@@ -59,9 +64,11 @@ def answer_figure(
     """
     if not panels:
         return plain(SUBJECT, "", "No milestone has been probed yet.")
-    columns = min(len(panels), 2)
+    columns = min(len(panels), ABREAST)
     width = COLUMN if columns == 1 else WIDTH
     losses = any(len(course.loss) for panel in panels for course in panel.courses)
+    named = columns < ABREAST
+    keys = [] if named else [*_name_keys(panels), *(_loss_keys() if losses else [])]
     cell = width / columns
     titles = [
         [*wrap(p.study, TITLE, cell - LEFT, "bold"), *filter(None, [p.width])] for p in panels
@@ -70,6 +77,10 @@ def answer_figure(
     each = above + HEIGHT + BELOW + (LOSS_HEIGHT + APART if losses else 0)
     lines = [(text, bold) for head in heads for text, bold in _wrapped(*head, width)]
     top = sum(_leading(bold) for _, bold in lines) + (0.1 if lines else 0)
+    keys_from = top
+    if keys:
+        in_a_row = legend_columns([str(key.get_label()) for key in keys])
+        top += -(-len(keys) // in_a_row) * LEGEND * 1.5 / 72 + 0.08
     rows = -(-len(panels) // columns)
     height = top + rows * each
     figure = Figure(figsize=(width, height))
@@ -80,17 +91,34 @@ def answer_figure(
         at: dict[str, Any] = {"va": "top", "fontsize": size, "fontweight": weight, "color": colour}
         figure.text(0.03 / width, y / height, text, **at)
         y -= _leading(bold)
+    if keys:
+        figure.legend(
+            handles=keys, loc="upper left", bbox_to_anchor=(0.03 / width, 1 - keys_from / height),
+            ncols=in_a_row, borderaxespad=0, borderpad=0, labelspacing=0.35,
+        )  # fmt: skip
     for place, panel in enumerate(panels):
         left = (place % columns) * cell
+        first = named or not place % columns
         base = height - top - (place // columns + 1) * each + BELOW
-        box = (left + LEFT, cell - LEFT - NAMES)
-        if losses:
+        box = (left + LEFT, cell - LEFT - (NAMES if named else BRACKET))
+        with_loss = any(len(course.loss) for course in panel.courses)
+        if with_loss:
             axis = _axis(figure, box, base, LOSS_HEIGHT)
             _losses(axis, panel)
-            base += LOSS_HEIGHT + APART
+            axis.set_ylabel("BT's loss" if first else "", fontsize=SMALL)
+            if named:
+                axis.legend(
+                    handles=_loss_keys("\n"), loc="center left", bbox_to_anchor=(1.01, 0.5),
+                    fontsize=SMALL, handlelength=1.6, labelspacing=0.5, borderpad=0,
+                    handletextpad=0.4,
+                )  # fmt: skip
+        base += LOSS_HEIGHT + APART if losses else 0
         upper = _axis(figure, box, base, HEIGHT)
         upper.set_title("\n".join(titles[place]), fontsize=TITLE, pad=4)
-        _accuracy(upper, panel, [*panels, *beside], below=losses)
+        _accuracy(upper, panel, [*panels, *beside], below=with_loss)
+        upper.set_ylabel("test accuracy, %" if first else "", fontsize=SMALL)
+        if named:
+            _name(upper, panel.courses)
     bases = dict.fromkeys(f"{p.study}: {p.basis}" if p.study else p.basis for p in panels)
     return Drawing(figure, told(bases))
 
@@ -130,8 +158,6 @@ def _accuracy(axis: Axes, panel: Panel, beside: Sequence[Panel], below: bool) ->
     axis.set_ylim(max(low - room, 0) if low >= 0 else low - room, high + room)
     _epochs(axis, panel, labelled=not below)
     axis.yaxis.set_major_locator(MaxNLocator(5, integer=high - low > 4))
-    axis.set_ylabel("test accuracy, %", fontsize=SMALL)
-    _name(axis, panel.courses)
     if panel.gap is not None and len(panel.courses) == 2:
         _bracket(axis, panel)
 
@@ -161,10 +187,15 @@ def _bracket(axis: Axes, panel: Panel) -> None:
     x = last * 1.03
     axis.plot([x, x * 1.012, x * 1.012, x], np.repeat(ends, 2), color=INK, lw=0.8, clip_on=False)
     size = f"{'+' if panel.gap.estimate > 0 else ''}{points(panel.gap.estimate)} points"
+    over = np.linspace(WRITTEN_FROM * last, last)
+    under = min(
+        np.interp(over, course.accuracy["epoch"], course.accuracy["mean"]).min()
+        for course in panel.courses
+    )
     axis.annotate(
         size,
-        (last, ends[0]),
-        xytext=(2, -7),
+        (last, under),
+        xytext=(2, -6),
         textcoords="offset points",
         ha="right",
         va="top",
@@ -232,17 +263,25 @@ def _losses(axis: Axes, panel: Panel) -> None:
     room = 0.08 * (values.max() - values.min()) or 1.0
     axis.set_ylim(values.min() - room, values.max() + room)
     axis.yaxis.set_major_locator(MaxNLocator(3))
-    axis.set_ylabel("BT's loss", fontsize=SMALL)
     _epochs(axis, panel, labelled=True)
-    keys = [
-        Line2D([], [], color=GREY, lw=1.2, label="training\nimages"),
-        Line2D([], [], color=GREY, lw=1.2, ls=(0, HELD_OUT), label="held-out\nimages"),
+
+
+def _name_keys(panels: Sequence[Panel]) -> list[Line2D]:
+    """Legend entries of methods, whatever the width: that stands above a panel."""
+    looks = {course.name: course.look for panel in panels for course in panel.courses}
+    return [
+        Line2D([], [], label=name, color=look.colour, **{**sign(look), "fillstyle": "full"})
+        for name, look in looks.items()
+    ]
+
+
+def _loss_keys(gap: str = " ") -> list[Line2D]:
+    """Legend entries of how losses are drawn; `gap` stands where their texts may break."""
+    return [
+        Line2D([], [], color=GREY, lw=1.2, label=f"training{gap}images"),
+        Line2D([], [], color=GREY, lw=1.2, ls=(0, HELD_OUT), label=f"held-out{gap}images"),
         Line2D([], [], color=GREY, marker="v", ls="", ms=4.5, label="its lowest"),
     ]
-    axis.legend(
-        handles=keys, loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=SMALL,
-        handlelength=1.6, labelspacing=0.5, borderpad=0, handletextpad=0.4,
-    )  # fmt: skip
 
 
 def _epochs(axis: Axes, panel: Panel, labelled: bool) -> None:

@@ -102,7 +102,7 @@ def sheet(
     """
     above = [(line, TITLE, "bold") for line in wrap(subject, TITLE, WIDTH, "bold")]
     above += [(line, SUBTITLE, "normal") for line in wrap(title, SUBTITLE, WIDTH)]
-    ncols = _legend_columns([str(handle.get_label()) for handle in legend])
+    ncols = legend_columns([str(handle.get_label()) for handle in legend])
     entries = -(-len(legend) // ncols)
     top = _inches(*(size for _, size, _ in above)) + 0.06
     keys = entries * LEGEND * 1.5 / 72 + (0.08 if entries else 0)
@@ -357,7 +357,7 @@ def _with_short_ids(text: str, name: str) -> str:
     return re.sub(r'(href="#|url\(#)([^")]+)', lambda name: name[1] + short[name[2]], text)
 
 
-def _legend_columns(labels: Sequence[str]) -> int:
+def legend_columns(labels: Sequence[str]) -> int:
     """How many entries stand side by side: as few as the rows of those that fit need.
 
     They run down the columns.

@@ -161,6 +161,10 @@ def _panel(axis: Axes, rows: pd.DataFrame, lines: dict[str, Look]) -> None:
                 lw=0.6 if best else 1.4,
                 zorder=2 if best else 3,
             )
+    if groups and groups[0]["factor"].iloc[0] in UNORDERED:
+        for group in groups[1:]:
+            first = min(levels.index(level) for level in group["level"])
+            axis.axvline(first - 0.5, color=GREY, lw=0.6, zorder=1)
     axis.set_xticks(range(len(levels)), [clean(level) for level in levels], fontsize=SMALL)
     if max(map(len, levels), default=0) * len(levels) > 24:
         axis.tick_params(axis="x", rotation=25)
@@ -231,5 +235,19 @@ def _caption(shown: pd.DataFrame, main: tuple[str, str, str]) -> list[str]:
         "each probe. Bars: 95 % intervals for new seeds and new test images; thin: of the loss "
         "from the best milestone of all. Numbers: points per doubling, with their 95 % interval; a "
         "level of 0 has no part in them. Lines join runs that differ in this setting alone.",
+        *_conditions(shown),
         *settings(shown),
     ]
+
+
+def _conditions(shown: pd.DataFrame) -> list[str]:
+    """What has to be known of some panels alone."""
+    conditions = []
+    if shown["n"].nunique() > 1:
+        conditions.append("A number is of the seeds that all its levels have.")
+    if "fraction" in set(shown["factor"]):
+        conditions.append("With a share of the images goes that of the probes' labels.")
+    sets = shown[shown["factor"].isin(UNORDERED)].groupby("factor")["place"].nunique()
+    if (sets > 1).any():
+        conditions.append("A line between points parts sets that differ in something else, too.")
+    return conditions

@@ -51,8 +51,8 @@ FROM_BEST = [f"{name}_from_best" for name in GROUPS if "drop" in name]
 """Those that have a second interval: seeds and images may fail to show which milestone is best."""
 COLUMNS = 3
 ROW = 0.165
-MANY = 3
-"""With more methods, only differences with the first one are drawn."""
+MANY = 2
+"""Differences for each line, above which only those with the first method are drawn."""
 NEUTRAL = Look(INK, "D")
 SIGNS = {
     "reproduced": ("✓", "#0072B2"),
@@ -99,8 +99,12 @@ def forest(title: str, effects: pd.DataFrame, methods: Sequence[str] = ()) -> Dr
     single = [name for name in drawn["method"].unique() if " + " not in name]
     order = ordered(single, methods)
     present = [method for method in order if method in single]
-    if len(present) > MANY:
-        away = drawn["statistic"].str.startswith("difference") & (drawn["method"] != present[0])
+    differences = drawn["statistic"].str.startswith("difference")
+    compared = drawn[differences][["method", "embedding_dim", "against"]].drop_duplicates()
+    lines_of = drawn[drawn["method"].isin(present)][["method", "embedding_dim"]].drop_duplicates()
+    crowded = len(compared) > MANY * len(lines_of)
+    if crowded:
+        away = differences & (drawn["method"] != present[0])
         drawn = drawn[~away | (drawn["against"] == present[0])]
     if drawn.empty:
         return plain(
@@ -147,7 +151,7 @@ def forest(title: str, effects: pd.DataFrame, methods: Sequence[str] = ()) -> Dr
             if unit == units[0]:
                 below = wrap(variant, SMALL, (WIDTH - 2.4) / columns - 0.1)
                 heading(axis, probe_name(kind, variant), below)
-    return Drawing(figure, told(_caption(drawn, len(present) > MANY and present[0])))
+    return Drawing(figure, told(_caption(drawn, crowded and present[0])))
 
 
 def _place(statistics: pd.Series) -> pd.Series:

@@ -13,6 +13,7 @@ from matplotlib.colors import Colormap, ListedColormap, Normalize
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
+from barlow_atlas.atlas.frames import LINE
 from barlow_atlas.report.figures.canvas import (
     SMALL,
     WIDTH,
@@ -36,6 +37,8 @@ SUBJECT = "The map: test accuracy lost after its peak"
 WARM: Colormap = ListedColormap(colormaps["YlOrRd"](np.linspace(0.05, 0.95, 256)), "lost")
 BLANK = (1.0, 1.0, 1.0, 1.0)
 """Up to the peak there is nothing to lose yet, and a gain after it is no loss."""
+NOT_THERE = (0.9, 0.9, 0.9, 1.0)
+"""A milestone that others have."""
 ROW = 0.25
 NUMBER = 0.29
 LABEL = 0.4
@@ -49,9 +52,10 @@ def lost_map(title: str, losses: pd.DataFrame, methods: Sequence[str] = ()) -> D
     """Accuracy lost against the leave-one-out peak at each milestone, in points of test top-1.
 
     A block of panels for each probe, in it one panel for each method with its widths as rows, or a
-    single panel with the methods as rows where each has one width. Warm cells have lost accuracy
-    since the peak of the mean validation curve, which is framed; all others are blank. A number is
-    bold and dotted if its interval excludes 0. A sentence stands instead where nothing is lost.
+    single panel with the lines as rows where most methods have one width. Warm cells have lost
+    accuracy since the peak of the mean validation curve, which is framed; grey ones are milestones
+    that a line does not have; all others are blank. A number is bold and dotted if its interval
+    excludes 0. A sentence stands instead where nothing is lost.
 
     Args:
         losses: columns `frames.LINE`, `epoch`, `after_peak`, `estimate`, `low`, `high` (points,
@@ -78,7 +82,7 @@ def lost_map(title: str, losses: pd.DataFrame, methods: Sequence[str] = ()) -> D
     order = [method for method in order if method in set(losses["method"])]
     epochs = sorted(losses["epoch"].unique())
     lines = losses[["method", "embedding_dim"]].drop_duplicates()
-    by_width = len(lines) > len(order)
+    by_width = len(lines) >= 2 * len(order)
     blocks = [[method] for method in order] if by_width else [order]
     columns = 1 if len(blocks) == 1 or 10 < len(epochs) <= 20 else 2
     panels = [
@@ -146,7 +150,7 @@ def _panel(
     by_width: bool,
     cell: float,
 ) -> None:
-    shades = np.ones((len(rows), len(epochs), 4))
+    shades = np.full((len(rows), len(epochs), 4), NOT_THERE)
     of_rows = probe[
         [line in rows for line in zip(probe["method"], probe["embedding_dim"], strict=True)]
     ]
@@ -158,6 +162,7 @@ def _panel(
         )
         if not milestone.after_peak:
             peaks[row] = max(column, peaks.get(row, column))
+        shades[row, column] = BLANK
         if np.isnan(milestone.estimate) or not milestone.after_peak:
             continue
         shade = WARM(scale(milestone.estimate)) if milestone.estimate > 0 else BLANK
@@ -220,7 +225,9 @@ def _caption(losses: pd.DataFrame) -> list[str]:
         if seeds[-1] > 1
         else "One seed: it chooses its own peak, which flatters the loss, and has no interval"
     )
+    spans = losses.groupby([*LINE])["epoch"].nunique()
+    grey = " Grey: a milestone that others have." if spans.nunique() > 1 else ""
     return [
-        f"{protocols(losses)}, {number_of(seeds, 'seed')}. {peak}.",
+        f"{protocols(losses)}, {number_of(seeds, 'seed')}. {peak}.{grey}",
         *settings(losses),
     ]

@@ -39,6 +39,10 @@ class Look:
     dash: tuple[float, ...] = ()
 
 
+BEHIND = Look("#B0B0B0", "o")
+"""How a line is drawn that others are seen before."""
+
+
 def ordered(methods: Iterable[str], known: Iterable[str] = ()) -> list[str]:
     """Each method once: `FIRST`, then in the order of the known, then the others sorted."""
     present = set(methods) | set(known)
@@ -70,7 +74,7 @@ def looks(
         turn = slot // len(COLOURS)
         given[method, dim] = Look(
             colour=COLOURS[slot % len(COLOURS)],
-            marker=MARKERS[(slot + turn) % len(MARKERS)],
+            marker=MARKERS[slot % len(MARKERS)],
             fill=FILLS[width % len(FILLS)],
             dash=DASHES[(width if several else turn) % len(DASHES)],
         )

@@ -8,20 +8,16 @@ import pandas as pd
 from barlow_atlas.atlas.curves import peak_epoch
 from barlow_atlas.atlas.frames import LINE
 from barlow_atlas.report.answer import (
-    BARLOW,
-    MIXED,
+    ENDS_HIGHER,
     Answer,
     Measured,
     method_name,
     points,
 )
-from barlow_atlas.report.figures.curves import basis
-from barlow_atlas.report.figures.palette import Look, looks, ordered
+from barlow_atlas.report.figures.curves import asked_methods, basis
+from barlow_atlas.report.figures.palette import Look, looks
 from barlow_atlas.report.objective import loss_course
 from barlow_atlas.report.text import probe_order, probe_words
-
-FEW = 4
-"""Lines of a panel whose study does not have the two methods of the question."""
 
 
 @dataclass(frozen=True)
@@ -97,15 +93,16 @@ def panels(
         zip(test["probe"], test["variant"], strict=True), key=lambda p: probe_order(p[0])
     )
     of_probe = curves[(curves["probe"] == probe) & (curves["variant"] == variant)]
-    shown = _shown(of_probe, methods)
+    shown = asked_methods(of_probe, methods)
     of_probe = of_probe[of_probe["method"].isin(shown)]
     drawn = looks(zip(of_probe["method"], of_probe["embedding_dim"], strict=True), methods)
     losses = loss_course(signals)
     fallen = {f.source[2:] for f in answer.probes[0].lines if f.kind == "falls"}
     gaps = {
         finding.source[2 + LINE.index("embedding_dim")]: finding.effect
-        for finding in answer.probes[0].pairs
-        if finding.kind in ("higher", "lower")
+        for verdict in answer.verdicts
+        for finding in verdict.findings
+        if verdict.question == ENDS_HIGHER and finding.kind in ("higher", "lower")
     }
     told = " ".join([f"Seen by: {probe_words(probe, variant)}.", *basis(of_probe)])
     widths = sorted(of_probe["embedding_dim"].unique())
@@ -124,16 +121,6 @@ def panels(
         )
         for dim in widths
     )
-
-
-def _shown(curves: pd.DataFrame, methods: Sequence[str]) -> list[str]:
-    """The methods of the question, else the first few."""
-    named = curves[["method", "objective"]].drop_duplicates()
-    objectives = {m: o.partition(" ")[0] for m, o in named.itertuples(index=False)}
-    order = ordered(objectives, methods)
-    present = [method for method in order if method in objectives]
-    both = [m for m in present if m in ("bt", "mix") and objectives[m] in (BARLOW, MIXED)]
-    return both if len(both) == 2 else present[:FEW]
 
 
 def _course(

@@ -29,7 +29,7 @@ from barlow_atlas.report.text import MINUS, PROTOCOLS, duration
 __all__ = [
     *("Card", "Figure", "IndexView", "Picture", "StudyView", "TableView"),
     *("claim_matrix", "counted", "curve_data", "index_page", "is_example", "live_parts"),
-    *("missing_runs", "most_overfitting", "provenance", "role_of", "study_page"),
+    *("missing_runs", "most_overfitting", "networks", "provenance", "role_of", "study_page"),
 ]
 
 HERE = Path(__file__).parent
@@ -96,6 +96,7 @@ class StudyView:
         figures: in the order of the page.
         command: what makes all of this again.
         methods: in the study's order, as the figures got them.
+        trainer: of the networks: this study, or the one whose milestones it takes.
     """
 
     name: str
@@ -113,6 +114,12 @@ class StudyView:
     tables: tuple[TableView, ...]
     command: str
     methods: tuple[str, ...] = ()
+    trainer: str = ""
+
+    @property
+    def trains(self) -> bool:
+        """Whether the networks are its own."""
+        return self.trainer in ("", self.name)
 
 
 @dataclass(frozen=True)
@@ -203,7 +210,7 @@ def index_page(view: IndexView) -> str:
         live=False,
         view=view,
         card=Card(
-            overall([one["answer"] for one in answers]),
+            overall([one["answer"] for one in answers], networks(among)),
             "; ".join(dict.fromkeys(one["card"].rests_on for one in answers)),
             most_overfitting(among),
             tuple(picture for study in among for picture in study.pictures),
@@ -221,7 +228,9 @@ def index_page(view: IndexView) -> str:
 
 def most_overfitting(studies: Sequence[StudyView]) -> str:
     """The sentence on the objective of the study where it overfits most."""
-    told = [(*overfitting(loss_course(study.signals)), study.title) for study in studies]
+    told = [
+        (*overfitting(loss_course(study.signals)), study.title) for study in studies if study.trains
+    ]
     _, sentence, title = max(told, default=(0.0, "", ""))
     return f"{title}: {sentence[0].lower()}{sentence[1:]}" if sentence and title else sentence
 
@@ -278,6 +287,11 @@ def counted(studies: Sequence[StudyView]) -> list[StudyView]:
     """
     own = [study for study in studies if not is_example(study)]
     return [study for study in own if (study.curves["seeds"] > 1).any()] or own
+
+
+def networks(studies: Sequence[StudyView]) -> int:
+    """How many sets of networks these studies ask: some ask those of others."""
+    return len({study.trainer or study.name for study in studies})
 
 
 def missing_runs(runs: pd.DataFrame) -> list[str]:

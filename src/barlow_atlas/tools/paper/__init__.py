@@ -24,7 +24,8 @@ from barlow_atlas.atlas.ledger import NOT_RUN, VERDICTS
 from barlow_atlas.atlas.studies import all_entries, all_studies
 from barlow_atlas.atomic import write_atomically
 from barlow_atlas.report import figures, page, tables
-from barlow_atlas.report.answer import NEGLIGIBLE, Answer, answer, overall
+from barlow_atlas.report.answer import NEGLIGIBLE, Answer, Finding, answer, overall
+from barlow_atlas.report.figures.curves import asked_methods
 from barlow_atlas.report.objective import loss_course, overfitting
 from barlow_atlas.report.study import caption_of, panels_of, study_view
 from barlow_atlas.report.tables import Column, Table
@@ -71,7 +72,12 @@ class Shown:
 
 @dataclass(frozen=True)
 class Section:
-    """What the paper says of a study."""
+    """What the paper says of a study.
+
+    Attributes:
+        findings: by the main probe, of the methods that the figure shows.
+        further: the other methods, of which the report says more.
+    """
 
     view: page.StudyView
     answer: Answer
@@ -79,6 +85,8 @@ class Section:
     objective: str
     shown: Shown
     made: dict[str, str]
+    findings: list[Finding]
+    further: list[str]
 
 
 def write_paper(root: Path = Path()) -> Path:
@@ -152,7 +160,9 @@ def _written(root: Path) -> tuple[str, dict[str, figures.Drawing]]:
     effects = pd.concat([view.effects for view in counted.values()], ignore_index=True)
     content = {
         "citation": read_citation(root / "CITATION.cff"),
-        "verdicts": overall([each.answer for each in sections]),
+        "verdicts": overall(
+            [each.answer for each in sections], page.networks(list(counted.values()))
+        ),
         "objective": page.most_overfitting(list(counted.values())),
         "rests_on": "; ".join(dict.fromkeys(f"{e.answer.rests_on}; {e.role}" for e in sections)),
         "protocols": list(dict.fromkeys(view.protocol for view in counted.values())),
@@ -176,14 +186,20 @@ def _written(root: Path) -> tuple[str, dict[str, figures.Drawing]]:
 
 
 def _section(view: page.StudyView) -> Section:
-    drawing = figures.answer_figure(panels_of(view, titled=False))
+    panels = panels_of(view, titled=False)
+    drawing = figures.answer_figure(panels)
+    told = answer(view.curves, view.effects)
+    names = {course.name for panel in panels for course in panel.courses}
+    shown = asked_methods(view.curves, view.methods)
     return Section(
         view,
-        answer(view.curves, view.effects),
+        told,
         page.role_of(view),
         overfitting(loss_course(view.signals))[1],
         _shown(drawing, [view], "answer", "figures/answer.py", of=view),
         page.provenance(view.runs),
+        [finding for finding in told.probes[0].all if finding.method in names],
+        [name for name in dict.fromkeys(view.curves["method"]) if name not in shown],
     )
 
 
@@ -232,12 +248,21 @@ def _shown(
 def _tables(counted: dict[str, page.StudyView], claims: pd.DataFrame) -> list[Table]:
     return [
         *(
-            tables.effects_table(
-                view.effects[view.effects["statistic"].isin(STATISTICS)], f"{view.title}: effects"
-            )
+            tables.effects_table(_asked_effects(view), f"{view.title}: effects")
             for view in counted.values()
         ),
         _claims(claims),
+    ]
+
+
+def _asked_effects(view: page.StudyView) -> pd.DataFrame:
+    """Of the methods that the study's figure shows."""
+    methods = asked_methods(view.curves, view.methods)
+    effects = view.effects
+    return effects[
+        effects["statistic"].isin(STATISTICS)
+        & effects["method"].isin(methods)
+        & effects["against"].fillna("").isin(["", *methods])
     ]
 
 

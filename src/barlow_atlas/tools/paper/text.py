@@ -68,7 +68,7 @@ def sourced(told: Finding | Verdict, effects: pd.DataFrame) -> str:
             has a number that none of its rows has.
     """
     if isinstance(told, Verdict):
-        text, findings = told.answer, told.findings
+        text, findings = told.answer, told.findings + told.variants
     else:
         text, findings = told.text, (told,)
     known = {points(NEGLIGIBLE), str(NEGLIGIBLE)}
