@@ -77,8 +77,17 @@ def test_the_committed_claims_fit_their_studies() -> None:
                 "ablations/mix-width",
                 "cifar10-small",
                 "fixed-rate/cifar10-clean",
-                "fixed-rate/small",
             },
+        ),
+        (
+            "trend_drop_from_best",
+            {"bt-no-colour-narrow", "bt-no-colour"},
+            {"fixed-rate/small"},
+        ),
+        (
+            "difference_drop_from_best",
+            {"bt-no-colour", "bt-no-colour-cooled"},
+            {"fixed-rate/small"},
         ),
         (
             "difference_drop_from_best",
