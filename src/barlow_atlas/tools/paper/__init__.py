@@ -270,7 +270,7 @@ def _claims(claims: pd.DataFrame) -> Table:
     """Claims by studies: how many rows have which verdict."""
     matrix = page.claim_matrix(claims)
     rows: list[dict[str, Any]] = []
-    for claim, (text, source) in matrix.claims.items():
+    for claim, (text, _) in matrix.claims.items():
         cells = {
             study: ", ".join(
                 f"{count} {verdict}"
@@ -279,7 +279,7 @@ def _claims(claims: pd.DataFrame) -> Table:
             )
             for study, of_study in matrix.cells[claim].items()
         }
-        rows.append({"claim": f"{text} ({source})", **cells})
+        rows.append({"claim": text, **cells})
     columns = [Column("claim", "claim"), *(Column(study, study) for study in matrix.studies)]
     frame = pd.DataFrame(rows, columns=[column.name for column in columns])
     return Table("The papers' claims: rows of the ledger by verdict", tuple(columns), frame)
